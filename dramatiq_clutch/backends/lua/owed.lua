@@ -1,0 +1,7 @@
+-- Look at what the state owes, and give the caller what is its own or whose lease has lapsed.
+-- returns {'running' | 'failed' | 'succeeded' | 'unknown', duty...}, or {'moved'}: it is at another stage now
+if not run.state then return {'unknown'} end
+if run.stage ~= stage then return {'moved'} end
+look()
+clean_up()
+return answer(run.state)

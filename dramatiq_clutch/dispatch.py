@@ -1,0 +1,112 @@
+"""Messages to the broker, many at a time, with every hook of every middleware called for every message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import redis
+from dramatiq import Broker, Message, Middleware
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import current_millis, dq_name
+from dramatiq.errors import ConnectionClosed, ConnectionFailed
+from redis.exceptions import NoScriptError
+
+from .errors import BrokerUnavailable
+
+#: Dramatiq's base of the two errors; it has had two names.
+BrokerConnectionError = ConnectionClosed.__mro__[1]
+
+#: How many messages travel in one round trip.
+CHUNK = 500
+
+Outgoing = tuple[Message[Any], int | None]
+
+
+def send(broker: Broker, outgoing: Sequence[Outgoing]) -> None:
+    """Enqueue messages, each with its delay in milliseconds (or None).
+
+    A `RedisBroker` takes them in one round trip a chunk, through its own script; any other broker, and a subclass with
+    an `enqueue` of its own, one by one. Raises BrokerUnavailable if the broker is away: some may have been sent then.
+    """
+    with translated():
+        if isinstance(broker, RedisBroker) and type(broker).enqueue is RedisBroker.enqueue:
+            for at in range(0, len(outgoing), CHUNK):
+                _send_pipelined(broker, outgoing[at : at + CHUNK])
+        else:
+            for message, delay in outgoing:
+                broker.enqueue(message, delay=delay)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of a broker that is away into BrokerUnavailable; waiting cures those, and only those."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, ConnectionClosed, ConnectionFailed) as error:
+        raise BrokerUnavailable(f"the broker can't be reached: {error}") from error
+    except redis.ResponseError as error:
+        if str(error).split(" ")[0] in {"OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS"}:
+            raise BrokerUnavailable(f"the broker refuses messages for now: {error}") from error
+        raise
+
+
+def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> None:
+    prepared = [_prepare(message, delay) for message, delay in outgoing]
+    before, after = _overrides(broker, "before_enqueue"), _overrides(broker, "after_enqueue")
+    if before:
+        for message, delay in prepared:
+            broker.emit_before("enqueue", message, delay)
+    _execute(broker, [_arguments(broker, message) for message, _ in prepared])
+    if after:
+        for message, delay in prepared:
+            broker.emit_after("enqueue", message, delay)
+
+
+def _prepare(message: Message[Any], delay: int | None) -> Outgoing:
+    """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
+    options: dict[str, Any] = {"redis_message_id": str(uuid4())}
+    if delay is None:
+        return message.copy(options=options), None
+    options["eta"] = current_millis() + delay
+    return message.copy(queue_name=dq_name(message.queue_name), options=options), delay
+
+
+def _arguments(broker: RedisBroker, message: Message[Any]) -> list[Any]:
+    return [
+        "enqueue",
+        current_millis(),
+        message.queue_name,
+        broker.broker_id,
+        broker.heartbeat_timeout,
+        broker.dead_message_ttl,
+        broker._should_do_maintenance("enqueue"),
+        broker._max_unpack_size(),
+        message.options["redis_message_id"],
+        message.encode(),
+    ]
+
+
+def _execute(broker: RedisBroker, calls: list[list[Any]]) -> None:
+    """Run the broker's script for all calls in one round trip. After a SCRIPT FLUSH, those that found no script have
+    done nothing and are repeated."""
+    dispatch = broker.scripts["dispatch"]
+    for last_try in (False, True):
+        pipe = broker.client.pipeline(transaction=False)
+        for arguments in calls:
+            pipe.evalsha(dispatch.sha, 1, broker.namespace, *arguments)
+        answers = pipe.execute(raise_on_error=False)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
+        if len(errors) > len(calls) or (last_try and errors):
+            raise next(error for error in errors if last_try or not isinstance(error, NoScriptError))
+        if not calls:
+            return
+        broker.client.script_load(dispatch.script)
+
+
+def _overrides(broker: Broker, hook: str) -> bool:
+    """Whether any middleware does something there: calling 10 empty methods a message costs more than sending it."""
+    return any(getattr(type(middleware), hook) is not getattr(Middleware, hook) for middleware in broker.middleware)

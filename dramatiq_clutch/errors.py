@@ -1,0 +1,73 @@
+"""What can go wrong, as one tree.
+
+.. code-block:: text
+
+    ClutchError (dramatiq.DramatiqError)
+    ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with
+    ├── RunNotFound           no run has this id (any more)
+    ├── ResultsGone           results that should be there are not
+    ├── DamagedState          what is stored (or came with a message) can't be read
+    ├── HandOverFailed        a duty that waiting doesn't cure; it fails the run
+    └── Unavailable           waiting cures it
+        ├── StateUnavailable  the state store can't be reached, or refuses to write for now
+        ├── BrokerUnavailable the broker can't be reached
+        └── OutcomeUnknown    run() got no answer: the run may or may not have started (carries its id)
+
+    RunFailed (dramatiq.results.ResultFailure) is raised by get_result()
+"""
+
+from __future__ import annotations
+
+from dramatiq.errors import DramatiqError
+from dramatiq.results import ResultFailure
+
+
+class ClutchError(DramatiqError):
+    """Base class of this package's errors."""
+
+
+class NotConfigured(ClutchError):
+    """The broker isn't ready for clutches; the message says what to add."""
+
+
+class RunNotFound(ClutchError):
+    """No run has this id: it never existed, has expired, or lives under another namespace."""
+
+
+class ResultsGone(ClutchError):
+    """Results that should be there are not: they expired, or were removed by hand."""
+
+
+class DamagedState(ClutchError):
+    """Stored state, or the clutch options of a message, can't be read."""
+
+
+class HandOverFailed(ClutchError):
+    """A duty can't be done, and waiting doesn't cure it. The run fails with this error."""
+
+
+class Unavailable(ClutchError):
+    """Something is away for now. Workers wait for it and lose nothing."""
+
+
+class StateUnavailable(Unavailable):
+    """The state store can't be reached, or refuses to write for now."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker can't be reached."""
+
+
+class OutcomeUnknown(Unavailable):
+    """``run()`` got no answer from the state store: the run may have started, or not.
+
+    ``run_id`` names it: ``Run(run_id).status()`` tells, once the store is back.
+    """
+
+    def __init__(self, message: str, run_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunFailed(ResultFailure):
+    """The run has failed, so it has no result; ``Run.status()`` has the details."""

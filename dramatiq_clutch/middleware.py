@@ -1,0 +1,319 @@
+"""Dramatiq's hooks → job, record. Holds no state of a run.
+
+An attempt can end in many ways (`_ending` has them all), and only before the ack or nack it is decided which: that is
+where it is recorded, and where a message stays unacked until it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from dramatiq import Broker, Message, MessageProxy, RateLimitExceeded, Retry, Worker
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import compute_backoff
+from dramatiq.logging import get_logger
+from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
+from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
+from dramatiq.threading import Interrupt
+
+from . import job as jobs
+from .backend import ClutchBackend, Ending, Record
+from .backends import RedisBackend, StubBackend
+from .dispatch import send
+from .errors import DamagedState, NotConfigured, Unavailable
+from .handover import Engine, EngineMiddleware
+from .job import Job, job_of
+from .status import failure_details
+
+#: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
+#: to 46 days, and a run must outlive them.
+DEFAULT_RUN_TTL = 60 * 86_400_000
+
+#: How long a succeeded run's status and result stay, in milliseconds: as in Dramatiq's Results.
+DEFAULT_RESULT_TTL = 600_000
+
+#: How long the holder of a duty has it to itself, in milliseconds.
+DEFAULT_LEASE = 30_000
+
+#: How often a worker process looks for runs whose duties nobody does, in milliseconds.
+DEFAULT_SWEEP_INTERVAL = 15_000
+
+#: How long to wait between two tries while something is away, in milliseconds, and at most.
+BACKOFF, MAX_BACKOFF = 100, 3_000
+
+logger = get_logger(__name__)
+
+
+class NotAcked(MiddlewareError):
+    """Raised before an ack to keep the message unacked; it comes again when the broker redelivers it."""
+
+
+class ClutchMiddleware(EngineMiddleware):
+    """Makes a broker ready for clutches. Add it anywhere in the stack, in producers and workers alike.
+
+    Parameters:
+      backend: where the state of runs is kept. Without one it is what the broker offers: a `RedisBroker`'s own client,
+        memory for a `StubBroker`; any other broker needs one.
+      run_ttl: how long a run's keys live after its last activity, in milliseconds.
+      result_ttl: how long a succeeded run's status and result stay, in milliseconds.
+      lease: how long the holder of a duty has it to itself, in milliseconds.
+      sweep_interval: how often a worker process looks for runs whose duties nobody does, in milliseconds;
+        None switches that off.
+    """
+
+    def __init__(
+        self,
+        backend: ClutchBackend | None = None,
+        *,
+        run_ttl: int = DEFAULT_RUN_TTL,
+        result_ttl: int = DEFAULT_RESULT_TTL,
+        lease: int = DEFAULT_LEASE,
+        sweep_interval: int | None = DEFAULT_SWEEP_INTERVAL,
+    ) -> None:
+        for name, value in {"run_ttl": run_ttl, "result_ttl": result_ttl, "lease": lease}.items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value!r}; it is a number of milliseconds above 0")
+        self.backend = backend
+        self.run_ttl, self.result_ttl, self.lease, self.sweep_interval = run_ttl, result_ttl, lease, sweep_interval
+        self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
+        self._stopping = threading.Event()
+
+    def engine(self, broker: Broker) -> Engine:
+        """What works for this broker. Raises NotConfigured if there is no backend for it."""
+        if broker not in self._engines:
+            backend = self.backend or _backend_of(broker)
+            self._engines[broker] = Engine(
+                broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping
+            )
+        return self._engines[broker]
+
+    # The worker's life
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._stopping.clear()
+        for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
+            logging.getLogger(name).addFilter(_is_true)
+        engine = self.engine(broker)
+        if self.sweep_interval is not None:
+            interval = self.sweep_interval / 1000
+            threading.Thread(target=self._sweep, args=(engine, interval), name="clutch-sweeper", daemon=True).start()
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self._stopping.set()
+
+    def _sweep(self, engine: Engine, interval: float) -> None:
+        while not self._stopping.wait(interval):
+            try:
+                engine.sweep()
+            except Unavailable as error:
+                logger.warning("The sweeper waits: %s", error)
+            except Exception:
+                logger.exception("The sweeper met an error; it goes on.")
+
+    # A message's life
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        jobs.current.set(None)
+        try:
+            job = job_of(message, self.engine(broker))
+        except DamagedState as error:
+            logger.error("Message %s goes to the dead-letter queue: %s", message.message_id, error)
+            message.fail()
+            raise SkipMessage(str(error)) from error
+        if job is None:
+            return
+        jobs.current.set(job)
+        word = self._guard(job)
+        if word == "go":
+            return
+        # Results would overwrite the stored result with None.
+        message.options["store_results"] = False
+        job.exit = word
+        if word == "unknown":
+            logger.error(
+                "Message %s goes to the dead-letter queue: there is no run %s (any more).",
+                message.message_id,
+                job.tag.run_id,
+            )
+            message.fail()
+        raise SkipMessage(f"its place in run {job.tag.run_id} is {word}")
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        job = _known(message)
+        if job is None or job.exit in ("done", "over", "unknown", "abandoned"):
+            return
+        if exception is not None:
+            job.exit, job.error = "raised", exception
+            return
+        job.exit = "returned"
+        try:
+            job.result = job.engine.backend.encoder.encode(result)
+        except Exception as error:
+            logger.error("The result of message %s can't be encoded: %r", message.message_id, error)
+            job.error = error
+            message.fail()
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        job = self._job(broker, message)
+        if job is not None and job.exit is None:
+            job.exit = "skipped"
+            if not message.failed:
+                job.result = job.engine.backend.encoder.encode(None)
+
+    def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
+        job = jobs.current.get()
+        if job is not None and message.message_id == job.tag.message_id:
+            job.retry_sent = True
+
+    def before_ack(self, broker: Broker, message: MessageProxy) -> None:
+        self._close(broker, message)
+
+    def before_nack(self, broker: Broker, message: MessageProxy) -> None:
+        self._close(broker, message)
+
+    # Recording
+
+    def _close(self, broker: Broker, message: MessageProxy) -> None:
+        """Record how the attempt ended and do what that owes, before the message is acked."""
+        jobs.current.set(None)
+        job = self._job(broker, message)
+        if job is None or job.exit == "unknown":
+            return
+        if job.exit == "abandoned":
+            raise NotAcked(f"message {message.message_id} comes again: nothing could be known of its run")
+        if job.exit is None and not message.failed:
+            return  # a delayed message on its way from the delay queue: nothing was processed
+        self._patiently(job, lambda: self._settle(broker, message, job))
+
+    def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
+        caller, backend = job.engine.caller(job.tag.owner), job.engine.backend
+        if job.exit in ("done", "over"):
+            reply = backend.owed(job.tag.run_id, caller)
+        else:
+            ending, payload = self._ending(broker, message, job)
+            reply = backend.record(Record(job.tag, job.attempt, ending, payload), caller)
+            if reply.word in ("unknown", "refused"):
+                logger.error(
+                    "Message %s has worked for nothing: its place in run %s is %s.",
+                    message.message_id,
+                    job.tag.run_id,
+                    reply.word,
+                )
+        job.engine.hand_over(job.tag.run_id, reply, caller)
+
+    def _ending(self, broker: Broker, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
+        """How the attempt is recorded."""
+        if message.failed:
+            return "dead", _details(message, job, text="" if job.error or message._exception else "message.fail()")
+        if job.exit in ("returned", "skipped"):
+            return "succeeded", job.result
+        if not job.retry_sent:
+            retries = next((known for known in broker.middleware if isinstance(known, Retries)), None)
+            if retries is None:
+                return "dead", _details(message, job)
+            try:
+                self._send_owed_attempt(broker, message, job, retries)
+            except Unavailable:
+                raise
+            except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+                job.error = error
+                return "dead", _details(message, job)
+            if not job.retry_sent:
+                return "dead", _details(message, job)
+        polite = isinstance(job.error, Retry | RateLimitExceeded | Shutdown)
+        return "attempted" if polite else "failing", _details(message, job)
+
+    def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Job, retries: Retries) -> None:
+        """Send the attempt that Retries has decided on, or would have, and didn't get sent: the broker was away."""
+        options = broker.get_actor(message.actor_name).options
+        retry_when = options.get("retry_when", retries.retry_when)
+        if retry_when is not None and not retry_when(job.attempt, job.error):
+            return
+        delay = job.error.delay if isinstance(job.error, Retry) else None
+        if delay is None:
+            least = message.options.get("min_backoff", options.get("min_backoff", retries.min_backoff))
+            most = message.options.get("max_backoff", options.get("max_backoff", retries.max_backoff))
+            _, delay = compute_backoff(job.attempt, factor=least, max_backoff=min(most, DEFAULT_MAX_BACKOFF))
+        attempt = message.copy(options={"retries": job.attempt + 1})
+        send(broker, [(attempt, delay)])
+        job.retry_sent = True
+
+    # Waiting
+
+    def _guard(self, job: Job) -> Any:
+        """Whether to run the job. While the state store is away it waits: what can't be recorded is better not run."""
+        try:
+            return self._patiently(job, lambda: job.engine.backend.guard(job.tag))
+        except NotAcked:
+            return "abandoned"
+
+    def _patiently(self, job: Job, work: Callable[[], Any]) -> Any:
+        """Do it, as often as it takes while something is away. Raises NotAcked as soon as the worker is to stop."""
+        tries = 0
+        while True:
+            try:
+                return work()
+            except Unavailable as error:
+                if tries == 0:
+                    logger.warning("Message %s waits, unacked, until this is over: %s", job.tag.message_id, error)
+                tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
+                if self._wait(backoff / 1000):
+                    raise NotAcked(f"the worker stops: message {job.tag.message_id} comes again") from error
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether the worker was told to stop. A time limit that strikes while nothing runs yet is not the job's."""
+        try:
+            return self._stopping.wait(seconds)
+        except Shutdown:
+            return True
+        except Interrupt:
+            return self._stopping.is_set()
+
+    def _job(self, broker: Broker, message: MessageProxy) -> Job | None:
+        try:
+            return job_of(message, self.engine(broker))
+        except DamagedState:
+            return None  # it was skipped, and is on its way to the dead-letter queue
+
+
+def _backend_of(broker: Broker) -> ClutchBackend:
+    if isinstance(broker, RedisBroker):
+        return RedisBackend(client=broker.client)
+    if isinstance(broker, StubBroker):
+        return StubBackend()
+    raise NotConfigured(
+        f"ClutchMiddleware() can't tell where to keep the state of runs: {type(broker).__name__} has no Redis client. "
+        'Pass a backend: ClutchMiddleware(RedisBackend(url="redis://..."))'
+    )
+
+
+def _known(message: MessageProxy) -> Job | None:
+    job: Job | None = message.__dict__.get(jobs.ATTRIBUTE)
+    return job
+
+
+def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:
+    return failure_details(
+        job.error or message._exception,
+        actor=message.actor_name,
+        message_id=message.message_id,
+        attempts=job.attempt + 1,
+        text=text,
+    )
+
+
+def _is_true(record: logging.LogRecord) -> bool:
+    """Dramatiq warns of values that are discarded for want of Results; a clutch job's value isn't discarded."""
+    return jobs.current.get() is None or "returned a value that is not None" not in str(record.msg)

@@ -1,0 +1,132 @@
+"""What can be seen of a run: frozen values, made from the snapshot that a backend takes in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .plan import StageLine
+
+State = Literal["waiting", "running", "failing", "failed", "succeeded"]
+
+#: What `ClutchBackend.snapshot` returns and a callback is made of: `head` (the run's fields, all strings), `counts`
+#: (of its present stage: `marks`, `attempted`, `failing`, `dead`) and `failures` (`[member, details]`).
+Snapshot = Mapping[str, Any]
+
+#: How many failures a status lists.
+MOST_FAILURES = 100
+
+#: How many characters of an exception's text are kept.
+MOST_TEXT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """Why a job is failing or dead. `index` is None where a whole stage couldn't be opened or sent."""
+
+    stage: int
+    index: int | None
+    actor: str
+    message_id: str
+    exception_type: str
+    exception_text: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """How a stage stands. `total` is None as long as it isn't known: a mapped stage before its release."""
+
+    state: State
+    total: int | None
+    succeeded: int = 0
+    failing: int = 0
+    dead: int = 0
+
+    @property
+    def pending(self) -> int:
+        """How many members have not yet succeeded: waiting, working, failing or dead."""
+        return (self.total or 0) - self.succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How a run stands, at one moment. `created` and `updated` are UNIX milliseconds."""
+
+    run_id: str
+    name: str | None
+    state: State
+    stages: tuple[StageStatus, ...]
+    failures: tuple[JobFailure, ...]
+    error: JobFailure | None
+    created: int
+    updated: int
+
+    def asdict(self) -> dict[str, Any]:
+        """The same as a JSON-ready dict; each stage has its `pending`, too."""
+        data = dataclasses.asdict(self)
+        data["stages"] = [{**dataclasses.asdict(stage), "pending": stage.pending} for stage in self.stages]
+        data["failures"] = list(data["failures"])
+        return data
+
+
+def failure_details(
+    error: BaseException | None, *, actor: str = "", message_id: str = "", attempts: int = 0, text: str = ""
+) -> bytes:
+    """What is kept of a failure: plain ASCII JSON, whatever the exception holds."""
+    try:
+        text = text or str(error)
+    except Exception as broken:  # an exception whose __str__ raises is the job's, not ours
+        text = f"(its text can't be read: {type(broken).__name__})"
+    kind = type(error).__name__ if error is not None else "Failed"
+    details = {"actor": actor, "message_id": message_id, "type": kind, "text": text[:MOST_TEXT], "attempts": attempts}
+    return json.dumps(details).encode()
+
+
+def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
+    """The status that a snapshot shows."""
+    head, counts = snapshot["head"], snapshot["counts"]
+    current, state = int(head["stage"]), head["state"]
+    failing, dead = int(counts["failing"]), int(counts["dead"])
+    shown: State = "failing" if state == "running" and failing + dead else state
+    stages = []
+    for index in range(int(head["stages"])):
+        line = StageLine.parse(head[f"s{index}"])
+        if state == "succeeded" or index < current:
+            stages.append(StageStatus("succeeded", line.total, succeeded=line.total or 0))
+        elif index == current:
+            succeeded = int(counts["marks"]) - int(counts["attempted"]) - failing - dead
+            stages.append(StageStatus(shown, line.total, succeeded, failing, dead))
+        else:
+            stages.append(StageStatus("waiting", line.total))
+    error = head.get("error")
+    return RunStatus(
+        run_id=run_id,
+        name=head.get("name") or None,
+        state=shown,
+        stages=tuple(stages),
+        failures=tuple(_failure(current, int(member), details) for member, details in snapshot["failures"]),
+        error=_failure(current, None, error) if error else None,
+        created=int(head["created"]),
+        updated=int(head["updated"]),
+    )
+
+
+def _failure(stage: int, index: int | None, stored: str) -> JobFailure:
+    """Details only inform, so damaged ones are shown for what they are, and stop nobody."""
+    try:
+        details = json.loads(stored)
+        return JobFailure(
+            stage,
+            index,
+            str(details["actor"]),
+            str(details["message_id"]),
+            str(details["type"]),
+            str(details["text"]),
+            int(details["attempts"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return JobFailure(stage, index, "", "", "DamagedState", f"details that can't be read: {stored[:100]!r}", 0)

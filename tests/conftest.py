@@ -1,0 +1,107 @@
+"""One server for the session, brokers with the middleware on it, and a look at the keys after every test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_clutch import ClutchMiddleware
+from tests.support.keyspace import assert_all_expire
+from tests.support.server import Server
+
+RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
+
+SERVER = pytest.StashKey[Server]()
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig: pytest.Config) -> Iterator[Server]:
+    """The session's server. Whoever wants to kill one starts a `Server` of their own."""
+    with Server() as server:
+        pytestconfig.stash[SERVER] = server
+        yield server
+
+
+@pytest.fixture
+def redis_client(server: Server) -> Iterator[redis.Redis]:
+    """A client of the session's server, which has been emptied."""
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
+    """After every test: nothing that the library wrote would stay for ever."""
+    yield
+    server = pytestconfig.stash.get(SERVER, None)
+    if server is not None:
+        with server.client() as client:
+            assert_all_expire(client)
+
+
+@contextmanager
+def as_global_broker(broker: dramatiq.Broker) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dramatiq.broker.global_broker", broker)
+        broker.add_middleware(ClutchMiddleware())
+        broker.emit_after("process_boot")
+        try:
+            yield
+        finally:
+            broker.close()
+
+
+@pytest.fixture
+def redis_broker(server: Server, redis_client: redis.Redis) -> Iterator[RedisBroker]:
+    """A real broker, the global one for this test, with queues that no other test's worker listens on."""
+    with server.client() as client:
+        broker = RedisBroker(client=client, namespace=f"dramatiq-{uuid.uuid4().hex[:8]}")
+        with as_global_broker(broker):
+            yield broker
+
+
+@pytest.fixture
+def stub_broker() -> Iterator[StubBroker]:
+    """A broker in memory, the global one for this test."""
+    broker = StubBroker()
+    with as_global_broker(broker):
+        yield broker
+        broker.flush_all()
+
+
+@pytest.fixture(params=["redis", "stub"])
+def broker(request: pytest.FixtureRequest) -> dramatiq.Broker:
+    """Each of the brokers in turn: what a test says holds on both."""
+    broker: dramatiq.Broker = request.getfixturevalue(f"{request.param}_broker")
+    return broker
+
+
+@pytest.fixture
+def run_worker() -> RunWorker:
+    """A real worker in this process: `with run_worker(broker): ...`.
+
+    Its actors want a `min_backoff` of a few milliseconds, for Dramatiq's own default is 15 seconds.
+    """
+    return running_worker
+
+
+@contextmanager
+def running_worker(broker: dramatiq.Broker, *, threads: int = 4) -> Iterator[dramatiq.Worker]:
+    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=threads)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        # Dramatiq leaves its hook on the broker, which would start a consumer of this worker for a new queue.
+        broker.middleware[:] = [
+            hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker
+        ]

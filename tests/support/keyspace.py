@@ -1,0 +1,41 @@
+"""Looking at what the library keeps in the server, and at what it leaves there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import redis
+
+NAMESPACE = "dramatiq-clutch"
+
+NO_EXPIRY = -1  # what PTTL answers for a key that lives for ever; -2 is for one that has just gone
+
+
+def clutch_keys(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
+    """Every key of the namespace, sorted."""
+    return sorted(key.decode() for key in client.scan_iter(match=f"{namespace}:*", count=1_000))
+
+
+def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
+    """The keys of the namespace that nothing would ever remove."""
+    return [key for key in clutch_keys(client, namespace) if client.pttl(key) == NO_EXPIRY]
+
+
+def left_over(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> list[str]:
+    """The keys of the namespace that end in none of the allowed suffixes."""
+    return [key for key in clutch_keys(client, namespace) if not key.endswith(tuple(allowed))]
+
+
+def assert_all_expire(client: redis.Redis, namespace: str = NAMESPACE) -> None:
+    immortal = keys_without_expiry(client, namespace)
+    assert not immortal, f"keys without an expiry: {immortal}"
+
+
+def assert_only_left(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> None:
+    """Assert that nothing is left of finished runs but what may stay: the final result, the status, the mark.
+
+    Parameters:
+      allowed: The suffixes that such keys have, such as `":result"`.
+    """
+    extra = left_over(client, allowed=allowed, namespace=namespace)
+    assert not extra, f"keys left over: {extra}"

@@ -1,0 +1,119 @@
+"""Real worker processes, one at a time, so that a test can kill each by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.awaiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """One `dramatiq` command with one worker process, in a process group of its own. A context manager.
+
+    The command is two processes, a supervisor and its worker, and `dramatiq -p 2` would stop both workers
+    when one dies: so a test starts as many of these as it needs, and every signal goes to a whole group.
+
+    Parameters:
+      module: The module with the broker and the actors, as imported from the repository's root.
+      threads: How many jobs it works on at a time.
+      env: Added to this process's own environment.
+    """
+
+    def __init__(self, module: str, *, threads: int = 4, env: Mapping[str, str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
+        self._command = [sys.executable, "-m", "dramatiq", module, "-p", "1", "-t", str(threads)]
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self._log = Path(self._folder.name, "worker.log")
+
+    @property
+    def log(self) -> str:
+        """What it has written so far, over all its starts."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> Worker:
+        """Start it, for the first time or again. It isn't ready yet."""
+        if self._process is not None:
+            raise RuntimeError("this worker has been started already")
+        self._starts += 1
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+        return self
+
+    def wait_ready(self, timeout: float = 30.0) -> Worker:
+        """Wait until it takes jobs: it has said so as often as it has been started."""
+        wait_until("the worker to be ready", self._is_ready, timeout)
+        return self
+
+    def kill(self) -> None:
+        """End both processes at once, with whatever they were doing."""
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Let it finish its jobs and end by itself, then make sure that nothing is left."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        finally:
+            self.kill()
+
+    def pause(self) -> None:
+        """Freeze both processes in the middle of what they do."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill it and remove its log. It can't be started again."""
+        self.kill()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Worker:
+        try:
+            return self.start().wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _is_ready(self) -> bool:
+        if not self.running:
+            raise RuntimeError(f"the worker ended while starting:\n{self.log}")
+        return self.log.count("Worker process is ready for action.") >= self._starts
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal the whole group, or what is left of it."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
