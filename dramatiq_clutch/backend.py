@@ -98,6 +98,10 @@ class ClutchBackend(abc.ABC):
         """Encodes results: the one given, or Dramatiq's global one, as set at the time of use."""
         return self._encoder or get_encoder()
 
+    def encode(self, result: Any) -> bytes:
+        """A result as bytes: like Dramatiq's Results, whose encoders take any value. Raises what the encoder raises."""
+        return self.encoder.encode(result)
+
     @abc.abstractmethod
     def create(self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int) -> Reply:
         """Store the plan, then seal it in one step. Nothing is owed before the seal, and a plan that is never sealed

@@ -103,9 +103,7 @@ class Clutch:
         run_id = str(uuid4())
         caller = engine.caller(owner=f"run:{uuid4()}")
         try:
-            reply = engine.backend.create(
-                run_id, plan, caller, run_ttl=engine.run_ttl, result_ttl=engine.result_ttl
-            )
+            reply = engine.backend.create(run_id, plan, caller, run_ttl=engine.run_ttl, result_ttl=engine.result_ttl)
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         try:
@@ -126,7 +124,8 @@ class Clutch:
                 f"the broker is set up: broker.declare_queue({self.queue!r})"
             )
         callbacks = {} if self.on_failure is None else {"on_failure": self._callback_row(broker, self.on_failure)}
-        lines, rows = [], []
+        lines: list[StageLine] = []
+        rows: list[bytes] = []
         for stage in self.stages:
             total = None if stage.mapped else len(stage.messages)
             lines.append(StageLine(len(rows), total, many=stage.many, mapped=stage.mapped))
@@ -150,8 +149,7 @@ def to_message(step: Any, *, what: str, accepted: str = ACCEPTED) -> Message[Any
     if isinstance(step, Message):
         return step.copy()
     if isinstance(step, Actor | GenericActor):
-        message: Message[Any] = step.message()
+        actor: Any = step  # a GenericActor hands on what its actor has
+        message: Message[Any] = actor.message()
         return message
     raise TypeError(f"{what} takes {accepted}, not {step!r}")
-
-

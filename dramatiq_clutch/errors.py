@@ -25,6 +25,9 @@ from dramatiq.results import ResultFailure
 class ClutchError(DramatiqError):
     """Base class of this package's errors."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)  # type: ignore[no-untyped-call]
+
 
 class NotConfigured(ClutchError):
     """The broker isn't ready for clutches; the message says what to add."""
@@ -71,3 +74,6 @@ class OutcomeUnknown(Unavailable):
 
 class RunFailed(ResultFailure):
     """The run has failed, so it has no result; ``Run.status()`` has the details."""
+
+    def __init__(self, message: str, exception_type: str = "", exception_text: str = "") -> None:
+        super().__init__(message, exception_type, exception_text)  # type: ignore[no-untyped-call]

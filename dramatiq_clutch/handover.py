@@ -72,7 +72,7 @@ class Engine:
             except Unavailable:
                 raise
             except Exception as error:
-                logger.error("Run %s fails: %s can't be handed over: %r", run_id, duty.id, error, exc_info=True)
+                logger.exception("Run %s fails: its duty %s can't be done", run_id, duty.id)
                 details = failure_details(error)
                 duties += self.backend.fail(run_id, duty, details, self._later(caller)).duties
 

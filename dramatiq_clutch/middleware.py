@@ -17,7 +17,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import compute_backoff
 from dramatiq.logging import get_logger
-from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
+from dramatiq.middleware import MiddlewareError, Retries, Shutdown, SkipMessage
 from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
 from dramatiq.threading import Interrupt
 
@@ -87,9 +87,7 @@ class ClutchMiddleware(EngineMiddleware):
         """What works for this broker. Raises NotConfigured if there is no backend for it."""
         if broker not in self._engines:
             backend = self.backend or _backend_of(broker)
-            self._engines[broker] = Engine(
-                broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping
-            )
+            self._engines[broker] = Engine(broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping)
         return self._engines[broker]
 
     # The worker's life
@@ -159,7 +157,7 @@ class ClutchMiddleware(EngineMiddleware):
             return
         job.exit = "returned"
         try:
-            job.result = job.engine.backend.encoder.encode(result)
+            job.result = job.engine.backend.encode(result)
         except Exception as error:
             logger.error("The result of message %s can't be encoded: %r", message.message_id, error)
             job.error = error
@@ -170,7 +168,7 @@ class ClutchMiddleware(EngineMiddleware):
         if job is not None and job.exit is None:
             job.exit = "skipped"
             if not message.failed:
-                job.result = job.engine.backend.encoder.encode(None)
+                job.result = job.engine.backend.encode(None)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         job = jobs.current.get()

@@ -119,7 +119,7 @@ class Tag:
         """Raises DamagedState unless the option is one that `to_option` could have written."""
         if not isinstance(option, dict) or not isinstance(option.get("run"), str) or not option["run"]:
             raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
-        numbers = [option.get(name, 0 if name == "epoch" else None) for name in ("stage", "member", "of", "epoch")]
+        numbers: list[Any] = [option.get(name) for name in ("stage", "member", "of")] + [option.get("epoch", 0)]
         if any(type(number) is not int or not 0 <= number < 2**31 for number in numbers):
             raise DamagedState(f"a message's option {OPTION}={option!r} names no place in a run")
         stage, member, of, epoch = numbers

@@ -255,13 +255,9 @@ def count_plainly(folder: str, pattern: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=sysconfig.get_path("stdlib"), type=os.path.abspath)
-    parser.add_argument(
-        "--files", default="*.py", metavar="PATTERN", help="which files (default: %(default)s)"
-    )
+    parser.add_argument("--files", default="*.py", metavar="PATTERN", help="which files (default: %(default)s)")
     arguments = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     interrupt_at_the_next_pause()

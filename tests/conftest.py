@@ -102,6 +102,4 @@ def running_worker(broker: dramatiq.Broker, *, threads: int = 4) -> Iterator[dra
     finally:
         worker.stop()
         # Dramatiq leaves its hook on the broker, which would start a consumer of this worker for a new queue.
-        broker.middleware[:] = [
-            hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker
-        ]
+        broker.middleware[:] = [hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker]

@@ -37,9 +37,7 @@ def processes_with(mark: str) -> list[str]:
 
 
 @contextmanager
-def word_count(
-    *arguments: str | Path, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def word_count(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The example, started. It must have ended within the block, and leave nothing behind."""
     mark = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
@@ -102,9 +100,7 @@ def test_word_count_counts_the_words_of_a_folder(few_files: Path) -> None:
     assert process.returncode == 0
 
 
-def test_word_count_uses_the_server_at_redis_url(
-    few_files: Path, server: Server, redis_client: redis.Redis
-) -> None:
+def test_word_count_uses_the_server_at_redis_url(few_files: Path, server: Server, redis_client: redis.Redis) -> None:
     with word_count(few_files, env={"REDIS_URL": server.url}) as process:
         output = output_of(process)
 

@@ -187,9 +187,7 @@ def test_keys_left_over_are_found(redis_client: redis.Redis) -> None:
         assert_only_left(redis_client, allowed=[":result"])
 
 
-def test_the_worker_in_this_process_runs_actors_on_both_brokers(
-    broker: dramatiq.Broker, run_worker: RunWorker
-) -> None:
+def test_the_worker_in_this_process_runs_actors_on_both_brokers(broker: dramatiq.Broker, run_worker: RunWorker) -> None:
     seen: list[str] = []
 
     @dramatiq.actor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -162,15 +163,18 @@ class RedisBackend(ClutchBackend):
     def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
         marks = self._key(run_id, f"marks:{stage}")
         found: list[bytes | None] = []
-        for at in range(start, end, CHUNK):
-            members = list(range(at, min(at + CHUNK, end)))
-            found += self._ask(lambda members=members: self.client.hmget(marks, members))
+        with translated():
+            for at in range(start, end, CHUNK):
+                members = list(map(str, range(at, min(at + CHUNK, end))))
+                found += cast("list[bytes | None]", self.client.hmget(marks, members))
         return [mark[1:] if mark and mark[:1] == b"S" else None for mark in found]
 
     def wait(self, run_id: str, timeout: float) -> None:
         # A list that rotates onto itself wakes every waiter, one after the other, and stays.
         bell = self._key(run_id, "bell")
-        self._ask(lambda: self.client.blmove(bell, bell, min(timeout, LONGEST_BLOCK)))
+        seconds = max(min(timeout, LONGEST_BLOCK), 0.001)  # 0 would be for ever
+        client: Any = self.client  # its type wants whole seconds
+        self._ask(lambda: client.blmove(bell, bell, seconds))
 
     # The index
 
@@ -241,8 +245,6 @@ class RedisBackend(ClutchBackend):
 @cache
 def _registered(text: str) -> str:
     """The name under which the server keeps a script."""
-    import hashlib
-
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -78,9 +78,7 @@ class StubRun:
     def owe(self, owner: str, name: str, *, with_snapshot: bool = False) -> None:
         self.seq += 1
         duty = Duty(f"{name}:{self.seq}" if with_snapshot else name, lease="")
-        self.outbox.setdefault(
-            duty.id, Owed(replace(duty, snapshot=self.snapshot()) if with_snapshot else duty, owner)
-        )
+        self.outbox.setdefault(duty.id, Owed(replace(duty, snapshot=self.snapshot()) if with_snapshot else duty, owner))
 
     def owe_stage(self, owner: str) -> None:
         total = self.lines[self.stage].total
@@ -108,7 +106,8 @@ class StubRun:
         succeeded, standing = len(self.results[stage]), self.standing[stage]
         failing, dead = self.count("failing"), self.count("dead")
         if succeeded == total:
-            return self.complete(owner)
+            self.complete(owner)
+            return
         if succeeded + dead == total:
             self.state = "failed"
         elif self.state == "failed":
