@@ -68,12 +68,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the `owner` of duties, the time, and the `lease` under which it takes them, for `lease_ms`."""
+    """Who asks: the `owner` of duties, the time, and the `lease` under which it takes them, for `lease_ms`.
+
+    At least every `touch_every` milliseconds a transition has to put the expiry of the run's keys off.
+    """
 
     owner: str
     now: int
     lease: str
     lease_ms: int
+    touch_every: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,6 @@ from redis.exceptions import NoScriptError
 
 from .errors import BrokerUnavailable
 
-#: Dramatiq's base of the two errors; it has had two names.
-BrokerConnectionError = ConnectionClosed.__mro__[1]
-
 #: How many messages travel in one round trip.
 CHUNK = 500
 

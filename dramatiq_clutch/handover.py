@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dramatiq import Broker, Message, Middleware
@@ -41,7 +41,7 @@ class Engine:
 
     def caller(self, owner: str) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
-        return Caller(owner, current_millis(), secrets.token_hex(8), self.lease_ms)
+        return Caller(owner, current_millis(), secrets.token_hex(8), self.lease_ms, touch_every=self.run_ttl // 10)
 
     def spec(self, run_id: str) -> Spec:
         """Raises RunNotFound, or DamagedState."""
@@ -153,7 +153,7 @@ class Engine:
 
     def _later(self, caller: Caller) -> Caller:
         """The same caller, at the present time."""
-        return Caller(caller.owner, current_millis(), caller.lease, caller.lease_ms)
+        return replace(caller, now=current_millis())
 
 
 def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:

@@ -192,7 +192,9 @@ class ClutchMiddleware(EngineMiddleware):
         if job.exit == "abandoned":
             raise NotAcked(f"message {message.message_id} comes again: nothing could be known of its run")
         if job.exit is None and not message.failed:
-            return  # a delayed message on its way from the delay queue: nothing was processed
+            if "eta" in message.options:
+                return  # on its way from the delay queue: nothing was processed
+            raise NotAcked(f"no hook has told how the attempt of message {message.message_id} ended")
         self._patiently(job, lambda: self._settle(broker, message, job))
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:

@@ -41,8 +41,8 @@ class Run:
           ResultMissing: the run is at work, and `block` is False.
           ResultTimeout: it is still at work after `timeout`.
           RunFailed: it has failed (a `ResultFailure`); at once, nobody is left waiting.
-          RunNotFound: there is no such run; at once.
-          ResultsGone: it has succeeded, and its result has expired.
+          RunNotFound: there is no such run, or it has succeeded and its result has expired; at once.
+          ResultsGone: the result was removed by hand.
         """
         deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout) / 1000
         while (status := self.status()).state in ("running", "failing"):

@@ -31,6 +31,9 @@ CHUNK = 1_000
 #: The longest a blocking call may block, in seconds: below the socket timeout (5 s) that redis-py gives a client.
 LONGEST_BLOCK = 2.0
 
+#: Of how many runs a process remembers when it put their expiry off.
+MOST_TOUCHED = 10_000
+
 #: What a server answers that waiting cures, and what its operator can do about it.
 CURABLE = {
     "LOADING": "the server is still loading its data",
@@ -90,6 +93,9 @@ class RedisBackend(ClutchBackend):
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
+        if self.client.get_encoder().decode_responses:
+            raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
+        self._touched: dict[str, int] = {}
 
     # Transitions
 
@@ -123,7 +129,7 @@ class RedisBackend(ClutchBackend):
 
     def record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag
-        if record.ending == "succeeded" and tag.of > 1:
+        if record.ending == "succeeded" and tag.of > 1 and self._was_touched(tag.run_id, caller):
             marks = self._key(tag.run_id, f"marks:{tag.stage}")
             word = self._run("succeed", [marks], [tag.member, b"S" + record.payload, tag.of], bare=True)
             if word == b"counts":
@@ -188,6 +194,16 @@ class RedisBackend(ClutchBackend):
         self._ask(lambda: self.client.zrem(self._index, run_id))
 
     # Keys, scripts, replies
+
+    def _was_touched(self, run_id: str, caller: Caller) -> bool:
+        """Whether this process has put the expiry of the run's keys off lately. The common case leaves that out, so the
+        whole transition is due now and then."""
+        if caller.now - self._touched.get(run_id, 0) < caller.touch_every:
+            return True
+        if len(self._touched) >= MOST_TOUCHED:
+            self._touched.clear()
+        self._touched[run_id] = caller.now
+        return False
 
     @property
     def _index(self) -> str:

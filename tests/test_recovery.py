@@ -1,0 +1,293 @@
+"""Whatever is away, lost or killed, and whenever: the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
+from dramatiq_clutch.backend import ClutchBackend, Record
+from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
+from dramatiq_clutch.handover import Engine
+from dramatiq_clutch.plan import Tag
+from tests import recovery_actors
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+from tests.support.server import Server
+from tests.support.workers import Worker
+
+#: Every method of the backend that a run of `work` goes through in the worker.
+TRANSITIONS = ["guard", "record", "open", "confirm", "spec", "rows", "line", "results"]
+
+
+class Jobs:
+    """Actors, and how often each of their jobs has run."""
+
+    def __init__(self, broker: dramatiq.Broker) -> None:
+        self.runs: list[Any] = []
+        self.alerts: list[Any] = []
+
+        @dramatiq.actor(broker=broker)
+        def numbers() -> list[int]:
+            self.runs.append("numbers")
+            return [1, 2, 3]
+
+        @dramatiq.actor(broker=broker)
+        def double(number: int) -> int:
+            self.runs.append(number)
+            return 2 * number
+
+        @dramatiq.actor(broker=broker)
+        def total() -> int:
+            self.runs.append("total")
+            return sum(previous_results())
+
+        @dramatiq.actor(broker=broker, min_backoff=10, max_backoff=10)
+        def heals() -> str:
+            self.runs.append("heals")
+            if self.runs.count("heals") == 1:
+                raise ValueError("the first time")
+            return "healed"
+
+        @dramatiq.actor(broker=broker)
+        def alert(status: dict[str, Any]) -> None:
+            self.alerts.append(status)
+
+        self.numbers, self.double, self.total, self.heals, self.alert = numbers, double, total, heals, alert
+
+    def clutch(self) -> Clutch:
+        return Clutch().then(self.numbers).parallel([]).then(self.numbers).map(self.double).then(self.total)
+
+
+ONCE_EACH = [1, 2, 3, "numbers", "numbers", "total"]
+
+
+@contextmanager
+def ready(server: Server, backend: ClutchBackend | None = None) -> Iterator[tuple[RedisBroker, Engine, Jobs]]:
+    with pytest.MonkeyPatch.context() as patch, server.client() as client:
+        client.flushall()
+        broker = RedisBroker(client=client)
+        patch.setattr("dramatiq.broker.global_broker", broker)
+        middleware = ClutchMiddleware(backend, lease=300, sweep_interval=100)
+        broker.add_middleware(middleware)
+        yield broker, middleware.engine(broker), Jobs(broker)
+
+
+def break_once(target: object, method: str, error: Exception, *, applied: bool) -> list[bool]:
+    """Have a method raise once: before it has done anything, or after (its reply is lost)."""
+    works: Callable[..., Any] = getattr(target, method)
+    broken: list[bool] = []
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if broken:
+            return works(*args, **kwargs)
+        broken.append(True)
+        if applied:
+            works(*args, **kwargs)
+        raise error
+
+    setattr(target, method, wrapper)
+    return broken
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+@pytest.mark.parametrize("method", TRANSITIONS)
+def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, method: str, applied: bool) -> None:
+    with ready(server) as (broker, engine, jobs):
+        broken = break_once(engine.backend, method, StateUnavailable("away"), applied=applied)
+
+        run = jobs.clutch().run()
+        with running_worker(broker):
+            assert run.get_result(block=True) == 12
+
+        assert broken
+        assert sorted(jobs.runs, key=str) == ONCE_EACH
+
+
+def test_the_boundaries_are_all_that_the_backend_has() -> None:
+    """A method that is added to the backend has to be added here, too."""
+    looked_at_elsewhere = {"create", "owed", "fail", "snapshot", "wait", "due", "forget"}
+    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere}
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+def test_an_outage_while_the_broker_takes_messages_changes_nothing(
+    server: Server, applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ready(server) as (broker, _, jobs):
+        run = jobs.clutch().run()
+        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
+        broken = break_once(handover, "send", BrokerUnavailable("away"), applied=applied)
+
+        with running_worker(broker):
+            assert run.get_result(block=True) == 12
+
+        assert broken
+        assert set(jobs.runs) == set(ONCE_EACH)
+
+
+def test_a_run_whose_producer_could_not_send_is_sent_by_a_worker(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ready(server) as (broker, _, jobs):
+        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
+        break_once(handover, "send", BrokerUnavailable("away"), applied=False)
+
+        run = jobs.clutch().run()  # returns its handle all the same
+
+        with running_worker(broker):
+            assert run.get_result(block=True) == 12
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+def test_an_error_of_unknown_outcome_names_the_run(server: Server, applied: bool) -> None:
+    with ready(server) as (broker, engine, jobs):
+        break_once(engine.backend, "create", StateUnavailable("away"), applied=applied)
+
+        with pytest.raises(OutcomeUnknown) as caught:
+            jobs.clutch().run()
+
+        run = Run(caught.value.run_id, broker=broker)
+        if applied:
+            with running_worker(broker):
+                assert run.get_result(block=True) == 12
+        else:
+            assert engine.backend.snapshot(run.run_id) is None
+
+
+def test_the_attempt_that_retries_could_not_send_still_comes(server: Server) -> None:
+    with ready(server) as (broker, _, jobs):
+        run = Clutch(on_failure=jobs.alert).then(jobs.heals).run()
+        broken = break_once(broker, "enqueue", ConnectionClosed("away"), applied=False)
+
+        with running_worker(broker):
+            assert run.get_result(block=True) == "healed"
+            wait_until("the alert has come", lambda: len(jobs.alerts) == 1)
+
+        assert broken
+        assert jobs.runs == ["heals", "heals"]
+
+
+def test_a_retry_when_that_raises_makes_the_job_dead_with_its_error(server: Server) -> None:
+    with ready(server) as (broker, _, _jobs):
+
+        def confused(retries: int, error: BaseException) -> bool:
+            raise RuntimeError("retry_when is confused")
+
+        @dramatiq.actor(retry_when=confused)
+        def fails() -> None:
+            raise ValueError("no")
+
+        run = Clutch().then(fails).run()
+        with running_worker(broker), pytest.raises(dramatiq.results.ResultFailure, match="retry_when is confused"):
+            run.get_result(block=True)
+
+
+def test_what_waiting_does_not_cure_fails_the_run_and_holds_no_worker(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ready(server) as (broker, _, jobs):
+
+        class Picky(dramatiq.Middleware):
+            def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int) -> None:
+                if message.actor_name == "total":
+                    raise dramatiq.middleware.MiddlewareError("total is not welcome here")
+
+        broker.add_middleware(Picky())
+        run = jobs.clutch().run()
+        with running_worker(broker):
+            with pytest.raises(dramatiq.results.ResultFailure, match="total is not welcome here"):
+                run.get_result(block=True)
+            assert Clutch().then(jobs.numbers).run().get_result(block=True) == [1, 2, 3]
+        error = run.status().error
+        assert error is not None
+        assert error.exception_type == "MiddlewareError"
+
+
+def test_only_the_holder_of_a_lapsed_lease_is_replaced(server: Server) -> None:
+    with ready(server) as (_, engine, jobs):
+        backend = engine.backend
+        run = jobs.clutch().run()
+        owner = engine.caller("0.0")
+        assert backend.owed(run.run_id, owner).duties == ()  # what run() owed is done
+        assert engine.sweep() in (0, 1)
+        assert run.status().state == "running"
+
+
+def test_a_sweep_with_nothing_to_do_costs_one_command(server: Server) -> None:
+    with ready(server) as (_, engine, _jobs), server.client() as client:
+        before = client.info("stats")["total_commands_processed"]
+        assert engine.sweep() == 0
+        assert client.info("stats")["total_commands_processed"] - before <= 3  # with the two of this look
+
+
+def test_a_worker_that_is_told_to_stop_stops_at_once_and_acks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        Server() as store,
+        Server() as queue,
+        queue.client() as client,
+        ready(queue, RedisBackend(url=store.url)) as (broker, _, jobs),
+    ):
+        run = jobs.clutch().run()
+        store.kill()
+        with running_worker(broker, threads=1):
+            with caplog.at_level(logging.WARNING):
+                wait_until("the worker waits", lambda: any("waits, unacked" in r.getMessage() for r in caplog.records))
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+        assert sum("waits, unacked" in record.getMessage() for record in caplog.records) == 1
+        assert client.hlen("dramatiq:default.msgs") == 1
+        assert run.run_id
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) -> None:
+    with Server(durable=True) as own, ready(own) as (broker, _, jobs):
+        run = Clutch().parallel(jobs.double.message(n) for n in range(200)).then(jobs.total).run()
+        with running_worker(broker):
+            wait_until("some have run", lambda: len(jobs.runs) > 20)
+            own.kill()
+            own.start()
+            deadline = time.monotonic() + 60
+            wait_until("the run is at rest", lambda: run.status().state == "succeeded", timeout=60)
+            assert time.monotonic() < deadline
+        assert run.get_result() == 2 * sum(range(200))
+
+
+def test_a_worker_that_is_killed_loses_nothing(server: Server) -> None:
+    """Real processes: the first is killed in the middle of the stage, the second one finishes the run."""
+    with ready(server) as (_broker, _, _jobs), server.client() as client:
+        env = {"REDIS_URL": server.url}
+        broker = recovery_actors.make_broker(server.url)
+        job: dramatiq.Message[int] = dramatiq.Message("default", "count", (), {}, {})
+        end: dramatiq.Message[int] = dramatiq.Message("default", "add", (), {}, {})
+        run = Clutch(broker=broker).parallel(job for _ in range(60)).then(end).run()
+        with Worker("tests.recovery_actors", env=env, threads=2) as first:
+            wait_until("some have run", lambda: int(client.get("counted") or 0) > 5, timeout=30)
+            first.kill()
+        with Worker("tests.recovery_actors", env=env, threads=2):
+            assert run.get_result(block=True, timeout=60_000) == 60
+
+
+def test_a_run_outlives_its_ttl_as_long_as_its_jobs_come_in(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ready(server) as (_, engine, jobs):
+        short = replace(engine, run_ttl=1_000)
+        monkeypatch.setattr(ClutchMiddleware, "engine", lambda self, broker: short)
+        run = Clutch().parallel(jobs.double.message(n) for n in range(100)).run()
+        began = time.monotonic()
+        for member in range(99):
+            tag = Tag(run.run_id, 0, member, 100)
+            wait_until("a little later", lambda: time.monotonic() - began > member * 0.02)
+            assert short.backend.record(Record(tag, 0, "succeeded", b"1"), short.caller(tag.owner)).word == "counts"
+        assert time.monotonic() - began > 1.5
+        assert run.status().stages[0].succeeded == 99
