@@ -287,7 +287,7 @@ def test_a_run_outlives_its_ttl_as_long_as_its_jobs_come_in(server: Server, monk
         began = time.monotonic()
         for member in range(99):
             tag = Tag(run.run_id, 0, member, 100)
-            wait_until("a little later", lambda: time.monotonic() - began > member * 0.02)
+            wait_until("a little later", lambda due=member * 0.02: time.monotonic() - began > due)
             assert short.backend.record(Record(tag, 0, "succeeded", b"1"), short.caller(tag.owner)).word == "counts"
         assert time.monotonic() - began > 1.5
         assert run.status().stages[0].succeeded == 99
