@@ -17,8 +17,8 @@ from .handover import engine_of
 from .plan import Plan, Spec, StageLine, to_row
 from .run import Run
 
-Step = Message[Any] | Actor[..., Any] | GenericActor
-Callback = Message[Any] | Actor[..., Any] | GenericActor | str
+Step = Message[Any] | Actor[..., Any] | GenericActor | type[GenericActor]  # a class, to the eyes of a type checker
+Callback = Step | str
 
 ACCEPTED = "a message (actor.message(...)) or an actor"
 

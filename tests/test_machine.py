@@ -91,7 +91,8 @@ class TwoBackends(RuleBasedStateMachine):
     def create(self, sizes: list[int | None], alarm: bool) -> Any:
         sizes[0] = sizes[0] or 0  # a first stage can't be mapped
         self.sizes = list(sizes)
-        lines, rows = [], []
+        lines: list[StageLine] = []
+        rows: list[bytes] = []
         for size in sizes:
             lines.append(StageLine(len(rows), size, many=True, mapped=size is None))
             rows += [b"row"] * (1 if size is None else size)
@@ -193,15 +194,13 @@ class TwoBackends(RuleBasedStateMachine):
             stage = self.present_stage()
             for member in range(self.sizes[stage] or 0):
                 tag, who = Tag(self.run_id, stage, member, self.sizes[stage] or 0), self.caller("again")
-                for duty in self.both(
-                    lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end"), w)
-                ).duties:
+                for duty in self.both(lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end"), w)).duties:
                     self.do_at_the_end(duty, who)
         status = self.both(lambda b: status_of(b, self.run_id))
         assert status.error or status.state == "succeeded"
         if status.state == "succeeded":
             self.both(lambda b: b.spec(self.run_id))
-            left = {key.decode().rsplit("}:")[1] for key in self.client.keys("*{*")}
+            left = {str(key).rstrip("'").rsplit("}:")[1] for key in self.client.keys("*{*")}
             assert left <= {"head", "bell", "mark", f"marks:{len(self.sizes) - 1}"}
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
@@ -235,7 +234,7 @@ def test_both_backends_give_the_same_answers(server: Server, redis_client: objec
         pass
 
     Machine.server = server
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=100,
@@ -253,7 +252,7 @@ def test_both_backends_give_the_same_answers_for_long(server: Server, redis_clie
         pass
 
     Machine.server = server
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)

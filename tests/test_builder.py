@@ -1,0 +1,150 @@
+"""The builder: immutable, and every mistake is told where it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.errors import ActorNotFound
+
+import dramatiq_clutch
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results
+from dramatiq_clutch.errors import NotConfigured, RunNotFound
+from tests.conftest import running_worker
+
+
+@pytest.fixture
+def job(broker: dramatiq.Broker) -> dramatiq.Actor[..., Any]:
+    @dramatiq.actor
+    def job(*numbers: int) -> list[int]:
+        return list(numbers)
+
+    return job
+
+
+def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
+    run = clutch.run()
+    with running_worker(broker):
+        return run.get_result(block=True)
+
+
+def test_every_call_returns_a_new_clutch_and_both_can_be_run_more_than_once(
+    broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]
+) -> None:
+    short = Clutch().then(job.message(1))
+    longer = short.parallel(job.message(2), job.message(3))
+    assert len(short.stages) == 1
+    assert len(longer.stages) == 2
+    assert [result(broker, short) for _ in range(2)] == [[1], [1]]
+    assert [result(broker, longer) for _ in range(2)] == [[[2], [3]]] * 2
+
+
+def test_a_clutch_cannot_be_changed(job: dramatiq.Actor[..., Any]) -> None:
+    clutch = Clutch().then(job)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        clutch.queue = "other"  # type: ignore[misc]
+
+
+def test_messages_are_copied_when_they_are_added(broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]) -> None:
+    message = job.message(1)
+    clutch = Clutch().then(message).then(message)
+    message.options["max_retries"] = 5
+    assert all("max_retries" not in stage.messages[0].options for stage in clutch.stages)
+    assert result(broker, clutch) == [1]
+
+
+def test_options_are_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        Clutch("critical")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("add", ["then", "parallel", "map"])
+@pytest.mark.parametrize("wrong", [None, 3, "actor", b"actor", {"a": 1}, len], ids=repr)
+def test_what_is_not_a_step_is_a_type_error_at_the_call_that_adds_it(
+    job: dramatiq.Actor[..., Any], add: str, wrong: Any
+) -> None:
+    clutch = Clutch().then(job)
+    with pytest.raises(TypeError, match=r"takes .*\bnot\b") as raised:
+        getattr(clutch, add)(wrong)
+    assert repr(wrong) in str(raised.value)
+    assert "a message (actor.message(...)) or an actor" in str(raised.value)
+
+
+def test_a_wrong_member_of_an_iterable_is_named(job: dramatiq.Actor[..., Any]) -> None:
+    with pytest.raises(TypeError, match="'third'"):
+        Clutch().parallel(iter([job, job.message(), "third"]))  # type: ignore[arg-type]
+
+
+def test_an_iterable_is_read_at_once(broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]) -> None:
+    clutch = Clutch().parallel(job.message(n) for n in range(3))
+    assert result(broker, clutch) == [[0], [1], [2]]
+    assert result(broker, clutch) == [[0], [1], [2]]
+
+
+def test_a_first_stage_cannot_be_mapped(job: dramatiq.Actor[..., Any]) -> None:
+    with pytest.raises(ValueError, match="first stage has none"):
+        Clutch().map(job)
+
+
+def test_a_broker_without_the_middleware_is_an_error_that_says_what_to_add() -> None:
+    with pytest.raises(NotConfigured, match=r"add_middleware\(ClutchMiddleware\(\)\)"):
+        Clutch(broker=StubBroker()).run()
+
+
+def test_a_middleware_without_a_backend_on_any_other_broker_says_to_pass_one() -> None:
+    class Other(dramatiq.Broker): ...
+
+    broker = Other()
+    broker.add_middleware(ClutchMiddleware())
+    with pytest.raises(NotConfigured, match=r"Other has no Redis client\. Pass a backend"):
+        Clutch(broker=broker).run()
+
+
+def test_a_queue_that_nobody_declared_is_an_error_at_run(job: dramatiq.Actor[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"the queue 'nowhere'.*declare_queue\('nowhere'\)"):
+        Clutch(queue="nowhere").then(job).run()
+
+
+def test_a_callback_that_is_no_actor_is_an_error(job: dramatiq.Actor[..., Any]) -> None:
+    with pytest.raises(TypeError, match="on_failure takes an actor"):
+        Clutch(on_failure=3)  # type: ignore[arg-type]
+    with pytest.raises(ActorNotFound, match="nobody"):
+        Clutch(on_failure="nobody").then(job).run()
+
+
+def test_a_callback_may_be_a_name(broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]) -> None:
+    assert result(broker, Clutch(on_failure="job").then(job.message(1))) == [1]
+
+
+@pytest.mark.parametrize("look", [Run.status, Run.get_result, lambda run: run.get_result(block=True)])
+def test_an_unknown_run_raises_at_once(broker: dramatiq.Broker, look: Any) -> None:
+    with pytest.raises(RunNotFound, match="'no-such-run'"):
+        look(Run("no-such-run"))
+
+
+def test_outside_a_clutch_there_are_no_results_and_no_run() -> None:
+    assert previous_results() == []
+    assert current_run() is None
+
+
+def test_the_public_names_are_all_there() -> None:
+    assert all(hasattr(dramatiq_clutch, name) for name in dramatiq_clutch.__all__)
+    assert {"Clutch", "ClutchMiddleware", "Run", "current_run", "previous_results"} <= set(dramatiq_clutch.__all__)
+    assert dramatiq_clutch.__all__ == sorted(dramatiq_clutch.__all__)
+
+
+def test_equal_handles_are_equal(broker: dramatiq.Broker) -> None:
+    run = Clutch().run()
+    assert run == Run(run.run_id)
+    assert len({run, Run(run.run_id)}) == 1
+    assert repr(run) == f"Run({run.run_id!r})"
+
+
+@pytest.mark.parametrize("name", ["run_ttl", "result_ttl", "lease"])
+def test_a_time_that_is_none_is_an_error(name: str) -> None:
+    options: Any = {name: 0}
+    with pytest.raises(ValueError, match=name):
+        ClutchMiddleware(**options)

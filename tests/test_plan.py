@@ -1,0 +1,110 @@
+"""What is stored and sent: it survives the way, and damage is told, never guessed at."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from contextlib import nullcontext
+from typing import Any
+
+import dramatiq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dramatiq_clutch.errors import DamagedState
+from dramatiq_clutch.plan import FORMAT, Spec, StageLine, Tag, from_row, pack, to_row, unpack
+from dramatiq_clutch.status import failure_details, status_from
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def is_a_spec(data: bytes) -> bool:
+    return data == Spec(name="n").to_bytes()
+
+
+@given(st.binary() | st.binary().map(lambda data: Spec(name="n").to_bytes()[:-1] + data))
+def test_a_damaged_spec_is_told(data: bytes) -> None:
+    with pytest.raises(DamagedState, match="plan") if not is_a_spec(data) else nullcontext():
+        Spec.from_bytes(data)
+
+
+@given(st.text())
+def test_a_damaged_stage_line_is_told(line: str) -> None:
+    with pytest.raises(DamagedState, match=re.escape(repr(line))):
+        StageLine.parse(line)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["run", "stage", "member", "of", "epoch", "again"]), JSON))
+def test_a_forged_tag_is_told_or_names_a_place(option: Any) -> None:
+    try:
+        tag = Tag.from_option(option)
+    except DamagedState:
+        return
+    assert 0 <= tag.member < tag.of
+    assert tag.run_id
+
+
+@given(st.binary())
+def test_a_damaged_row_is_told(data: bytes) -> None:
+    with pytest.raises(DamagedState):
+        from_row(data)
+
+
+@given(st.lists(st.binary(), min_size=1))
+def test_packed_blobs_come_back(blobs: list[bytes]) -> None:
+    assert unpack(pack(blobs)) == blobs
+
+
+@given(st.lists(st.binary(), min_size=1), st.integers(min_value=1))
+def test_truncated_blobs_are_told(blobs: list[bytes], cut: int) -> None:
+    packed = pack(blobs)
+    try:
+        whole = unpack(packed[: -(cut % len(packed)) or None])
+    except (ValueError, struct.error):
+        return
+    assert whole == blobs[: len(whole)]
+
+
+def test_a_plan_of_a_newer_release_says_who_can_read_it() -> None:
+    newer = pack([json.dumps({"v": FORMAT + 1}).encode()])
+    with pytest.raises(DamagedState, match=rf"format {FORMAT + 1}, this dramatiq-clutch reads {FORMAT}"):
+        Spec.from_bytes(newer)
+
+
+@pytest.mark.parametrize(
+    "line", [StageLine(0, 3, many=True), StageLine(7, None, many=True, mapped=True), StageLine(1, 1)]
+)
+def test_a_stage_line_comes_back(line: StageLine) -> None:
+    assert StageLine.parse(str(line)) == line
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_spec_comes_back(name: str, queue: str, text: str) -> None:
+    row = to_row(dramatiq.Message("q", "a", (text,), {}, {}))
+    spec = Spec(name, queue, 17, {"on_failure": row})
+    assert Spec.from_bytes(spec.to_bytes()) == spec
+    assert from_row(row).args in ((text,), [text])
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@given(st.text())
+def test_a_failures_details_are_plain_ascii_whatever_it_says(text: str) -> None:
+    assert failure_details(ValueError(text)).isascii()
+    assert b"can't be read: RuntimeError" in failure_details(Unspeakable())
+
+
+@given(st.text())
+def test_damaged_details_stop_nobody(details: str) -> None:
+    head = {"state": "running", "stage": "0", "stages": "1", "s0": "0 1 -", "created": "1", "updated": "1"}
+    counts = {"marks": 1, "attempted": 0, "failing": 1, "dead": 0}
+    status = status_from("r", {"head": head, "counts": counts, "failures": [["0", details]]})
+    assert status.failures[0].exception_type
