@@ -1,0 +1,319 @@
+"""What a backend promises: one suite, which every backend runs. The tables have a test for every cell."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+
+import pytest
+import redis
+
+from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Ending, Record, Reply
+from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.plan import Plan, Spec, StageLine, Tag
+from dramatiq_clutch.status import RunStatus, failure_details, status_from
+
+LEASE = 1_000
+TTL = 10_000_000
+
+
+class Store:
+    """A backend with one run in it, and a clock that the test moves."""
+
+    def __init__(self, backend: ClutchBackend) -> None:
+        self.backend = backend
+        self.run_id = secrets.token_hex(4)
+        self.now = 1_000_000
+        self.tokens = itertools.count()
+
+    def caller(self, owner: str = "somebody") -> Caller:
+        return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE)
+
+    def create(self, *totals: int | None, events: Sequence[str] = ("on_failure",)) -> Reply:
+        """A run with stages of these sizes (None: mapped), all written with `parallel`."""
+        lines, rows = [], 0
+        for total in totals:
+            lines.append(StageLine(rows, total, many=True, mapped=total is None))
+            rows += 1 if total is None else total
+        plan = Plan(Spec("name", None, None, dict.fromkeys(events, b"row")), tuple(lines), (b"row",) * rows)
+        return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
+
+    def record(
+        self, member: int, ending: Ending, *, stage: int = 0, of: int = 3, order: tuple[int, int] = (0, 0)
+    ) -> Reply:
+        epoch, attempt = order
+        tag = Tag(self.run_id, stage, member, of, epoch)
+        payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
+        return self.backend.record(Record(tag, attempt, ending, payload), self.caller(tag.owner))
+
+    def status(self) -> RunStatus:
+        snapshot = self.backend.snapshot(self.run_id)
+        assert snapshot is not None
+        return status_from(self.run_id, snapshot)
+
+    def counts(self) -> tuple[int, int, int]:
+        stage = self.status().stages[0]
+        return stage.succeeded, stage.failing, stage.dead
+
+    def confirm(self, *duties: Duty) -> list[str]:
+        return [
+            self.backend.confirm(self.run_id, duty, Caller("somebody", self.now, duty.lease, LEASE)) for duty in duties
+        ]
+
+    def open(self, duty: Duty, total: int) -> Reply:
+        return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
+
+
+@pytest.fixture(params=["redis", "stub"])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "stub":
+        return Store(StubBackend())
+    client: redis.Redis = request.getfixturevalue("redis_client")
+    return Store(RedisBackend(client=client))
+
+
+def kinds(reply: Reply) -> list[str]:
+    return [duty.kind for duty in reply.duties]
+
+
+# One member: how it stands, and what is recorded of it
+
+#: What was recorded of the member, its (epoch, attempt), and how the stage counts then: succeeded, failing, dead.
+STATES: dict[str, tuple[Ending | None, tuple[int, int], tuple[int, int, int]]] = {
+    "nothing": (None, (0, 0), (0, 0, 0)),
+    "attempted": ("attempted", (1, 1), (0, 0, 0)),
+    "failing": ("failing", (1, 1), (0, 1, 0)),
+    "dead": ("dead", (1, 1), (0, 0, 1)),
+    "succeeded": ("succeeded", (1, 1), (1, 0, 0)),
+}
+COUNTS = {"succeeded": (1, 0, 0), "attempted": (0, 0, 0), "failing": (0, 1, 0), "dead": (0, 0, 1)}
+ORDERS = {
+    "an earlier epoch": (0, 5),
+    "an earlier attempt": (1, 0),
+    "the same attempt": (1, 1),
+    "a later attempt": (1, 2),
+    "a later epoch": (2, 0),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("ending", COUNTS)
+@pytest.mark.parametrize("state", STATES)
+def test_a_member_that_stands_as(store: Store, state: str, ending: Ending, order: str) -> None:
+    before, order_before, counts_before = STATES[state]
+    store.create(3)
+    if before is not None:
+        store.record(0, before, order=order_before)
+    assert store.counts() == counts_before
+
+    reply = store.record(0, ending, order=ORDERS[order])
+
+    if state == "succeeded":
+        expected = "duplicate"
+    elif ending == "succeeded" or state == "nothing" or ORDERS[order] > order_before:
+        expected = "counts"
+    else:
+        expected = "stale"
+    assert reply.word == expected
+    assert store.counts() == (COUNTS[ending] if expected == "counts" else counts_before)
+
+
+# One run: what a record finds
+
+
+def test_a_record_of_a_run_that_is_not_there_is_unknown(store: Store) -> None:
+    assert store.record(0, "succeeded") == Reply("unknown")
+
+
+@pytest.mark.parametrize("ending", COUNTS)
+def test_a_record_of_a_stage_that_is_over_changes_nothing(store: Store, ending: Ending) -> None:
+    store.create(1, 2)
+    store.record(0, "succeeded", of=1)
+    before = store.status()
+    assert store.record(0, ending, of=1, order=(5, 5)).word == "over"
+    assert store.status() == before
+
+
+@pytest.mark.parametrize("ending", COUNTS)
+def test_a_record_of_a_run_that_has_succeeded_changes_nothing(store: Store, ending: Ending) -> None:
+    store.confirm(*store.create(1).duties)
+    store.record(0, "succeeded", of=1)
+    before = store.status()
+    assert before.state == "succeeded"
+    assert store.record(0, ending, of=1, order=(5, 5)).word == "over"
+    assert store.status() == before
+
+
+def test_a_record_of_a_stage_that_has_not_begun_is_unknown(store: Store) -> None:
+    store.create(1, 1)
+    assert store.record(0, "succeeded", stage=1, of=1).word == "unknown"
+    assert store.status().stages[1].state == "waiting"
+
+
+def test_a_place_beyond_the_end_of_the_stage_is_refused(store: Store) -> None:
+    store.create(2)
+    for member in (2, 7):
+        assert store.record(member, "succeeded", of=99).word == "refused"
+    assert store.counts() == (0, 0, 0)
+
+
+# Release
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_stage_is_released_once_by_the_record_that_completes_it(store: Store, order: tuple[int, ...]) -> None:
+    store.confirm(*store.create(3, 2).duties)
+    replies = [store.record(member, "succeeded") for member in order]
+    assert [kinds(reply) for reply in replies] == [[], [], ["send"]]
+    (duty,) = replies[-1].duties
+    assert (duty.stage, duty.start, duty.end, duty.again) == (1, 0, 2, False)
+    for member in order:
+        again = store.record(member, "succeeded")
+        assert again.word == "over"
+        assert [(duty.kind, duty.again) for duty in again.duties] in ([], [("send", True)])  # its owner may ask again
+
+
+def test_results_stay_in_written_order_and_the_first_one_wins(store: Store) -> None:
+    store.create(3, 1)
+    for member in (2, 0):
+        store.record(member, "succeeded")
+    tag = Tag(store.run_id, 0, 2, 3)
+    store.backend.record(Record(tag, 1, "succeeded", b"second"), store.caller(tag.owner))
+    store.record(1, "succeeded")
+    assert list(store.backend.results(store.run_id, 0, 0, 3)) == [b"0", b"1", b"2"]
+
+
+def test_results_are_dropped_when_nothing_can_read_them_any_more(store: Store) -> None:
+    store.create(1, 1, 1)
+    store.record(0, "succeeded", of=1)
+    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"0"]
+    store.record(0, "succeeded", stage=1, of=1)
+    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [None]
+    assert list(store.backend.results(store.run_id, 1, 0, 1)) == [b"0"]
+
+
+def test_an_empty_stage_completes_at_once_and_a_mapped_one_waits_to_be_opened(store: Store) -> None:
+    (first,) = store.create(0, None, 1).duties
+    assert first.kind == "open"
+    reply = store.open(first, 0)
+    assert [(duty.kind, duty.stage) for duty in reply.duties] == [("open", 1)]
+    assert store.status().stages[1].total is None
+    reply = store.open(reply.duties[0], 2)
+    assert [(duty.kind, duty.stage, duty.end) for duty in reply.duties] == [("send", 1, 2)]
+    assert store.status().stages[1].total == 2
+
+
+def test_an_empty_run_has_succeeded(store: Store) -> None:
+    assert store.create().duties == ()
+    assert store.status().state == "succeeded"
+
+
+def test_creating_twice_makes_one_run(store: Store) -> None:
+    plan = Plan(Spec(), (StageLine(0, 1),), (b"row",))
+    mine, other = store.caller("run:mine"), store.caller("run:other")
+    replies = [
+        store.backend.create(store.run_id, plan, who, run_ttl=TTL, result_ttl=TTL) for who in (mine, mine, other)
+    ]
+    assert [reply.word for reply in replies] == ["created", "created", "exists"]
+    assert [kinds(reply) for reply in replies] == [["send"], ["send"], []]
+
+
+# The alarm
+
+
+def test_the_alarm_rings_once_when_all_have_had_an_attempt_and_one_is_failing(store: Store) -> None:
+    store.confirm(*store.create(3, 1).duties)
+    assert kinds(store.record(0, "failing")) == []
+    assert kinds(store.record(1, "attempted")) == []
+    reply = store.record(2, "succeeded")
+    assert kinds(reply) == ["on_failure"]
+    snapshot = reply.duties[0].snapshot
+    assert snapshot is not None
+    status = status_from(store.run_id, snapshot)
+    assert status.state == "failing"
+    assert [(failure.index, failure.exception_text) for failure in status.failures] == [(0, "failing")]
+    assert kinds(store.record(1, "failing", order=(0, 1))) == []
+
+
+def test_the_alarm_does_not_ring_for_a_stage_that_was_healed_before(store: Store) -> None:
+    store.confirm(*store.create(2, 1).duties)
+    store.record(0, "failing", of=2)
+    store.record(0, "succeeded", of=2, order=(0, 1))
+    assert kinds(store.record(1, "succeeded", of=2)) == ["send"]
+
+
+def test_a_run_fails_when_all_are_settled_and_one_is_dead_and_heals_when_it_succeeds_after_all(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    store.confirm(*store.record(0, "dead", of=2).duties)
+    assert store.status().state == "failing"
+    store.confirm(*store.record(1, "succeeded", of=2).duties)
+    assert store.status().state == "failed"
+    store.record(0, "succeeded", of=2)
+    assert store.status().state == "succeeded"
+
+
+# Duties and leases
+
+
+def test_a_duty_is_given_to_its_owner_at_once_and_to_others_when_its_lease_has_lapsed(store: Store) -> None:
+    store.create(1)
+
+    def given(owner: str) -> list[bool]:
+        return [duty.again for duty in store.backend.owed(store.run_id, store.caller(owner)).duties]
+
+    assert given("run:x") == [True]
+    assert given("sweeper") == []
+    store.now += LEASE
+    assert given("sweeper") == [True]
+    assert given("somebody else") == []
+
+
+def test_confirming_names_the_lease_so_a_sleeper_confirms_nobody_elses(store: Store) -> None:
+    (mine,) = store.create(1).duties
+    store.now += LEASE
+    (theirs,) = store.backend.owed(store.run_id, store.caller("sweeper")).duties
+    assert store.confirm(mine) == ["lost"]
+    assert store.confirm(theirs) == ["confirmed"]
+    assert store.confirm(theirs) == ["lost"]
+
+
+def test_a_cursor_is_kept_and_renews_the_lease(store: Store) -> None:
+    (duty,) = store.create(1000).duties
+    store.now += LEASE - 1
+    caller = Caller("x", store.now, duty.lease, LEASE)
+    assert store.backend.confirm(store.run_id, duty, caller, cursor=400) == "confirmed"
+    store.now += LEASE - 1
+    assert store.backend.owed(store.run_id, store.caller("sweeper")).duties == ()
+    store.now += 1
+    (again,) = store.backend.owed(store.run_id, store.caller("sweeper")).duties
+    assert (again.cursor, again.again) == (400, True)
+
+
+def test_what_is_owed_survives_a_lost_reply(store: Store) -> None:
+    store.confirm(*store.create(1, 1).duties)
+    store.record(0, "succeeded", of=1)  # and its reply is lost
+    assert kinds(store.record(0, "succeeded", of=1)) == ["send"]
+
+
+def test_a_duty_that_cannot_be_done_fails_the_run(store: Store) -> None:
+    (duty,) = store.create(1).duties
+    caller = Caller("x", store.now, duty.lease, LEASE)
+    reply = store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), caller)
+    assert reply.word == "failed"
+    status = store.status()
+    assert status.state == "failed"
+    assert status.error is not None
+    assert status.error.exception_text == "nobody"
+
+
+# The index
+
+
+def test_the_index_tells_each_run_that_is_due_and_puts_it_down_for_later(store: Store) -> None:
+    store.create(1)
+    assert store.backend.due(store.now, store.now + 99, 10) == []
+    assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == [store.run_id]
+    assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == []
+    store.backend.forget(store.run_id)
+    assert store.backend.due(store.now + 9 * LEASE, store.now + 10 * LEASE, 10) == []
