@@ -7,7 +7,7 @@ repeat a call whose reply was lost), and raises `StateUnavailable` for what wait
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,22 +16,34 @@ from dramatiq import Encoder, get_encoder
 from .plan import Plan, Tag
 from .status import Snapshot
 
-Ending = Literal["succeeded", "attempted", "failing", "dead"]
+#: `open` is a nested run's word: it works again, and has had no attempt since.
+Ending = Literal["succeeded", "open", "attempted", "failing", "dead"]
 
-#: What became of a record: it `counts`; it changed nothing, as a `duplicate` or being `stale`; its stage is `over`;
-#: the place doesn't exist (`refused`); the run isn't there (`unknown`).
+#: What became of a record: it `counts`; it changed nothing, as a `duplicate` or being `stale`; its stage is `over`, or
+#: its run cancelled; the place doesn't exist (`refused`); the run isn't there (`unknown`).
 RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown"]
 
-#: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`; `unknown` as above.
+#: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`, or its run cancelled; `unknown`.
 GuardWord = Literal["go", "done", "over", "unknown"]
+
+#: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
+LAST = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class Duty:
     """What a transition obliges its caller to do. Confirming names the duty (`id`) and the `lease` it was given under.
 
-    `kind` is `send` (the members `start` ≤ i < `end` of `stage`, from `cursor` on), `open` (a stage that is empty or
-    mapped) or the name of a callback, with the `snapshot` of the moment. `again` says that it was given before.
+    `kind` is, with what follows in the id:
+
+    - `send`: the members `start` ≤ i < `end` of `stage`, from `cursor` on; `open`: a stage that is empty or mapped;
+    - `start`: the runs that a job (`start` is its member) nested;
+    - `retry`, `resume`, `resend` in an `epoch`: members again; the first those that were dead, the others all that
+      haven't succeeded (of a cancelled run, or by hand);
+    - `halt`: cancel the runs of a stage; `tell`: say to the parent how the run stands, which is in the `snapshot`;
+    - the name of a callback, with the `snapshot` of the moment.
+
+    `again` says that it was given before.
     """
 
     id: str
@@ -54,6 +66,14 @@ class Duty:
         return int(self.id.split(":")[2])
 
     @property
+    def epoch(self) -> int:
+        return int(self.id.split(":")[2])
+
+    @property
+    def revision(self) -> int:
+        return int(self.id.split(":")[1])
+
+    @property
     def end(self) -> int:
         return int(self.id.split(":")[3])
 
@@ -70,24 +90,44 @@ class Reply:
 class Caller:
     """Who asks: the `owner` of duties, the time, and the `lease` under which it takes them, for `lease_ms`.
 
-    At least every `touch_every` milliseconds a transition has to put the expiry of the run's keys off.
+    `touch` says that it's time to put the expiry of the run's keys off, which the common case leaves out.
     """
 
     owner: str
     now: int
     lease: str
     lease_ms: int
-    touch_every: int = 0
+    touch: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """How one attempt of a job ended. `payload` is the encoded result, or the failure's details."""
+    """How one attempt of a job ended, or how a nested run (`of_run`) stands.
+
+    `payload` is the encoded result, or the failure's details; `nested` the plan of the runs that a job which has
+    succeeded has started: they take its place. An `attempt` of LAST is the word of a run that is gone: it counts as the
+    last one of the present epoch.
+    """
 
     tag: Tag
     attempt: int
     ending: Ending
     payload: bytes
+    nested: bytes = b""
+    of_run: bool = False
+
+    @property
+    def is_common(self) -> bool:
+        """Whether nothing but its place may have to change: a job in parallel with others has succeeded."""
+        return self.ending == "succeeded" and self.tag.of > 1 and not self.nested and not self.of_run
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a member stands that has had an attempt and not succeeded. `epoch` is that of its retry, if it is `open`."""
+
+    kind: Ending
+    epoch: int = 0
 
 
 class ClutchBackend(abc.ABC):
@@ -106,10 +146,15 @@ class ClutchBackend(abc.ABC):
         """A result as bytes: like Dramatiq's Results, whose encoders take any value. Raises what the encoder raises."""
         return self.encoder.encode(result)
 
+    # Transitions
+
     @abc.abstractmethod
-    def create(self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int) -> Reply:
+    def create(
+        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+    ) -> Reply:
         """Store the plan, then seal it in one step. Nothing is owed before the seal, and a plan that is never sealed
-        expires within minutes. `created` or, for a repeated call, `exists`."""
+        expires within minutes. `created`; for a repeated call `exists`, or `taken` if that one's `claim` (a clutch's
+        fingerprint) was another. A claimed id stays so for `run_ttl`, any other for a day after success."""
 
     @abc.abstractmethod
     def guard(self, tag: Tag) -> GuardWord:
@@ -117,14 +162,15 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def record(self, record: Record, caller: Caller) -> Reply:
-        """Record how an attempt ended. A member's first success is final; a failing or dead record that isn't newer
-        (epoch, attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
-        and counting is by membership: neither a duplicate nor a missing key can release anything."""
+        """Record how an attempt ended. A member's first success is final; another record that isn't newer (epoch,
+        attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
+        and counting is by membership: neither a duplicate nor a missing key can release anything. In the common case
+        (`Record.is_common`, and the caller has no need to touch) only the place changes, and no duties are given."""
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed.
-        `running`, `failed`, `succeeded` or `unknown`."""
+        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed. `owing` if there
+        is anything to do, be it somebody else's; `clear`, or `unknown`."""
 
     @abc.abstractmethod
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
@@ -137,7 +183,30 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        """The duty can't be done: the run fails, with these details. `failed` or `lost`."""
+        """The duty can't be done: the run fails, with these details. `failed` or `lost`. A retry owes it again, unless
+        it was a callback."""
+
+    @abc.abstractmethod
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
+        """Bring the run to rest, drop what would send or start anything, and owe the same to the runs nested in it.
+        `cancelled`; `over` if it is at rest; `unknown`. `bury` is the epoch of a parent that is cancelled: a run that
+        isn't there won't be started by it up to that epoch, and one that it has revived since is left alone."""
+
+    @abc.abstractmethod
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
+        """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded.
+        Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
+        `unknown`. `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it."""
+
+    @abc.abstractmethod
+    def resend(self, run_id: str, caller: Caller) -> Reply:
+        """Begin a new epoch in which all unsettled members are sent again. `resent`, `nothing` at rest, `unknown`."""
+
+    @abc.abstractmethod
+    def touch(self, run_id: str, caller: Caller) -> str:
+        """Put the expiry of the run's keys off. `touched` or `unknown`."""
+
+    # Looking
 
     @abc.abstractmethod
     def snapshot(self, run_id: str) -> Snapshot | None:
@@ -157,19 +226,34 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
-        """The encoded results of these members; None for one that has none."""
+        """What these members have left: `S` and the encoded result; something else for one that has not succeeded;
+        None for one of which nothing is known."""
+
+    @abc.abstractmethod
+    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
+        """How these members stand; None for one that has had no attempt."""
+
+    @abc.abstractmethod
+    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
+        """The dead members of a stage with their details, in written order."""
+
+    @abc.abstractmethod
+    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
+        """The plans that jobs of a stage have nested, by member."""
 
     @abc.abstractmethod
     def wait(self, run_id: str, timeout: float) -> None:
         """Return when the run is at rest, or after `timeout` seconds, or earlier: the caller looks again."""
+
+    # The index
 
     @abc.abstractmethod
     def due(self, now: int, look_again_at: int, limit: int) -> Sequence[str]:
         """Runs that a sweeper should look at; they are put down for `look_again_at`."""
 
     @abc.abstractmethod
-    def forget(self, run_id: str) -> None:
-        """Take a run that owes nothing any more out of the index."""
+    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
+        """Put a run down in the index for another time; None takes it out."""
 
 
 def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:

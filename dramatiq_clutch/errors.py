@@ -5,6 +5,8 @@
     ClutchError (dramatiq.DramatiqError)
     ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with
     ├── RunNotFound           no run has this id (any more)
+    ├── RunIdTaken            another clutch was run under this id
+    ├── NestingError          nest() outside a clutch job, or waiting for a nested run inside the job
     ├── ResultsGone           results that should be there are not
     ├── DamagedState          what is stored (or came with a message) can't be read
     ├── HandOverFailed        a duty that waiting doesn't cure; it fails the run
@@ -13,7 +15,7 @@
         ├── BrokerUnavailable the broker can't be reached
         └── OutcomeUnknown    run() got no answer: the run may or may not have started (carries its id)
 
-    RunFailed (dramatiq.results.ResultFailure) is raised by get_result()
+    RunFailed and RunCancelled (dramatiq.results.ResultFailure) are raised by get_result()
 """
 
 from __future__ import annotations
@@ -35,6 +37,14 @@ class NotConfigured(ClutchError):
 
 class RunNotFound(ClutchError):
     """No run has this id: it never existed, has expired, or lives under another namespace."""
+
+
+class RunIdTaken(ClutchError):
+    """Another clutch was run under this id. An id stands for one run of one clutch."""
+
+
+class NestingError(ClutchError):
+    """A run can be nested only by a clutch job, and starts only when that has succeeded."""
 
 
 class ResultsGone(ClutchError):
@@ -77,3 +87,10 @@ class RunFailed(ResultFailure):
 
     def __init__(self, message: str, exception_type: str = "", exception_text: str = "") -> None:
         super().__init__(message, exception_type, exception_text)  # type: ignore[no-untyped-call]
+
+
+class RunCancelled(ResultFailure):
+    """The run was cancelled, so it has no result."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "RunCancelled", message)  # type: ignore[no-untyped-call]

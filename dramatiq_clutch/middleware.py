@@ -25,8 +25,9 @@ from . import job as jobs
 from .backend import ClutchBackend, Ending, Record
 from .backends import RedisBackend, StubBackend
 from .dispatch import send
+from .engine import Engine, EngineMiddleware
 from .errors import DamagedState, NotConfigured, Unavailable
-from .handover import Engine, EngineMiddleware
+from .handover import hand_over, report_gone, sweep
 from .job import Job, job_of
 from .status import failure_details
 
@@ -107,7 +108,7 @@ class ClutchMiddleware(EngineMiddleware):
     def _sweep(self, engine: Engine, interval: float) -> None:
         while not self._stopping.wait(interval):
             try:
-                engine.sweep()
+                sweep(engine)
             except Unavailable as error:
                 logger.warning("The sweeper waits: %s", error)
             except Exception:
@@ -157,7 +158,7 @@ class ClutchMiddleware(EngineMiddleware):
             return
         job.exit = "returned"
         try:
-            job.result = job.engine.backend.encode(result)
+            job.conclude(result)
         except Exception as error:
             logger.error("The result of message %s can't be encoded: %r", message.message_id, error)
             job.error = error
@@ -168,7 +169,7 @@ class ClutchMiddleware(EngineMiddleware):
         if job is not None and job.exit is None:
             job.exit = "skipped"
             if not message.failed:
-                job.result = job.engine.backend.encode(None)
+                job.conclude(None)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         job = jobs.current.get()
@@ -187,7 +188,10 @@ class ClutchMiddleware(EngineMiddleware):
         """Record how the attempt ended and do what that owes, before the message is acked."""
         jobs.current.set(None)
         job = self._job(broker, message)
-        if job is None or job.exit == "unknown":
+        if job is None:
+            return
+        if job.exit == "unknown":
+            self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id))
             return
         if job.exit == "abandoned":
             raise NotAcked(f"message {message.message_id} comes again: nothing could be known of its run")
@@ -198,20 +202,25 @@ class ClutchMiddleware(EngineMiddleware):
         self._patiently(job, lambda: self._settle(broker, message, job))
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
-        caller, backend = job.engine.caller(job.tag.owner), job.engine.backend
+        engine, run_id = job.engine, job.tag.run_id
+        touch, backend = engine.is_due(run_id), engine.backend
+        caller = engine.caller(job.tag.owner, touch=touch)
         if job.exit in ("done", "over"):
-            reply = backend.owed(job.tag.run_id, caller)
+            reply = backend.owed(run_id, caller)
         else:
             ending, payload = self._ending(broker, message, job)
-            reply = backend.record(Record(job.tag, job.attempt, ending, payload), caller)
+            nested = job.wrapper if ending == "succeeded" else b""
+            reply = backend.record(Record(job.tag, job.attempt, ending, payload, nested), caller)
             if reply.word in ("unknown", "refused"):
                 logger.error(
                     "Message %s has worked for nothing: its place in run %s is %s.",
                     message.message_id,
-                    job.tag.run_id,
+                    run_id,
                     reply.word,
                 )
-        job.engine.hand_over(job.tag.run_id, reply, caller)
+        hand_over(engine, run_id, reply, caller)
+        if touch:
+            engine.touch_ancestors(run_id)
 
     def _ending(self, broker: Broker, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
         """How the attempt is recorded."""

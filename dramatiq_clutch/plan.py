@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dramatiq import Message
@@ -17,23 +19,36 @@ FORMAT = 1
 #: The option under which a message carries its `Tag`.
 OPTION = "clutch"
 
+#: The callbacks of a clutch, in the order in which one transition fires them.
+EVENTS = ("on_failure", "on_death", "completion", "on_success", "on_finish")
+
+#: What a row of a plan begins with: it holds a message, or the plan of a nested run.
+MESSAGE, NESTED = b"m", b"r"
+
+#: Between a run's id and the place of a run nested in it. An id that a user gives can't contain it.
+BELOW = "~"
+
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """One stage, as the scripts see it: where its rows begin in the plan and how many members it has.
+    """One stage, as the scripts see it: where its rows begin in the plan, how many members it has, how it was written.
 
-    `total` is None for a mapped stage until it is opened. `many` says how the stage was written (`parallel`, `map`),
-    never how many members it happens to have.
+    `total` is None for a mapped stage until it is opened. `many` says that it was written with `parallel` or `map`,
+    never how many members it happens to have. A `tolerant` stage allows failures, a `piped` one appends the result of
+    the stage before, `nested` says that some of its rows are runs.
     """
 
     offset: int
     total: int | None
     many: bool = False
     mapped: bool = False
+    tolerant: bool = False
+    piped: bool = False
+    nested: bool = False
 
     def __str__(self) -> str:
         total = "?" if self.total is None else self.total
-        flags = ("p" if self.many else "") + ("m" if self.mapped else "")
+        flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name))
         return f"{self.offset} {total} {flags or '-'}"
 
     @classmethod
@@ -41,24 +56,73 @@ class StageLine:
         """Raises DamagedState for a line that `str()` didn't write."""
         try:
             offset, total, flags = line.split(" ")
-            return cls(int(offset), None if total == "?" else int(total), "p" in flags, "m" in flags)
+            known = {name: letter in flags for letter, name in _FLAGS.items()}
+            return cls(int(offset), None if total == "?" else int(total), **known)
         except ValueError:
             raise DamagedState(f"the plan's stage {line!r} can't be read") from None
 
 
+_FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "nested"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a nested run stands: it is this member of its parent. `epoch` is the parent's when it was started."""
+
+    run_id: str
+    stage: int
+    member: int
+    epoch: int = 0
+
+    @property
+    def child_id(self) -> str:
+        """The id of the run that stands there: derived, so that starting it twice makes one."""
+        return f"{self.run_id}{BELOW}{self.stage}.{self.member}"
+
+    @classmethod
+    def of_child(cls, run_id: str) -> Place | None:
+        """The place that a nested run's id names; None for the id of another run."""
+        parent, _, place = run_id.rpartition(BELOW)
+        stage, _, member = place.partition(".")
+        return cls(parent, int(stage), int(member)) if parent and stage.isdecimal() and member.isdecimal() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What holds for all stages of a run. Opaque to the scripts."""
+    """What holds for all stages of a run. Opaque to the scripts.
+
+    `given` is what a mapped run was made for, encoded: its first stage finds it in place of the previous results, which
+    a run that `inherits` finds. `yields` is for the runs that a job nested: which of them make the job's result (their
+    positions in a list, or one position), else `own` is that result.
+    """
 
     name: str | None = None
     queue: str | None = None
     start_at: int | None = None  # UNIX milliseconds: nothing is to work before
-    callbacks: dict[str, bytes] = field(default_factory=dict)  # event → encoded message
+    callbacks: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # event → encoded messages
+    parent: Place | None = None
+    inherits: bool = False
+    given: bytes | None = None
+    yields: int | tuple[int, ...] | None = None
+    own: bytes | None = None
 
     def to_bytes(self) -> bytes:
-        events = sorted(self.callbacks)
-        about = {"v": FORMAT, "name": self.name, "queue": self.queue, "start_at": self.start_at, "events": events}
-        return pack([json.dumps(about).encode(), *(self.callbacks[event] for event in events)])
+        parent = self.parent and [self.parent.run_id, self.parent.stage, self.parent.member, self.parent.epoch]
+        about = {
+            "v": FORMAT,
+            "name": self.name,
+            "queue": self.queue,
+            "start_at": self.start_at,
+            "callbacks": [[event, len(self.callbacks[event])] for event in sorted(self.callbacks)],
+            "parent": parent,
+            "inherits": self.inherits,
+            "yields": self.yields,
+            "blobs": [self.given is not None, self.own is not None],
+        }
+        blobs = [row for event in sorted(self.callbacks) for row in self.callbacks[event]]
+        return pack(
+            [json.dumps(about).encode(), *blobs, *(blob for blob in (self.given, self.own) if blob is not None)]
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Spec:
@@ -71,9 +135,22 @@ class Spec:
                     f"the run's plan has format {about['v']!r}, this dramatiq-clutch reads {FORMAT}: "
                     "let workers of the release that wrote it finish the run"
                 )
-            callbacks = dict(zip(about["events"], blobs, strict=True))
-            return cls(about["name"], about["queue"], about["start_at"], callbacks)
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+            left = iter(blobs)
+            callbacks = {event: tuple(next(left) for _ in range(count)) for event, count in about["callbacks"]}
+            given, own = (next(left) if there else None for there in about["blobs"])
+            yields = about["yields"]
+            return cls(
+                about["name"],
+                about["queue"],
+                about["start_at"],
+                callbacks,
+                parent=about["parent"] and Place(*about["parent"]),
+                inherits=about["inherits"],
+                given=given,
+                yields=tuple(yields) if isinstance(yields, list) else yields,
+                own=own,
+            )
+        except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
             raise DamagedState(f"the run's plan can't be read: {error!r}") from error
 
 
@@ -84,6 +161,33 @@ class Plan:
     spec: Spec
     lines: tuple[StageLine, ...]
     rows: tuple[bytes, ...]
+
+    def to_bytes(self) -> bytes:
+        return pack([self.spec.to_bytes(), "\n".join(map(str, self.lines)).encode(), *self.rows])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """Raises DamagedState for what `to_bytes` didn't write."""
+        try:
+            spec, lines, *rows = unpack(data)
+            parsed = tuple(StageLine.parse(line) for line in lines.decode().split("\n") if line)
+        except (ValueError, struct.error) as error:
+            raise DamagedState(f"the plan of a nested run can't be read: {error!r}") from error
+        return cls(Spec.from_bytes(spec), parsed, tuple(rows))
+
+    def to_row(self) -> bytes:
+        """The plan as a member of another one."""
+        return NESTED + self.to_bytes()
+
+    def at(self, place: Place, *, given: bytes | None = None) -> Plan:
+        """The same plan, for the run that stands there."""
+        return replace(self, spec=replace(self.spec, parent=place, given=given))
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells two clutches apart that are run under one id. A delay is none of it."""
+        timeless = replace(self, spec=replace(self.spec, start_at=None))
+        return hashlib.sha256(timeless.to_bytes()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +234,28 @@ class Tag:
 
 def to_row(message: Message[Any]) -> bytes:
     """A message as Dramatiq's encoder writes it, without what is given when it is sent: id and timestamp."""
-    return message.copy(message_id="", message_timestamp=0).encode()
+    return MESSAGE + message.copy(message_id="", message_timestamp=0).encode()
 
 
-def from_row(row: bytes) -> Message[Any]:
-    """Raises DamagedState for bytes that Dramatiq's encoder doesn't take for a message."""
+def from_row(row: bytes) -> Message[Any] | Plan:
+    """Raises DamagedState for a row that holds neither a message nor a plan."""
+    kind, data = row[:1], row[1:]
+    if kind == NESTED:
+        return Plan.from_bytes(data)
+    if kind != MESSAGE:
+        raise DamagedState(f"a stored row is neither a message nor a plan: {row[:20]!r}")
+    return message_from(row)
+
+
+def message_from(row: bytes) -> Message[Any]:
+    """Raises DamagedState for a row that holds no message."""
     try:
-        return Message.decode(row)
+        return Message.decode(row.removeprefix(MESSAGE))
     except Exception as error:  # DecodeError since 1.12; a foreign encoder may raise anything
         raise DamagedState(f"a stored message can't be decoded: {error}") from error
 
 
-def pack(blobs: list[bytes]) -> bytes:
+def pack(blobs: Sequence[bytes]) -> bytes:
     """Several byte strings as one, each after its length."""
     return b"".join(struct.pack(">I", len(blob)) + blob for blob in blobs)
 

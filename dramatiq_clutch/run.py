@@ -1,19 +1,27 @@
-"""The handle of a run: status and result."""
+"""The handle of a run: status, result, cancel, retry."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from dramatiq import Broker, get_broker
+from dramatiq.logging import get_logger
 from dramatiq.results import ResultMissing, ResultTimeout
 
-from .errors import RunFailed, RunNotFound
-from .handover import Engine, engine_of
+from .backend import Caller, Reply
+from .engine import Engine, engine_of
+from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, Unavailable
+from .handover import hand_over
 from .status import RunStatus, status_from
 
 #: How long `get_result(block=True)` waits unless told, in milliseconds: Dramatiq's own default.
 DEFAULT_TIMEOUT = 10_000
+
+logger = get_logger(__name__)
 
 
 class Run:
@@ -27,7 +35,7 @@ class Run:
         """How the run stands, at one moment. Raises RunNotFound."""
         snapshot = self._engine.backend.snapshot(self.run_id)
         if snapshot is None:
-            raise RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
+            raise self._not_found()
         return status_from(self.run_id, snapshot)
 
     def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:
@@ -41,6 +49,7 @@ class Run:
           ResultMissing: the run is at work, and `block` is False.
           ResultTimeout: it is still at work after `timeout`.
           RunFailed: it has failed (a `ResultFailure`); at once, nobody is left waiting.
+          RunCancelled: it was cancelled (a `ResultFailure`); at once.
           RunNotFound: there is no such run, or it has succeeded and its result has expired; at once.
           ResultsGone: the result was removed by hand.
         """
@@ -54,14 +63,74 @@ class Run:
             self._engine.backend.wait(self.run_id, rest)
         if status.state == "failed":
             raise _failure(status)
+        if status.state == "cancelled":
+            raise RunCancelled(f"run {self.run_id!r} was cancelled")
         if not status.stages:
             return None
         line, results = self._engine.stage_results(self.run_id, len(status.stages) - 1)
         return results if line.many else results[0]
 
+    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:
+        """`get_result` for coroutines: it waits in a thread, and the event loop goes on. Raises the same."""
+        return await asyncio.to_thread(self.get_result, block=block, timeout=timeout)
+
+    def cancel(self) -> bool:
+        """Bring the run to rest, at once: jobs that are queued are skipped when they arrive, running ones finish and
+        their results are dropped, nothing more is released, nested runs are cancelled too. `on_finish` fires.
+
+        Returns whether this call has done it: a run that is at rest already (succeeded, failed or cancelled) stays as
+        it is. A cancelled run can be taken up again with `retry()`.
+
+        Raises:
+          RunNotFound: there is no such run (any more).
+          StateUnavailable: the state store is away; try again.
+        """
+        return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
+
+    def retry(self) -> bool:
+        """Send the dead members again, and only them, with fresh retries; those of nested runs likewise. A failed run
+        is back at work then, and its `on_failure` and `on_death` are armed again.
+
+        Of a cancelled run, all members that haven't succeeded are sent again. Of one that failed with an error of its
+        own (`status().error`), what failed is done again.
+
+        Returns whether there was anything to send again: False for a run with no dead member, and for one that has
+        succeeded; they stay as they are.
+
+        Raises:
+          RunNotFound: there is no such run (any more).
+          StateUnavailable: the state store is away; try again.
+        """
+        return self._change("retry", self._engine.backend.retry).word == "retried"
+
+    def resend(self) -> bool:
+        """Send all unsettled members of the present stage again, by hand, because their messages were lost (a purged
+        queue). Where they weren't, the second copies are absorbed, but may work a second time.
+
+        Returns whether there was anything to send: False for a run at rest. Raises what `retry()` raises.
+        """
+        return self._change("resend", self._engine.backend.resend).word == "resent"
+
+    def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
+        engine = self._engine
+        caller = engine.caller(f"{verb}:{uuid4()}")
+        # The index first: whatever happens from here on, a sweeper finds what is owed.
+        engine.backend.look_again(self.run_id, caller.now + caller.lease_ms, run_ttl=engine.run_ttl)
+        reply = transition(self.run_id, caller)
+        if reply.word == "unknown":
+            raise self._not_found()
+        try:
+            hand_over(engine, self.run_id, reply, caller)
+        except Unavailable as error:
+            logger.warning("A worker will finish the %s of run %s: %s", verb, self.run_id, error)
+        return reply
+
     @property
     def _engine(self) -> Engine:
         return engine_of(self._broker or get_broker())
+
+    def _not_found(self) -> RunNotFound:
+        return RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
 
     def __repr__(self) -> str:
         return f"Run({self.run_id!r})"
@@ -71,6 +140,17 @@ class Run:
 
     def __hash__(self) -> int:
         return hash(self.run_id)
+
+
+class NestedRun(Run):
+    """What `nest()` returns: a run that starts when the job that nests it has succeeded."""
+
+    def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:  # noqa: ARG002
+        """Raises NestingError: a job that waited for what starts after it would wait for ever."""
+        raise NestingError(
+            f"nested run {self.run_id!r} starts when the job that nests it has succeeded, so the job can't wait for "
+            "it: return the handle, and the nested result becomes the job's"
+        )
 
 
 def _failure(status: RunStatus) -> RunFailed:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from .plan import StageLine
 
-State = Literal["waiting", "running", "failing", "failed", "succeeded"]
+State = Literal["waiting", "running", "failing", "failed", "succeeded", "cancelled"]
 
 #: What `ClutchBackend.snapshot` returns and a callback is made of: `head` (the run's fields, all strings), `counts`
-#: (of its present stage: `marks`, `attempted`, `failing`, `dead`) and `failures` (`[member, details]`).
+#: (of its present stage: `marks`, `open`, `attempted`, `failing`, `dead`) and `failures` (`[member, details]`).
 Snapshot = Mapping[str, Any]
 
 #: How many failures a status lists.
@@ -25,7 +25,8 @@ MOST_TEXT = 1000
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """Why a job is failing or dead. `index` is None where a whole stage couldn't be opened or sent."""
+    """Why a member is failing or dead: for a nested run, the first failure in it. `index` is the member's place in its
+    stage, None where a whole stage couldn't be opened or sent."""
 
     stage: int
     index: int | None
@@ -38,7 +39,8 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """How a stage stands. `total` is None as long as it isn't known: a mapped stage before its release."""
+    """How a stage stands. `total` is None as long as it isn't known: a mapped stage before its release. A stage that
+    allows failures may have succeeded with dead members."""
 
     state: State
     total: int | None
@@ -86,6 +88,21 @@ def failure_details(
     return json.dumps(details).encode()
 
 
+def details_of(status: RunStatus) -> bytes:
+    """What a nested run that stands so tells its parent: its first failure, as it is."""
+    first = status.error or next(iter(status.failures), None)
+    if first is None:
+        return failure_details(None, message_id=status.run_id, text=f"nested run {status.run_id} was {status.state}")
+    details = {
+        "actor": first.actor,
+        "message_id": first.message_id or status.run_id,
+        "type": first.exception_type,
+        "text": first.exception_text,
+        "attempts": first.attempts,
+    }
+    return json.dumps(details).encode()
+
+
 def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
     """The status that a snapshot shows."""
     head, counts = snapshot["head"], snapshot["counts"]
@@ -96,9 +113,10 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
     for index in range(int(head["stages"])):
         line = StageLine.parse(head[f"s{index}"])
         if state == "succeeded" or index < current:
-            stages.append(StageStatus("succeeded", line.total, succeeded=line.total or 0))
+            lost = int(head.get(f"d{index}", 0))
+            stages.append(StageStatus("succeeded", line.total, (line.total or 0) - lost, dead=lost))
         elif index == current:
-            succeeded = int(counts["marks"]) - int(counts["attempted"]) - failing - dead
+            succeeded = int(counts["marks"]) - int(counts["open"]) - int(counts["attempted"]) - failing - dead
             stages.append(StageStatus(shown, line.total, succeeded, failing, dead))
         else:
             stages.append(StageStatus("waiting", line.total))
@@ -108,15 +126,15 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
         name=head.get("name") or None,
         state=shown,
         stages=tuple(stages),
-        failures=tuple(_failure(current, int(member), details) for member, details in snapshot["failures"]),
-        error=_failure(current, None, error) if error else None,
+        failures=tuple(failure_from(current, int(member), details) for member, details in snapshot["failures"]),
+        error=failure_from(current, None, error) if error else None,
         created=int(head["created"]),
         updated=int(head["updated"]),
     )
 
 
-def _failure(stage: int, index: int | None, stored: str) -> JobFailure:
-    """Details only inform, so damaged ones are shown for what they are, and stop nobody."""
+def failure_from(stage: int, index: int | None, stored: str) -> JobFailure:
+    """The failure that details tell of. They only inform: damaged ones are shown for what they are, and stop nobody."""
     try:
         details = json.loads(stored)
         return JobFailure(

@@ -36,7 +36,7 @@ class Store:
         for total in totals:
             lines.append(StageLine(rows, total, many=True, mapped=total is None))
             rows += 1 if total is None else total
-        plan = Plan(Spec("name", None, None, dict.fromkeys(events, b"row")), tuple(lines), (b"row",) * rows)
+        plan = Plan(Spec("name", None, None, dict.fromkeys(events, (b"row",))), tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
 
     def record(
@@ -181,16 +181,16 @@ def test_results_stay_in_written_order_and_the_first_one_wins(store: Store) -> N
     tag = Tag(store.run_id, 0, 2, 3)
     store.backend.record(Record(tag, 1, "succeeded", b"second"), store.caller(tag.owner))
     store.record(1, "succeeded")
-    assert list(store.backend.results(store.run_id, 0, 0, 3)) == [b"0", b"1", b"2"]
+    assert list(store.backend.results(store.run_id, 0, 0, 3)) == [b"S0", b"S1", b"S2"]
 
 
 def test_results_are_dropped_when_nothing_can_read_them_any_more(store: Store) -> None:
     store.create(1, 1, 1)
     store.record(0, "succeeded", of=1)
-    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"0"]
+    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"S0"]
     store.record(0, "succeeded", stage=1, of=1)
     assert list(store.backend.results(store.run_id, 0, 0, 1)) == [None]
-    assert list(store.backend.results(store.run_id, 1, 0, 1)) == [b"0"]
+    assert list(store.backend.results(store.run_id, 1, 0, 1)) == [b"S0"]
 
 
 def test_an_empty_stage_completes_at_once_and_a_mapped_one_waits_to_be_opened(store: Store) -> None:
@@ -315,5 +315,5 @@ def test_the_index_tells_each_run_that_is_due_and_puts_it_down_for_later(store: 
     assert store.backend.due(store.now, store.now + 99, 10) == []
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == [store.run_id]
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == []
-    store.backend.forget(store.run_id)
+    store.backend.look_again(store.run_id, None, run_ttl=TTL)
     assert store.backend.due(store.now + 9 * LEASE, store.now + 10 * LEASE, 10) == []

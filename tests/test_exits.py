@@ -20,7 +20,8 @@ from dramatiq.results.backends import StubBackend as ResultsInMemory
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
-from dramatiq_clutch.handover import Engine, engine_of, job_message
+from dramatiq_clutch.engine import Engine, engine_of
+from dramatiq_clutch.handover import job_message
 from dramatiq_clutch.plan import Spec, Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until

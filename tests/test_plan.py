@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dramatiq_clutch.errors import DamagedState
-from dramatiq_clutch.plan import FORMAT, Spec, StageLine, Tag, from_row, pack, to_row, unpack
+from dramatiq_clutch.plan import FORMAT, Spec, StageLine, Tag, from_row, message_from, pack, to_row, unpack
 from dramatiq_clutch.status import failure_details, status_from
 
 JSON = st.recursive(
@@ -86,9 +86,9 @@ def test_a_stage_line_comes_back(line: StageLine) -> None:
 @given(st.text(), st.text(), st.text())
 def test_a_spec_comes_back(name: str, queue: str, text: str) -> None:
     row = to_row(dramatiq.Message("q", "a", (text,), {}, {}))
-    spec = Spec(name, queue, 17, {"on_failure": row})
+    spec = Spec(name, queue, 17, {"on_failure": (row,), "completion": (row, row)})
     assert Spec.from_bytes(spec.to_bytes()) == spec
-    assert from_row(row).args in ((text,), [text])
+    assert message_from(row).args in ((text,), [text])
 
 
 class Unspeakable(Exception):
@@ -105,6 +105,6 @@ def test_a_failures_details_are_plain_ascii_whatever_it_says(text: str) -> None:
 @given(st.text())
 def test_damaged_details_stop_nobody(details: str) -> None:
     head = {"state": "running", "stage": "0", "stages": "1", "s0": "0 1 -", "created": "1", "updated": "1"}
-    counts = {"marks": 1, "attempted": 0, "failing": 1, "dead": 0}
+    counts = {"marks": 1, "open": 0, "attempted": 0, "failing": 1, "dead": 0}
     status = status_from("r", {"head": head, "counts": counts, "failures": [["0", details]]})
     assert status.failures[0].exception_type

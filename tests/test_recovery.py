@@ -19,8 +19,8 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
 from dramatiq_clutch.backend import ClutchBackend, Record
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.engine import Engine
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
-from dramatiq_clutch.handover import Engine
 from dramatiq_clutch.plan import Tag
 from tests import recovery_actors
 from tests.conftest import running_worker
@@ -118,8 +118,9 @@ def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, met
 
 def test_the_boundaries_are_all_that_the_backend_has() -> None:
     """A method that is added to the backend has to be added here, too."""
-    looked_at_elsewhere = {"create", "owed", "fail", "snapshot", "wait", "due", "forget"}
-    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere}
+    looked_at_elsewhere = {"create", "owed", "fail", "snapshot", "wait", "due", "look_again", "touch"}
+    of_lives = {"cancel", "retry", "resend", "standing", "failures", "nested"}
+    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere, *of_lives}
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
@@ -222,14 +223,14 @@ def test_only_the_holder_of_a_lapsed_lease_is_replaced(server: Server) -> None:
         run = jobs.clutch().run()
         owner = engine.caller("0.0")
         assert backend.owed(run.run_id, owner).duties == ()  # what run() owed is done
-        assert engine.sweep() in (0, 1)
+        assert handover.sweep(engine) in (0, 1)
         assert run.status().state == "running"
 
 
 def test_a_sweep_with_nothing_to_do_costs_one_command(server: Server) -> None:
     with ready(server) as (_, engine, _jobs), server.client() as client:
         before = client.info("stats")["total_commands_processed"]
-        assert engine.sweep() == 0
+        assert handover.sweep(engine) == 0
         assert client.info("stats")["total_commands_processed"] - before <= 3  # with the two of this look
 
 

@@ -13,8 +13,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import ResultFailure, ResultMissing, ResultTimeout
 
 from dramatiq_clutch import Clutch, Run
+from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ResultsGone, RunFailed
-from dramatiq_clutch.handover import engine_of
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib import resources
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import redis
 from dramatiq import Encoder
 from redis.exceptions import NoScriptError, RedisError
 
-from ..backend import Caller, ClutchBackend, Duty, GuardWord, Record, Reply, decode_snapshot
+from ..backend import Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
 from ..errors import StateUnavailable
-from ..plan import Plan, Tag
+from ..plan import EVENTS, Plan, Tag
 from ..status import Snapshot
-
-T = TypeVar("T")
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
@@ -31,8 +30,9 @@ CHUNK = 1_000
 #: The longest a blocking call may block, in seconds: below the socket timeout (5 s) that redis-py gives a client.
 LONGEST_BLOCK = 2.0
 
-#: Of how many runs a process remembers when it put their expiry off.
-MOST_TOUCHED = 10_000
+#: The kinds of members that have had an attempt and not succeeded. A member's score is its kind * SPAN + its index.
+KINDS: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
+SPAN = 2**40
 
 #: What a server answers that waiting cures, and what its operator can do about it.
 CURABLE = {
@@ -95,17 +95,19 @@ class RedisBackend(ClutchBackend):
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
-        self._touched: dict[str, int] = {}
 
     # Transitions
 
-    def create(self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int) -> Reply:
+    def create(
+        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+    ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         head = {
             "spec": spec.to_bytes(),
             "name": spec.name or "",
             "stages": len(lines),
-            "events": " ".join(sorted(spec.callbacks)),
+            "events": " ".join(event for event in EVENTS if event in spec.callbacks),
+            "told": "open" if spec.parent else "",
             **lines,
         }
         fields = [part for pair in head.items() for part in pair]
@@ -119,9 +121,9 @@ class RedisBackend(ClutchBackend):
                 pipe.pexpire(draft, DRAFT_TTL)
             pipe.pexpire(self._index, 2 * run_ttl)
             pipe.execute()
-        return self._transition(
-            "seal", run_id, 0, caller, run_ttl, result_ttl, caller.owner, *fields, extra_keys=(draft,)
-        )
+        epoch = spec.parent.epoch if spec.parent else 0
+        args = (run_ttl, result_ttl, claim, epoch, *fields)
+        return self._transition("seal", run_id, 0, caller, *args, extra_keys=(draft,))
 
     def guard(self, tag: Tag) -> GuardWord:
         keys = [self._key(tag.run_id, part) for part in ("head", "mark", f"marks:{tag.stage}")]
@@ -129,16 +131,23 @@ class RedisBackend(ClutchBackend):
 
     def record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag
-        if record.ending == "succeeded" and tag.of > 1 and self._was_touched(tag.run_id, caller):
+        if record.is_common and not caller.touch:
             marks = self._key(tag.run_id, f"marks:{tag.stage}")
             word = self._run("succeed", [marks], [tag.member, b"S" + record.payload, tag.of], bare=True)
             if word == b"counts":
                 return Reply("counts")
+            if word == b"last":  # the whole transition finds it applied
+                return replace(self._record(record, caller), word="counts")
+        return self._record(record, caller)
+
+    def _record(self, record: Record, caller: Caller) -> Reply:
+        tag = record.tag
         outcome = (tag.member, record.ending, tag.epoch, record.attempt, record.payload)
-        return self._transition("record", tag.run_id, tag.stage, caller, *outcome)
+        rest = (record.nested, "1" if record.of_run else "")
+        return self._transition("record", tag.run_id, tag.stage, caller, *outcome, *rest)
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        return self._present("owed", run_id, lambda raw: self._reply(raw), caller)
+        return self._reply(self._present("owed", run_id, caller))
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
         return self._transition("open", run_id, duty.stage, caller, duty.id, total)
@@ -148,13 +157,25 @@ class RedisBackend(ClutchBackend):
         return self._transition("confirm", run_id, stage, caller, duty.id, "" if cursor is None else cursor).word
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        return self._transition("fail", run_id, self._stage(run_id), caller, duty.id, details)
+        return self._reply(self._present("fail", run_id, caller, duty.id, details))
+
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
+        return self._reply(self._present("cancel", run_id, caller, "" if bury is None else bury))
+
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
+        return self._reply(self._present("retry", run_id, caller, "" if since is None else since))
+
+    def resend(self, run_id: str, caller: Caller) -> Reply:
+        return self._reply(self._present("resend", run_id, caller))
+
+    def touch(self, run_id: str, caller: Caller) -> str:
+        return self._reply(self._present("touch", run_id, caller)).word
 
     # Looking
 
     def snapshot(self, run_id: str) -> Snapshot | None:
-        caller = Caller(owner="", now=0, lease="", lease_ms=0)
-        return self._present("snapshot", run_id, self._snapshot_from, caller)
+        raw = self._present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0))
+        return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
 
     def spec(self, run_id: str) -> bytes | None:
         return cast("bytes | None", self._ask(lambda: self.client.hget(self._key(run_id, "head"), "spec")))
@@ -173,7 +194,29 @@ class RedisBackend(ClutchBackend):
             for at in range(start, end, CHUNK):
                 members = list(map(str, range(at, min(at + CHUNK, end))))
                 found += cast("list[bytes | None]", self.client.hmget(marks, members))
-        return [mark[1:] if mark and mark[:1] == b"S" else None for mark in found]
+        return found
+
+    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
+        if start >= end:
+            return []
+        members = list(map(str, range(start, end)))
+        with translated():
+            pipe = self.client.pipeline(transaction=True)
+            pipe.hmget(self._key(run_id, f"marks:{stage}"), members)
+            pipe.zmscore(self._key(run_id, f"standing:{stage}"), members)
+            pipe.hmget(self._key(run_id, f"details:{stage}"), members)
+            return [_standing_from(*found) for found in zip(*pipe.execute(), strict=True)]
+
+    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
+        least = KINDS.index("dead") * SPAN
+        standing, details = self._key(run_id, f"standing:{stage}"), self._key(run_id, f"details:{stage}")
+        dead = self._ask(lambda: self.client.zrangebyscore(standing, least, "+inf"))
+        stored = self._ask(lambda: self.client.hmget(details, dead)) if dead else []
+        return [(int(member), _details_in(text).decode()) for member, text in zip(dead, stored, strict=True) if text]
+
+    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
+        nests = self._ask(lambda: self.client.hgetall(self._key(run_id, f"nests:{stage}")))
+        return {int(member): plan for member, plan in nests.items()}
 
     def wait(self, run_id: str, timeout: float) -> None:
         # A list that rotates onto itself wakes every waiter, one after the other, and stays.
@@ -190,20 +233,17 @@ class RedisBackend(ClutchBackend):
             self._ask(lambda: self.client.zadd(self._index, dict.fromkeys(due, look_again_at), xx=True))
         return [run_id.decode() for run_id in due]
 
-    def forget(self, run_id: str) -> None:
-        self._ask(lambda: self.client.zrem(self._index, run_id))
+    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
+        with translated():
+            if at is None:
+                self.client.zrem(self._index, run_id)
+                return
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zadd(self._index, {run_id: at})
+            pipe.pexpire(self._index, 2 * run_ttl)
+            pipe.execute()
 
     # Keys, scripts, replies
-
-    def _was_touched(self, run_id: str, caller: Caller) -> bool:
-        """Whether this process has put the expiry of the run's keys off lately. The common case leaves that out, so the
-        whole transition is due now and then."""
-        if caller.now - self._touched.get(run_id, 0) < caller.touch_every:
-            return True
-        if len(self._touched) >= MOST_TOUCHED:
-            self._touched.clear()
-        self._touched[run_id] = caller.now
-        return False
 
     @property
     def _index(self) -> str:
@@ -214,19 +254,20 @@ class RedisBackend(ClutchBackend):
 
     def _keys(self, run_id: str, stage: int) -> list[str]:
         parts = ["head", "plan", "outbox", "bell", "mark"]
-        for index in (stage - 1, stage, stage + 1):
-            parts += [f"marks:{index}", f"standing:{index}", f"details:{index}"]
-        return [self._key(run_id, part) for part in parts]
+        parts += [f"{part}:{stage - 1}" for part in ("marks", "standing", "details", "nests")]
+        parts += [f"{part}:{stage}" for part in ("marks", "standing", "details", "nests", "halted")]
+        return [self._key(run_id, part) for part in (*parts, f"marks:{stage + 1}")]
 
     def _stage(self, run_id: str) -> int:
         """The present stage: a guess, which the script checks where it matters."""
         return int(self._ask(lambda: self.client.hget(self._key(run_id, "head"), "stage")) or 0)
 
-    def _present(self, name: str, run_id: str, read: Callable[[Any], T], caller: Caller) -> T:
+    def _present(self, name: str, run_id: str, caller: Caller, *args: Any) -> Any:
+        """Call a script with the keys of the present stage, which may be another one by then."""
         while True:
-            raw = self._call(name, run_id, self._stage(run_id), caller)
+            raw = self._call(name, run_id, self._stage(run_id), caller, *args)
             if raw[0] != b"moved":
-                return read(raw)
+                return raw
 
     def _transition(
         self, name: str, run_id: str, stage: int, caller: Caller, *args: Any, extra_keys: Sequence[str] = ()
@@ -254,9 +295,6 @@ class RedisBackend(ClutchBackend):
     def _reply(self, raw: Any) -> Reply:
         return Reply(raw[0].decode(), tuple(map(_duty_from, raw[1:])))
 
-    def _snapshot_from(self, raw: Any) -> Snapshot | None:
-        return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
-
 
 @cache
 def _registered(text: str) -> str:
@@ -274,3 +312,18 @@ def _duty_from(raw: Any) -> Duty:
         line=line.decode(),
         snapshot=decode_snapshot(json.loads(snapshot)) if snapshot else None,
     )
+
+
+def _standing_from(mark: bytes | None, score: float | None, details: bytes | None) -> Standing | None:
+    if mark is not None and mark[:1] == b"S":
+        return Standing("succeeded")
+    if score is None:
+        return None
+    kind = KINDS[int(score // SPAN)]
+    retried = _details_in(details or b"")
+    return Standing(kind, int(retried) if kind == "open" and retried else 0)
+
+
+def _details_in(stored: bytes) -> bytes:
+    """What follows the epoch and the attempt."""
+    return stored.split(b" ", 2)[-1] if stored else b""

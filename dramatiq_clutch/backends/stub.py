@@ -7,59 +7,83 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from dramatiq import Encoder
 
-from ..backend import Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply
-from ..plan import Plan, StageLine, Tag
+from ..backend import LAST, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing
+from ..plan import EVENTS, Plan, StageLine, Tag
 from ..status import MOST_FAILURES, Snapshot
+
+#: What a cancelled run doesn't do any more.
+MOVES = ("send", "open", "start", "retry", "resume", "resend")
 
 
 @dataclass(slots=True)
-class Standing:
-    """A member that has had an attempt and not succeeded."""
+class Trouble:
+    """A member that has had an attempt and not succeeded. `retried` is the epoch in which it works again."""
 
     kind: Ending
-    order: tuple[int, int]
-    details: bytes
+    order: tuple[int, int] = (-1, -1)
+    details: bytes = b""
+    retried: int = 0
 
 
 @dataclass(slots=True)
 class Owed:
-    """A duty in the outbox, and who may do it until when."""
+    """A duty in the outbox, and who may do it until when. A parked one has failed."""
 
     duty: Duty
     owner: str
     due: int = 0
+    parked: bool = False
 
 
 @dataclass(slots=True)
 class StubRun:
     spec: bytes | None
     token: str
+    claim: str
     lines: list[StageLine]
     rows: tuple[bytes, ...]
     events: tuple[str, ...]
     name: str
     created: int
     updated: int
+    now: int
+    told: str
     state: str = "running"
     stage: int = 0
+    epoch: int = 0
     alarmed: bool = False
+    mourned: bool = False
     error: str = ""
+    cancelled_by: str = ""
+    since: int = 0
     seq: int = 0
+    fired: int = 0
+    revision: int = 0
     results: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
-    standing: dict[int, dict[int, Standing]] = field(default_factory=lambda: defaultdict(dict))
+    trouble: dict[int, dict[int, Trouble]] = field(default_factory=lambda: defaultdict(dict))
+    nests: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    lost: dict[int, int] = field(default_factory=dict)
     outbox: dict[str, Owed] = field(default_factory=dict)
 
-    def count(self, kind: Ending) -> int:
-        return sum(stand.kind == kind for stand in self.standing[self.stage].values())
+    @property
+    def line(self) -> StageLine:
+        return self.lines[self.stage]
+
+    def count(self, *kinds: Ending) -> int:
+        return sum(trouble.kind in kinds for trouble in self.trouble[self.stage].values())
+
+    def has_nested(self) -> bool:
+        return bool(self.lines) and (self.line.nested or bool(self.nests[self.stage]))
 
     def snapshot(self) -> Snapshot:
-        results, standing = self.results[self.stage], self.standing[self.stage]
-        troubled = [(stand.kind == "dead", member) for member, stand in standing.items() if stand.kind != "attempted"]
+        results, trouble = self.results[self.stage], self.trouble[self.stage]
+        ranked = [(one.kind == "dead", member) for member, one in trouble.items() if one.kind in ("failing", "dead")]
         head = {
             "state": self.state,
             "stage": str(self.stage),
@@ -68,72 +92,127 @@ class StubRun:
             "error": self.error,
             "created": str(self.created),
             "updated": str(self.updated),
-        } | {f"s{index}": str(line) for index, line in enumerate(self.lines)}
-        counts = {"marks": len(results) + len(standing)} | {
-            kind: self.count(kind) for kind in ("attempted", "failing", "dead")
+            "told": self.told,
         }
-        failures = [[str(member), standing[member].details.decode()] for _, member in sorted(troubled)]
+        head |= {f"s{index}": str(line) for index, line in enumerate(self.lines)}
+        head |= {f"d{index}": str(count) for index, count in self.lost.items()}
+        kinds: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
+        counts = {"marks": len(results) + len(trouble)} | {kind: self.count(kind) for kind in kinds}
+        failures = [[str(member), trouble[member].details.decode()] for _, member in sorted(ranked)]
         return {"head": head, "counts": counts, "failures": failures[:MOST_FAILURES]}
 
-    def owe(self, owner: str, name: str, *, with_snapshot: bool = False) -> None:
+    def moment(self) -> Snapshot:
+        self.updated = self.now
+        return self.snapshot()
+
+    # What is owed
+
+    def owe(self, owner: str, name: str, moment: Snapshot | None = None) -> None:
         self.seq += 1
-        duty = Duty(f"{name}:{self.seq}" if with_snapshot else name, lease="")
-        self.outbox.setdefault(duty.id, Owed(replace(duty, snapshot=self.snapshot()) if with_snapshot else duty, owner))
+        self.outbox.setdefault(name, Owed(Duty(name, lease="", snapshot=moment), owner))
+
+    def owe_callback(self, owner: str, event: str) -> None:
+        if event in self.events:
+            self.fired += 1
+            self.owe(owner, f"{event}:{self.stage}:{self.fired}", self.moment())
 
     def owe_stage(self, owner: str) -> None:
-        total = self.lines[self.stage].total
+        total = self.line.total
         self.owe(owner, f"send:{self.stage}:0:{total}" if total else f"open:{self.stage}")
 
     def alarm(self, owner: str) -> None:
-        self.alarmed = True
-        if "on_failure" in self.events:
-            self.owe(owner, f"on_failure:{self.stage}", with_snapshot=True)
+        if not self.alarmed:
+            self.alarmed = True
+            self.owe_callback(owner, "on_failure")
 
-    def complete(self, owner: str) -> None:
-        self.results.pop(self.stage - 1, None)
-        self.standing.pop(self.stage - 1, None)
+    def mourn(self, owner: str) -> None:
+        if not self.mourned:
+            self.mourned = True
+            self.owe_callback(owner, "on_death")
+
+    def rest(self, owner: str, state: str) -> None:
+        self.state = state
+        if state == "succeeded":
+            self.owe_callback(owner, "completion")
+            self.owe_callback(owner, "on_success")
+        self.owe_callback(owner, "on_finish")
+
+    def heal(self, dead: int) -> None:
+        self.state, self.alarmed, self.mourned = "running", False, dead > 0
+
+    def complete(self, owner: str, dead: int) -> None:
+        for kept in (self.results, self.trouble):
+            kept.pop(self.stage - 1, None)
+        self.nests.pop(self.stage, None)
+        if dead:
+            self.lost[self.stage] = dead
         if self.stage + 1 == len(self.lines):
-            self.state = "succeeded"
+            self.rest(owner, "succeeded")
             return
+        if self.state == "failed":
+            self.heal(0)
         self.stage += 1
-        self.alarmed = False
+        self.alarmed = self.mourned = False
         self.owe_stage(owner)
 
-    def look(self, stage: int, owner: str) -> None:
-        total = self.lines[self.stage].total if self.lines else None
-        if self.state == "succeeded" or self.error or stage != self.stage or total is None:
+    def judge(self, owner: str) -> None:
+        total = self.line.total
+        if total is None:
             return
-        succeeded, standing = len(self.results[stage]), self.standing[stage]
-        failing, dead = self.count("failing"), self.count("dead")
-        if succeeded == total:
-            self.complete(owner)
-            return
-        if succeeded + dead == total:
-            self.state = "failed"
-        elif self.state == "failed":
-            self.state, self.alarmed = "running", False
-        if failing + dead and succeeded + len(standing) >= total and not self.alarmed:
+        succeeded, dead = len(self.results[self.stage]), self.count("dead")
+        had = succeeded + self.count("attempted", "failing", "dead")
+        settled = succeeded + dead == total
+        if self.state == "failed" and not settled:
+            self.heal(dead)
+        if self.count("failing", "dead") and had >= total:
             self.alarm(owner)
+        if dead:
+            self.mourn(owner)
+        if succeeded == total or (settled and self.line.tolerant):
+            self.complete(owner, dead)
+        elif settled and self.state != "failed":
+            self.rest(owner, "failed")
+
+    def tell(self, owner: str) -> None:
+        if not self.told:
+            return
+        if self.state != "running":
+            word = "succeeded" if self.state == "succeeded" else "dead"
+        elif self.alarmed and self.count("failing", "dead"):
+            word = "failing"
+        else:
+            word = "attempted" if self.told in ("failing", "attempted") else "open"
+        if word == self.told:
+            return
+        self.outbox.pop(f"tell:{self.revision}", None)
+        self.told = word
+        self.revision += 1
+        self.owe(owner, f"tell:{self.revision}", self.moment())
+
+    def look(self, owner: str, stage: int) -> None:
+        if self.state in ("running", "failed") and not self.error and stage == self.stage and self.lines:
+            self.judge(owner)
+        self.tell(owner)
 
     def take(self, caller: Caller) -> tuple[Duty, ...]:
         duties = []
         for name, owed in self.outbox.items():
-            if owed.owner == caller.owner or owed.due <= caller.now:
-                line = str(self.lines[owed.duty.stage])
-                again = owed.duty.lease != ""
-                duty = replace(owed.duty, lease=caller.lease, line=line, again=again)
-                self.outbox[name] = Owed(duty, owed.owner, caller.now + caller.lease_ms)
+            if not owed.parked and (owed.owner == caller.owner or owed.due <= caller.now):
+                stage = owed.duty.stage
+                line = str(self.lines[stage]) if stage < len(self.lines) else ""
+                duty = replace(owed.duty, lease=caller.lease, line=line, again=owed.duty.lease != "")
+                owed.duty, owed.due = duty, caller.now + caller.lease_ms
+                self.outbox[name] = owed
                 duties.append(duty)
         return tuple(duties)
 
     def held(self, duty: Duty, caller: Caller) -> Owed | None:
         owed = self.outbox.get(duty.id)
-        return owed if owed and owed.duty.lease == caller.lease else None
+        return owed if owed and not owed.parked and owed.duty.lease == caller.lease else None
 
     def clean_up(self) -> None:
         if self.state == "succeeded" and not self.outbox:
             self.spec, self.rows = None, ()
-            self.standing.clear()
 
 
 class StubBackend(ClutchBackend):
@@ -142,105 +221,125 @@ class StubBackend(ClutchBackend):
     def __init__(self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.runs: dict[str, StubRun] = {}
+        self.buried: dict[str, int] = {}
         self.index: dict[str, int] = {}
         self._changed = threading.Condition(threading.RLock())
 
-    def create(self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int) -> Reply:
+    # Transitions
+
+    def create(
+        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+    ) -> Reply:
         with self._changed:
             if run := self.runs.get(run_id):
+                if run.claim != claim:
+                    return Reply("taken")
                 return Reply("created" if run.token == caller.owner else "exists", run.take(caller))
             self.index[run_id] = caller.now + caller.lease_ms
+            if self.buried.get(run_id, -1) >= (plan.spec.parent.epoch if plan.spec.parent else 0):
+                return Reply("exists")
             run = self.runs[run_id] = StubRun(
                 spec=plan.spec.to_bytes(),
                 token=caller.owner,
+                claim=claim,
                 lines=list(plan.lines),
                 rows=plan.rows,
-                events=tuple(plan.spec.callbacks),
+                events=tuple(event for event in EVENTS if event in plan.spec.callbacks),
                 name=plan.spec.name or "",
                 created=caller.now,
                 updated=caller.now,
+                now=caller.now,
+                told="open" if plan.spec.parent else "",
+                since=plan.spec.parent.epoch if plan.spec.parent else 0,
             )
-            if not plan.lines:
-                run.state = "succeeded"
-                run.clean_up()
-                return Reply("created")
-            run.owe_stage(caller.owner)
+            if run.lines:
+                run.owe_stage(caller.owner)
+            else:
+                run.rest(caller.owner, "succeeded")
+                run.tell(caller.owner)
+            run.clean_up()
             return Reply("created", run.take(caller))
 
     def guard(self, tag: Tag) -> GuardWord:
         with self._changed:
             run = self.runs.get(tag.run_id)
             if run is None:
-                return "unknown"
-            if run.state == "succeeded" or run.stage > tag.stage:
+                return "over" if tag.run_id in self.buried else "unknown"
+            if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
                 return "over"
             if run.stage < tag.stage:
                 return "unknown"
-            return "done" if tag.member in run.results[tag.stage] else "go"
+            done = tag.member in run.results[tag.stage] or tag.member in run.nests[tag.stage]
+            return "done" if done else "go"
 
     def record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag
-        with self._changed:
-            run = self.runs.get(tag.run_id)
+        with self._transition(tag.run_id, caller) as run:
             if run is None:
-                return Reply("unknown")
-            if run.state == "succeeded" or run.stage > tag.stage:
+                return Reply("over" if tag.run_id in self.buried else "unknown")
+            if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
                 return Reply("over", run.take(caller))
             if run.stage < tag.stage:
                 return Reply("unknown")
-            total = run.lines[tag.stage].total
-            if total is None or tag.member >= total:
+            if run.line.total is None or tag.member >= run.line.total:
                 return Reply("refused")
-            word = self._note(run, record)
-            run.look(tag.stage, caller.owner)
+            if record.is_common and not caller.touch and self._is_one_of_many(run, tag):
+                run.results[tag.stage][tag.member] = record.payload
+                return Reply("counts")
+            word = self._note(run, record, caller.owner)
             run.updated = caller.now
-            duties = run.take(caller)
-            run.clean_up()
-            self._changed.notify_all()
-            return Reply(word, duties)
+            run.look(caller.owner, tag.stage)
+            return Reply(word, run.take(caller))
 
-    def _note(self, run: StubRun, record: Record) -> str:
-        tag, order = record.tag, (record.tag.epoch, record.attempt)
-        results, standing = run.results[tag.stage], run.standing[tag.stage]
-        if tag.member in results:
+    def _is_one_of_many(self, run: StubRun, tag: Tag) -> bool:
+        """The common case: a member's first attempt, and others are still to come."""
+        results, trouble = run.results[tag.stage], run.trouble[tag.stage]
+        fresh = tag.member not in results and tag.member not in trouble
+        return fresh and len(results) + len(trouble) + 1 < tag.of
+
+    def _note(self, run: StubRun, record: Record, owner: str) -> str:
+        tag, member = record.tag, record.tag.member
+        results, trouble, nests = run.results[tag.stage], run.trouble[tag.stage], run.nests[tag.stage]
+        if member in results or (member in nests and not record.of_run):
             return "duplicate"
-        if record.ending == "succeeded":
-            results[tag.member] = record.payload
-            standing.pop(tag.member, None)
+        if record.ending == "succeeded" and record.nested:
+            nests[member] = record.nested
+            trouble[member] = Trouble("open")
+            run.owe(owner, f"start:{tag.stage}:{member}")
             return "counts"
-        if tag.member in standing and order <= standing[tag.member].order:
+        if record.ending == "succeeded":
+            results[member] = record.payload
+            trouble.pop(member, None)
+            return "counts"
+        order = (run.epoch if record.attempt == LAST else tag.epoch, record.attempt)
+        if member in trouble and order <= trouble[member].order:
             return "stale"
-        standing[tag.member] = Standing(record.ending, order, record.payload)
+        trouble[member] = Trouble(record.ending, order, record.payload)
         return "counts"
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        with self._changed:
-            run = self.runs.get(run_id)
+        with self._transition(run_id, caller) as run:
             if run is None:
                 return Reply("unknown")
-            run.look(run.stage, caller.owner)
-            run.clean_up()
-            return Reply(run.state, run.take(caller))
+            run.look(caller.owner, run.stage)
+            owing = any(not owed.parked for owed in run.outbox.values())
+            return Reply("owing" if owing else "clear", run.take(caller))
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
-        with self._changed:
-            run = self.runs.get(run_id)
+        with self._transition(run_id, caller) as run:
             if run is None or not run.held(duty, caller):
                 return Reply("lost")
             del run.outbox[duty.id]
-            run.lines[duty.stage] = replace(run.lines[duty.stage], total=total)
             run.updated = caller.now
+            run.lines[duty.stage] = replace(run.lines[duty.stage], total=total)
             if total == 0:
-                run.look(duty.stage, caller.owner)
+                run.look(caller.owner, duty.stage)
             else:
                 run.owe_stage(caller.owner)
-            run.clean_up()
-            self._changed.notify_all()
             return Reply("opened", run.take(caller))
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        with self._changed:
-            run = self.runs.get(run_id)
+        with self._transition(run_id, caller) as run:
             owed = run.held(duty, caller) if run else None
             if run is None or owed is None:
                 return "lost"
@@ -248,23 +347,112 @@ class StubBackend(ClutchBackend):
                 del run.outbox[duty.id]
             else:
                 owed.duty, owed.due = replace(owed.duty, cursor=cursor), caller.now + caller.lease_ms
-            run.clean_up()
             return "confirmed"
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
+        with self._transition(run_id, caller) as run:
+            owed = run.held(duty, caller) if run else None
+            if run is None or owed is None:
+                return Reply("lost")
+            if duty.kind in EVENTS or (run.state == "succeeded" and duty.kind != "tell"):
+                del run.outbox[duty.id]
+            else:
+                owed.parked = True
+            run.error, run.updated = details.decode(), caller.now
+            if run.state == "running":
+                run.state = "failed"
+                if duty.kind not in EVENTS:
+                    run.alarm(caller.owner)
+                run.rest(caller.owner, "failed")
+            run.tell(caller.owner)
+            return Reply("failed", run.take(caller))
+
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
+        with self._transition(run_id, caller) as run:
+            if run is None:
+                if bury is not None:
+                    self.buried[run_id] = max(bury, self.buried.get(run_id, -1))
+                return Reply("unknown")
+            if bury is not None and run.since > bury:
+                return Reply("over", run.take(caller))
+            if run.state != "running":
+                mine = run.state == "cancelled" and run.cancelled_by == caller.owner
+                return Reply("cancelled" if mine else "over", run.take(caller))
+            run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind not in MOVES}
+            run.cancelled_by, run.updated = caller.owner, caller.now
+            run.rest(caller.owner, "cancelled")
+            if run.has_nested():
+                run.owe(caller.owner, f"halt:{run.stage}:{run.epoch}")
+            run.tell(caller.owner)
+            return Reply("cancelled", run.take(caller))
+
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
+        with self._transition(run_id, caller) as run:
+            if run is None:
+                return Reply("unknown")
+            if since is not None:
+                run.since = since
+            cancelled, succeeded, trouble = run.state == "cancelled", run.state == "succeeded", run.trouble[run.stage]
+            again = [one for one in trouble.values() if not succeeded and (cancelled or one.kind == "dead")]
+            if cancelled:
+                run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
+            parked = [owed for owed in run.outbox.values() if owed.parked]
+            nested = not succeeded and run.has_nested()
+            revived = bool(cancelled or again or parked or (run.error and not succeeded))
+            if not (revived or nested):
+                return Reply("nothing", run.take(caller))
+            run.epoch, run.updated = run.epoch + 1, caller.now
+            for one in again:
+                one.kind, one.retried, one.details = "open", run.epoch, b""
+            for owed in parked:
+                owed.parked, owed.owner, owed.due = False, caller.owner, 0
+            if revived:
+                run.error = ""
+                if not succeeded:
+                    run.heal(0)
+            if cancelled and not run.line.total:
+                run.owe_stage(caller.owner)
+            elif cancelled:
+                run.owe(caller.owner, f"resume:{run.stage}:{run.epoch}")
+            elif again or nested:
+                run.owe(caller.owner, f"retry:{run.stage}:{run.epoch}")
+            run.look(caller.owner, run.stage)
+            return Reply("retried", run.take(caller))
+
+    def resend(self, run_id: str, caller: Caller) -> Reply:
+        with self._transition(run_id, caller) as run:
+            if run is None:
+                return Reply("unknown")
+            if run.state != "running" or not run.line.total:
+                return Reply("nothing", run.take(caller))
+            run.epoch, run.updated = run.epoch + 1, caller.now
+            run.owe(caller.owner, f"resend:{run.stage}:{run.epoch}")
+            return Reply("resent", run.take(caller))
+
+    def touch(self, run_id: str, caller: Caller) -> str:
         with self._changed:
             run = self.runs.get(run_id)
-            if run is None or not run.held(duty, caller):
-                return Reply("lost")
-            del run.outbox[duty.id]
-            run.error, run.updated = details.decode(), caller.now
+            if run is None:
+                return "unknown"
             if run.state != "succeeded":
-                run.state = "failed"
-                if not duty.kind.startswith("on_") and not run.alarmed:
-                    run.alarm(caller.owner)
-            run.clean_up()
-            self._changed.notify_all()
-            return Reply("failed", run.take(caller))
+                run.updated = caller.now
+            return "touched"
+
+    @contextmanager
+    def _transition(self, run_id: str, caller: Caller) -> Iterator[StubRun | None]:
+        """One step: nobody sees it half done, and those who wait look when it is."""
+        with self._changed:
+            run = self.runs.get(run_id)
+            before = run and (run.state, run.updated)
+            if run:
+                run.now = caller.now
+            yield run
+            if run:
+                run.clean_up()
+            if run and before != (run.state, run.updated):
+                self._changed.notify_all()
+
+    # Looking
 
     def snapshot(self, run_id: str) -> Snapshot | None:
         with self._changed:
@@ -289,8 +477,33 @@ class StubBackend(ClutchBackend):
     def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
         with self._changed:
             run = self.runs.get(run_id)
-            known = run.results.get(stage, {}) if run else {}
+            if run is None or run.state == "cancelled":
+                return [None] * (end - start)
+            known = {member: b"N" if member in run.nests[stage] else b"" for member in run.trouble.get(stage, {})}
+            known |= {member: b"S" + result for member, result in run.results.get(stage, {}).items()}
             return [known.get(member) for member in range(start, end)]
+
+    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
+        with self._changed:
+            run = self.runs.get(run_id)
+            known: dict[int, Standing] = {}
+            if run:
+                known = {
+                    member: Standing(one.kind, one.retried if one.kind == "open" else 0)
+                    for member, one in run.trouble.get(stage, {}).items()
+                } | {member: Standing("succeeded") for member in run.results.get(stage, {})}
+            return [known.get(member) for member in range(start, end)]
+
+    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
+        with self._changed:
+            run = self.runs.get(run_id)
+            trouble = run.trouble.get(stage, {}) if run else {}
+            return sorted((member, one.details.decode()) for member, one in trouble.items() if one.kind == "dead")
+
+    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
+        with self._changed:
+            run = self.runs.get(run_id)
+            return dict(run.nests.get(stage, {})) if run else {}
 
     def wait(self, run_id: str, timeout: float) -> None:
         with self._changed:
@@ -298,12 +511,17 @@ class StubBackend(ClutchBackend):
                 lambda: run_id not in self.runs or self.runs[run_id].state != "running", timeout=timeout
             )
 
+    # The index
+
     def due(self, now: int, look_again_at: int, limit: int) -> Sequence[str]:
         with self._changed:
             due = [run_id for run_id, at in self.index.items() if at <= now][:limit]
             self.index.update(dict.fromkeys(due, look_again_at))
             return due
 
-    def forget(self, run_id: str) -> None:
+    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
         with self._changed:
-            self.index.pop(run_id, None)
+            if at is None:
+                self.index.pop(run_id, None)
+            else:
+                self.index[run_id] = at

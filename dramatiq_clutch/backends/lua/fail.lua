@@ -1,18 +1,25 @@
--- A duty can't be done, and waiting doesn't cure it: the run fails.
+-- A duty can't be done, and waiting doesn't cure it: the run fails. A retry owes it again, unless it is a callback.
 -- ARGV  6 duty, 7 details
--- returns {'failed' | 'lost', duty...}
+-- returns {'failed' | 'lost', duty...}, or {'moved'}: it is at another stage now
 local id, details = ARGV[6], ARGV[7]
-if not run.state or not held(id) then return {'lost'} end
-call('HDEL', outbox, id)
-set('error', details)
-if run.state ~= 'succeeded' then
-  rest('failed')
-  -- A callback that can't be sent isn't reported through itself.
-  if string.sub(id, 1, 3) ~= 'on_' and not run.alarmed then
-    alarm(true)
-    owe_callback('on_failure')
-  end
+local duty = run.state and held(id)
+if not duty then return {'lost'} end
+if run.stage ~= stage then return {'moved'} end
+local callback = string.sub(id, 1, 3) == 'on_' or string.sub(id, 1, 10) == 'completion'
+local tells = string.sub(id, 1, 4) == 'tell'
+if callback or (run.state == 'succeeded' and not tells) then
+  call('HDEL', outbox, id)
+else
+  duty.parked = true
+  call('HSET', outbox, id, cjson.encode(duty))
 end
+set('error', details)
+if run.state == 'running' then
+  set('state', 'failed')
+  if not callback then ring('alarmed', 'on_failure') end -- one that can't be sent isn't reported through itself
+  rest('failed')
+end
+tell()
 touch()
 clean_up()
 return answer('failed')

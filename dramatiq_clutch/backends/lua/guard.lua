@@ -6,7 +6,7 @@ local head, mark, marks = KEYS[1], KEYS[2], KEYS[3]
 local stage, member = tonumber(ARGV[1]), ARGV[2]
 local run = redis.call('HMGET', head, 'state', 'stage')
 if not run[1] then return redis.call('EXISTS', mark) == 1 and 'over' or 'unknown' end
-if run[1] == 'succeeded' or tonumber(run[2]) > stage then return 'over' end
+if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end
 if tonumber(run[2]) < stage then return 'unknown' end
 local stands = redis.call('HGET', marks, member)
-return stands and string.sub(stands, 1, 1) == 'S' and 'done' or 'go'
+return stands and stands ~= '' and 'done' or 'go'

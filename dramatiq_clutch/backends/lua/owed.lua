@@ -1,7 +1,9 @@
 -- Look at what the state owes, and give the caller what is its own or whose lease has lapsed.
--- returns {'running' | 'failed' | 'succeeded' | 'unknown', duty...}, or {'moved'}: it is at another stage now
+-- returns {'owing' | 'clear' | 'unknown', duty...}, or {'moved'}: it is at another stage now
 if not run.state then return {'unknown'} end
 if run.stage ~= stage then return {'moved'} end
 look()
 clean_up()
-return answer(run.state)
+local reply, owing = take()
+table.insert(reply, 1, owing and 'owing' or 'clear')
+return reply

@@ -1,48 +1,70 @@
 -- What several transitions share. Every script that begins with it has
---   KEYS  head, plan, outbox, bell, mark, then marks, standing, details of the stage before, of this one, of the next
+--   KEYS  head, plan, outbox, bell, mark, then of the stage before: marks, standing, details, nests; of this one the same
+--         and halted; of the next: marks
 --   ARGV  the stage those keys are of, now (ms), owner, lease, lease_ms, and then its own
 -- and returns {word, duty, duty, ...}, a duty being {id, lease, cursor, again, line, snapshot}.
 --
--- marks    hash: member -> 'S' .. result, or '' for one that stands otherwise; the field '' tells a live key
+-- marks    hash: member -> 'S' .. result; 'N' for one whose job has nested runs; '' for any other that has had an
+--          attempt. The field '' tells a live key from one that has expired
 -- standing sorted set: members that have had an attempt and not succeeded, by kind and place
--- details  hash: member -> epoch, attempt and failure of those
+-- details  hash: member -> epoch, attempt and failure of those (of an open one: the epoch of its retry)
+-- nests    hash: member -> plan of the runs that its job has nested
+-- halted   the marks of a cancelled run: what has no live key can't count
 local head, plan, outbox, bell, mark = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local before = {marks = KEYS[6], standing = KEYS[7], details = KEYS[8]}
-local here = {marks = KEYS[9], standing = KEYS[10], details = KEYS[11]}
-local after = {marks = KEYS[12], standing = KEYS[13], details = KEYS[14]}
+local before = {marks = KEYS[6], standing = KEYS[7], details = KEYS[8], nests = KEYS[9]}
+local here = {marks = KEYS[10], standing = KEYS[11], details = KEYS[12], nests = KEYS[13], halted = KEYS[14]}
+local after = {marks = KEYS[15]}
 local stage, now, owner = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local lease, lease_ms = ARGV[4], tonumber(ARGV[5])
 
-local ATTEMPTED, FAILING, DEAD = 1, 2, 3
+local OPEN, ATTEMPTED, FAILING, DEAD = 0, 1, 2, 3
 local SPAN = 2 ^ 40 -- a member's score is its kind * SPAN + its index, so that each kind is a range, in order
 local MOST_FAILURES = 100
 local A_DAY = 86400000
 
 local call = redis.call
-local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'error',
-  's' .. stage)
+local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
+  'error', 'epoch', 'told', 'claim', 's' .. stage)
 local run = {
   state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = fields[4],
-  result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', error = fields[8] or '',
-  line = fields[9] or '',
+  result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
+  error = fields[9] or '', epoch = tonumber(fields[10] or 0), told = fields[11] or '', claim = fields[12] or '',
+  line = fields[13] or '',
 }
 
 local function total_of(line)
   return tonumber(string.match(line, '^%d+ (%d+) '))
 end
 
+local function has_flag(letter)
+  return string.find(run.line, ' %a*' .. letter .. '%a*$') ~= nil
+end
+
+local function has_nested()
+  return has_flag('r') or call('EXISTS', here.nests) == 1
+end
+
 local function set(field, value)
   run[field] = value
+  if type(value) == 'boolean' then value = value and '1' or '0' end
   call('HSET', head, field, value)
 end
 
+local function range_of(kind)
+  return kind * SPAN, (kind + 1) * SPAN - 1
+end
+
 local function count(kind)
-  return call('ZCOUNT', here.standing, kind * SPAN, (kind + 1) * SPAN - 1)
+  return call('ZCOUNT', here.standing, range_of(kind))
+end
+
+local function stand(member, kind)
+  call('ZADD', here.standing, kind * SPAN + tonumber(member), member)
 end
 
 local function touch()
   call('HSET', head, 'updated', now)
-  for index = 1, 14 do
+  for index = 1, 15 do
     if index ~= 5 then call('PEXPIRE', KEYS[index], run.ttl) end
   end
 end
@@ -53,28 +75,38 @@ local function snapshot()
   for index = 1, #all, 2 do
     if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
   end
+  if run.stage ~= stage then -- a stage that has just been released
+    return cjson.encode({
+      head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
+    })
+  end
   local failures = {}
   for _, member in ipairs(call('ZRANGEBYSCORE', here.standing, FAILING * SPAN, '+inf', 'LIMIT', 0, MOST_FAILURES)) do
     local details = call('HGET', here.details, member) or '0 0 '
     failures[#failures + 1] = {member, string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
   end
-  local marks = math.max(call('HLEN', here.marks) - 1, 0)
-  local counts = {marks = marks, attempted = count(ATTEMPTED), failing = count(FAILING), dead = count(DEAD)}
+  local marks = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.marks) - 1, 0)
+  local counts = {
+    marks = marks, open = count(OPEN), attempted = count(ATTEMPTED), failing = count(FAILING), dead = count(DEAD),
+  }
   return cjson.encode({head = shown, counts = counts, failures = failures})
 end
 
-local function owe(id, with_snapshot)
-  local seq = call('HINCRBY', head, 'seq', 1)
-  local duty = {seq = seq, owner = owner, due = 0, lease = '', cursor = 0}
-  if with_snapshot then
-    id = id .. ':' .. seq
-    duty.snapshot = snapshot()
-  end
+-- The snapshot that goes with a duty, of this moment.
+local function moment()
+  call('HSET', head, 'updated', now)
+  return snapshot()
+end
+
+local function owe(id, shown)
+  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = owner, due = 0, lease = '', cursor = 0, snapshot = shown}
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then call('PEXPIRE', outbox, run.ttl) end
 end
 
 local function owe_callback(event)
-  if string.find(run.events, event, 1, true) then owe(event .. ':' .. stage, true) end
+  if string.find(run.events, event, 1, true) then
+    owe(event .. ':' .. stage .. ':' .. call('HINCRBY', head, 'fired', 1), moment())
+  end
 end
 
 local function owe_stage(index, line)
@@ -86,9 +118,11 @@ local function owe_stage(index, line)
   end
 end
 
-local function alarm(on)
-  run.alarmed = on
-  call('HSET', head, 'alarmed', on and '1' or '0')
+-- Fire a callback that a stage has once.
+local function ring(flag, event)
+  if run[flag] then return end
+  set(flag, true)
+  owe_callback(event)
 end
 
 local function rest(state)
@@ -96,56 +130,95 @@ local function rest(state)
   call('DEL', bell)
   call('RPUSH', bell, state)
   call('PEXPIRE', bell, run.ttl)
+  if state == 'succeeded' then
+    owe_callback('completion')
+    owe_callback('on_success')
+  end
+  owe_callback('on_finish')
 end
 
-local function complete()
-  call('UNLINK', before.marks, before.standing, before.details)
+-- A failed run works again. What is dead already has been mourned.
+local function heal(dead)
+  set('state', 'running')
+  set('alarmed', false)
+  set('mourned', dead > 0)
+  call('DEL', bell)
+end
+
+local function complete(dead)
+  call('UNLINK', before.marks, before.standing, before.details, here.nests)
+  if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
   if stage + 1 == run.stages then return rest('succeeded') end
+  if run.state == 'failed' then heal(0) end
   set('stage', stage + 1)
-  alarm(false)
+  set('alarmed', false)
+  set('mourned', false)
   call('HSET', after.marks, '', '')
   call('PEXPIRE', after.marks, run.ttl)
   owe_stage(stage + 1, call('HGET', head, 's' .. (stage + 1)))
 end
 
--- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
-local function look()
-  if run.state == 'succeeded' or run.error ~= '' or run.stage ~= stage then return end
-  local total, fields_there = total_of(run.line), call('HLEN', here.marks)
-  if not total or fields_there == 0 then return end -- not opened yet; expired: missing state releases nothing
-  local marks, troubled, failing, dead = fields_there - 1, call('ZCARD', here.standing), 0, 0
-  if troubled > 0 then failing, dead = count(FAILING), count(DEAD) end
-  if marks - troubled == total then
-    return complete()
-  elseif marks - troubled + dead == total then
-    if run.state ~= 'failed' then rest('failed') end
-  elseif run.state == 'failed' then -- put back by hand, a dead member works again
-    set('state', 'running')
-    alarm(false)
-    call('DEL', bell)
-  end
-  if failing + dead > 0 and marks >= total and not run.alarmed then
-    alarm(true)
-    owe_callback('on_failure')
+local function judge()
+  local total, there = total_of(run.line), call('HLEN', here.marks)
+  if not total or there == 0 then return end -- not opened yet; expired: missing state releases nothing
+  local marks, troubled, open, failing, dead = there - 1, call('ZCARD', here.standing), 0, 0, 0
+  if troubled > 0 then open, failing, dead = count(OPEN), count(FAILING), count(DEAD) end
+  local succeeded = marks - troubled
+  local settled = succeeded + dead == total
+  if run.state == 'failed' and not settled then heal(dead) end
+  if failing + dead > 0 and marks - open >= total then ring('alarmed', 'on_failure') end
+  if dead > 0 then ring('mourned', 'on_death') end
+  if succeeded == total or (settled and has_flag('t')) then
+    complete(dead)
+  elseif settled and run.state ~= 'failed' then
+    rest('failed')
   end
 end
 
+-- A nested run's word to its parent, whenever it changes. A newer one takes the place of one that is not yet told.
+local function tell()
+  if run.told == '' then return end
+  local word = 'open'
+  if run.state == 'succeeded' then
+    word = 'succeeded'
+  elseif run.state ~= 'running' then
+    word = 'dead'
+  elseif run.alarmed and count(FAILING) + count(DEAD) > 0 then
+    word = 'failing'
+  elseif run.told == 'failing' or run.told == 'attempted' then
+    word = 'attempted'
+  end
+  if word == run.told then return end
+  set('told', word)
+  local revision = call('HINCRBY', head, 'rev', 1)
+  call('HDEL', outbox, 'tell:' .. (revision - 1))
+  owe('tell:' .. revision, moment())
+end
+
+-- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
+local function look()
+  local works = run.state == 'running' or run.state == 'failed'
+  if works and run.error == '' and run.stage == stage then judge() end
+  tell()
+end
+
+-- The duties that are the caller's now, in the order in which they came up; and whether anything is owed at all.
 local function take()
-  local all, duties = call('HGETALL', outbox), {}
+  local all, duties, owing = call('HGETALL', outbox), {}, false
   for index = 1, #all, 2 do
     local id, duty = all[index], cjson.decode(all[index + 1])
-    if duty.owner == owner or duty.due <= now then
+    owing = owing or not duty.parked
+    if not duty.parked and (duty.owner == owner or duty.due <= now) then
       local again = duty.lease ~= '' and '1' or '0'
       duty.due, duty.lease = now + lease_ms, lease
       call('HSET', outbox, id, cjson.encode(duty))
-      local of = string.match(id, '^%a[%a_]*:(%d+)')
-      local line = call('HGET', head, 's' .. of) or ''
+      local line = call('HGET', head, 's' .. string.match(id, '^%a[%a_]*:(%d+)')) or ''
       duties[#duties + 1] = {seq = duty.seq, reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}}
     end
   end
   table.sort(duties, function(one, other) return one.seq < other.seq end)
   for index, duty in ipairs(duties) do duties[index] = duty.reply end
-  return duties
+  return duties, owing
 end
 
 local function answer(word)
@@ -158,14 +231,14 @@ end
 local function held(id)
   local stored = call('HGET', outbox, id)
   local duty = stored and cjson.decode(stored)
-  return duty and duty.lease == lease and duty or nil
+  return duty and not duty.parked and duty.lease == lease and duty or nil
 end
 
 -- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known.
 local function clean_up()
   if run.state ~= 'succeeded' or call('HLEN', outbox) > 0 then return end
-  call('SET', mark, '', 'PX', A_DAY)
-  call('UNLINK', plan, outbox, here.standing, here.details)
+  call('SET', mark, run.claim, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  call('UNLINK', plan, outbox)
   call('HDEL', head, 'spec')
-  for _, key in ipairs({head, bell, here.marks}) do call('PEXPIRE', key, run.result_ttl) end
+  for _, key in ipairs({head, bell, here.marks, here.standing, here.details}) do call('PEXPIRE', key, run.result_ttl) end
 end

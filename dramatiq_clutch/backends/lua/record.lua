@@ -1,36 +1,48 @@
--- Record how an attempt ended.
--- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details
+-- Record how an attempt ended, or how a nested run stands.
+-- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details,
+--       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run
 -- returns {'counts' | 'duplicate' | 'stale' | 'over' | 'refused' | 'unknown', duty...}
 local member, ending, epoch, attempt, payload = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
-local kinds = {attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
+local nested, of_run = ARGV[11], ARGV[12] == '1'
+local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
+local LAST = 2 ^ 31 -- the attempt of a run that is gone: whatever it has told, it is dead until the next epoch
 
 if not run.state then return {call('EXISTS', mark) == 1 and 'over' or 'unknown'} end
-if run.state == 'succeeded' or run.stage > stage then return answer('over') end
+if run.state == 'succeeded' or run.state == 'cancelled' or run.stage > stage then return answer('over') end
 if run.stage < stage or call('EXISTS', here.marks) == 0 then return {'unknown'} end
 local total = total_of(run.line)
 if not total or tonumber(member) >= total then return {'refused'} end
 
-local stands = call('HGET', here.marks, member)
-local word = 'counts'
-if stands and string.sub(stands, 1, 1) == 'S' then
-  word = 'duplicate'
-elseif ending == 'succeeded' then
-  call('HSET', here.marks, member, 'S' .. payload)
-  call('ZREM', here.standing, member)
-  call('HDEL', here.details, member)
-else
+local function newer()
   local last = call('HGET', here.details, member)
   local last_epoch, last_attempt = string.match(last or '-1 -1 ', '^(%-?%d+) (%-?%d+) ')
   last_epoch, last_attempt = tonumber(last_epoch), tonumber(last_attempt)
-  if epoch < last_epoch or (epoch == last_epoch and attempt <= last_attempt) then
-    word = 'stale'
-  else
-    call('HSET', here.marks, member, '')
-    call('ZADD', here.standing, kinds[ending] * SPAN + tonumber(member), member)
-    call('HSET', here.details, member, epoch .. ' ' .. attempt .. ' ' .. payload)
-  end
+  return epoch > last_epoch or (epoch == last_epoch and attempt > last_attempt)
+end
+
+local stands, word = call('HGET', here.marks, member), 'counts'
+local first = string.sub(stands or '', 1, 1)
+if attempt == LAST then epoch = run.epoch end
+if first == 'S' or (first == 'N' and not of_run) then
+  word = 'duplicate'
+elseif ending == 'succeeded' and nested == '' then
+  call('HSET', here.marks, member, 'S' .. payload)
+  call('ZREM', here.standing, member)
+  call('HDEL', here.details, member)
+elseif ending == 'succeeded' then
+  call('HSET', here.marks, member, 'N')
+  call('HSET', here.nests, member, nested)
+  call('HDEL', here.details, member) -- its runs tell in an order of their own
+  stand(member, OPEN)
+  owe('start:' .. stage .. ':' .. member)
+elseif newer() then
+  call('HSET', here.marks, member, first)
+  call('HSET', here.details, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'open' and 0 or payload))
+  stand(member, KINDS[ending])
+else
+  word = 'stale'
 end
 look()
 touch()
-if run.state == 'succeeded' then clean_up() end
+clean_up()
 return answer(word)

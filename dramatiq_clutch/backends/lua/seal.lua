@@ -1,26 +1,34 @@
 -- Make a written plan a run, and owe its first stage.
--- ARGV  6 run_ttl, 7 result_ttl, 8 created-by token, then the head's fields and values
--- KEYS  15 draft: the rows as they were written
--- returns {'created' | 'exists', duty...}
-local draft, run_ttl, result_ttl, token = KEYS[15], ARGV[6], ARGV[7], ARGV[8]
+-- ARGV  6 run_ttl, 7 result_ttl, 8 claim, 9 epoch of the parent, then the head's fields and values
+-- KEYS  16 draft: the rows as they were written
+-- returns {'created' | 'exists' | 'taken', duty...}
+local draft, run_ttl, result_ttl, claim, epoch = KEYS[16], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 if run.state then
-  return answer(call('HGET', head, 'token') == token and 'created' or 'exists')
+  call('UNLINK', draft)
+  if run.claim ~= claim then return {'taken'} end
+  return answer(call('HGET', head, 'token') == owner and 'created' or 'exists')
 end
-if call('EXISTS', mark) == 1 then return {'exists'} end
-run.ttl, run.result_ttl = run_ttl, result_ttl
-for index = 9, #ARGV, 2 do call('HSET', head, ARGV[index], ARGV[index + 1]) end
-call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'token', token,
-  'created', now, 'updated', now, 'alarmed', 0)
-if call('EXISTS', draft) == 1 then call('RENAME', draft, plan) end
-run.state, run.stage = 'running', 0
-run.stages = tonumber(call('HGET', head, 'stages'))
+local marked = call('GET', mark)
+local buried = marked and string.match(marked, '^buried (%d+)$')
+if marked and not (buried and tonumber(buried) < epoch) then
+  call('UNLINK', draft)
+  return {(buried or marked == claim) and 'exists' or 'taken'}
+end
+call('DEL', mark)
+run.ttl, run.result_ttl, run.stage, run.claim = run_ttl, result_ttl, 0, claim
+for index = 10, #ARGV, 2 do call('HSET', head, ARGV[index], ARGV[index + 1]) end
+call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
+  'token', owner, 'since', epoch, 'created', now, 'updated', now)
+local stored = call('HMGET', head, 'stages', 'events', 'told', 's0')
+run.state, run.stages, run.events, run.told, run.line = 'running', tonumber(stored[1]), stored[2], stored[3], stored[4]
 if run.stages == 0 then
   rest('succeeded')
-  touch()
-  clean_up()
-  return {'created'}
+  tell()
+else
+  if call('EXISTS', draft) == 1 then call('RENAME', draft, plan) end
+  call('HSET', here.marks, '', '')
+  owe_stage(0, run.line)
 end
-call('HSET', here.marks, '', '')
-owe_stage(0, call('HGET', head, 's0'))
 touch()
+clean_up()
 return answer('created')

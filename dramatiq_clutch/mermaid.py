@@ -1,0 +1,102 @@
+"""A clutch as a Mermaid flowchart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dramatiq import Message
+
+from .steps import Description, Stage
+
+#: How many members of a stage are drawn; the others become one box.
+MOST_MEMBERS = 8
+
+
+def draw(description: Description) -> str:
+    """The whole flowchart, as text."""
+    drawing = Drawing()
+    start = drawing.node("start", "(({}))", description.name or "start")
+    ends = drawing.stages(description, [start])
+    drawing.arrows(ends, [drawing.node("end", "(({}))", "done")])
+    return "\n".join(["flowchart LR", *drawing.lines]) + "\n"
+
+
+@dataclass
+class Drawing:
+    """Lines of a flowchart. Every node is known by an id of its own, so no text from outside can be one."""
+
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    count: int = 0
+
+    def stages(self, description: Description, before: list[str]) -> list[str]:
+        """Draw all stages. Returns the nodes that the next one waits for."""
+        for stage in description.stages:
+            before = self._stage(stage, before)
+        return before
+
+    def _stage(self, stage: Stage, before: list[str]) -> list[str]:
+        shown = stage.members[:MOST_MEMBERS]
+        ends: list[str] = []
+        for member in shown:
+            ends += self._member(stage, member, before)
+        hidden = len(stage.members) - len(shown)
+        if hidden or not shown:
+            box = self.node("n", "[{}]", f"and {hidden} more" if hidden else "no members")
+            self.arrows(before, [box], stage)
+            ends.append(box)
+        return ends
+
+    def _member(self, stage: Stage, member: Message[Any] | Description, before: list[str]) -> list[str]:
+        if isinstance(member, Message):
+            shape = "[[{}]]" if stage.mapped else "[{}]"
+            box = self.node("n", shape, member.actor_name)
+            self.arrows(before, [box], stage)
+            return [box]
+        self.count += 1
+        self._line(f"subgraph s{self.count}[{quoted(member.name or 'nested')}]")
+        self.depth += 1
+        first = self.node("n", "(({}))", " ")
+        ends = self.stages(member, [first])
+        self.depth -= 1
+        self._line("end")
+        self.arrows(before, [first], stage)
+        return ends
+
+    def node(self, kind: str, shape: str, text: str) -> str:
+        self.count += 1
+        name = f"{kind}{self.count}"
+        self._line(name + shape.format(quoted(text)))
+        return name
+
+    def arrows(self, sources: list[str], targets: list[str], stage: Stage | None = None) -> None:
+        label = f"|{quoted(', '.join(labels))}|" if stage and (labels := list(labels_of(stage))) else ""
+        if len(sources) > 1:  # a stage waits for all: one node to meet in keeps the picture small
+            self.count += 1
+            meet = f"m{self.count}"
+            self._line(f"{meet}(( ))")
+            for source in sources:
+                self._line(f"{source} --> {meet}")
+            sources[:] = [meet]
+        for target in targets:
+            self._line(f"{sources[0]} -->{label} {target}")
+
+    def _line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+
+def labels_of(stage: Stage) -> Iterator[str]:
+    if stage.mapped:
+        yield "map"
+    if stage.piped:
+        yield "pipe"
+    if stage.tolerant:
+        yield "failures allowed"
+
+
+def quoted(text: str) -> str:
+    """A label: whatever would end it, or be read as markup, as an entity."""
+    escaped = "".join(char if char.isalnum() or char in " _-.,:/()" else f"#{ord(char)};" for char in text)
+    return f'"{escaped}"'
