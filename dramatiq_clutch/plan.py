@@ -179,9 +179,9 @@ class Plan:
         """The plan as a member of another one."""
         return NESTED + self.to_bytes()
 
-    def at(self, place: Place, *, given: bytes | None = None) -> Plan:
+    def at(self, place: Place) -> Plan:
         """The same plan, for the run that stands there."""
-        return replace(self, spec=replace(self.spec, parent=place, given=given))
+        return replace(self, spec=replace(self.spec, parent=place))
 
     @property
     def fingerprint(self) -> str:

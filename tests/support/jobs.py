@@ -1,0 +1,80 @@
+"""Actors for tests in one process, which do what the test tells them, and write down what happens."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from typing import Any
+
+import dramatiq
+
+from dramatiq_clutch import previous_failures, previous_results
+from tests.support.awaiting import wait_until
+
+actor: Any = dramatiq.actor  # its overloads take no options by the dictionary
+
+QUICK = {"min_backoff": 1, "max_backoff": 1}
+
+
+class Jobs:
+    """`script[name]` says what the attempts of job `name` do, one after the other: "ok" (the default), "fail", "die",
+    or "wait" until `gates[name]` is opened. A job that dies has no retries left."""
+
+    def __init__(self, broker: dramatiq.Broker) -> None:
+        self.broker = broker
+        self.script: dict[str, list[str]] = defaultdict(list)
+        self.gates: dict[str, threading.Event] = defaultdict(threading.Event)
+        self.began: list[str] = []
+        self.sees: dict[str, list[Any]] = {}
+        self.missing: dict[str, list[Any]] = {}
+        self.events: list[tuple[str, str]] = []
+        self.statuses: list[dict[str, Any]] = []
+
+        def act(name: str, *args: Any) -> Any:
+            self.began.append(name)
+            self.sees[name], self.missing[name] = previous_results(), previous_failures()
+            what = self.script[name].pop(0) if self.script[name] else "ok"
+            if what == "wait":
+                assert self.gates[name].wait(30)
+            if what == "fail":
+                raise ValueError(f"{name} fails")
+            if what == "die":
+                raise LookupError(f"{name} dies")
+            return [name, *args] if args else name
+
+        @actor(broker=broker, throws=LookupError, **QUICK)  # type: ignore[untyped-decorator]
+        def job(name: str, *args: Any) -> Any:
+            return act(name, *args)
+
+        @actor(broker=broker, throws=LookupError, **QUICK)  # type: ignore[untyped-decorator]
+        def several(name: str, count: int) -> Any:
+            act(name)
+            return [f"{name}{index}" for index in range(count)]
+
+        @actor(broker=broker)  # type: ignore[untyped-decorator]
+        def heard(who: str, status: dict[str, Any]) -> None:
+            self.events.append((who, status["event"]))
+            self.statuses.append(status)
+
+        @actor(broker=broker, throws=LookupError, **QUICK)  # type: ignore[untyped-decorator]
+        def total() -> Any:
+            self.began.append("total")
+            return previous_results()
+
+        self.job, self.several, self.heard, self.total = job, several, heard, total
+
+    def callbacks(self, who: str) -> dict[str, Any]:
+        """All four, for `Clutch(**jobs.callbacks("root"))`."""
+        return {option: self.heard.message(who) for option in ("on_failure", "on_death", "on_success", "on_finish")}
+
+    def fired(self, who: str) -> str:
+        """What `who` has heard so far: F, D, S and E."""
+        letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_finish": "E"}
+        return " ".join(letters[event] for name, event in self.events if name == who)
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.began)
+
+    def wait_fired(self, who: str, letters: str) -> None:
+        wait_until(f"{who} to hear {letters}", lambda: len(self.fired(who)) >= len(letters))
+        assert self.fired(who) == letters

@@ -1,0 +1,242 @@
+"""Which callbacks fire, in which order and how often: every cell of the table in the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.middleware import MiddlewareError
+
+from dramatiq_clutch import Clutch, Run
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+from tests.support.jobs import Jobs
+
+
+@pytest.fixture
+def jobs(broker: dramatiq.Broker) -> Jobs:
+    return Jobs(broker)
+
+
+Shape = Callable[[Jobs, bool], Clutch]
+
+# The shapes: something happens to "bad", the last member. One thread works on them, so the others have had their turn.
+
+
+def series(jobs: Jobs, tolerant: bool) -> Clutch:
+    root = Clutch(**jobs.callbacks("root"))
+    return (
+        root.parallel(jobs.job.message("bad"), allow_failures=True) if tolerant else root.then(jobs.job.message("bad"))
+    )
+
+
+def parallel(jobs: Jobs, tolerant: bool) -> Clutch:
+    members = [jobs.job.message("good"), jobs.job.message("fine"), jobs.job.message("bad")]
+    return Clutch(**jobs.callbacks("root")).parallel(members, allow_failures=tolerant)
+
+
+def mapped(jobs: Jobs, tolerant: bool) -> Clutch:
+    three = Clutch(**jobs.callbacks("root")).then(jobs.several.message("x", 3))
+    return three.map(jobs.job, allow_failures=tolerant)
+
+
+def written_down(jobs: Jobs, tolerant: bool) -> Clutch:
+    child = Clutch(**jobs.callbacks("child")).then(jobs.job.message("bad"))
+    members = [jobs.job.message("good"), child]
+    return Clutch(**jobs.callbacks("root")).parallel(members, allow_failures=tolerant)
+
+
+def nested_twice(jobs: Jobs, tolerant: bool) -> Clutch:
+    child = Clutch(**jobs.callbacks("child")).then(jobs.job.message("first"), jobs.job.message("bad"))
+    members = [jobs.job.message("good"), Clutch().then(child)]
+    return Clutch(**jobs.callbacks("root")).parallel(members, allow_failures=tolerant)
+
+
+def while_running(jobs: Jobs, tolerant: bool) -> Clutch:
+    @dramatiq.actor
+    def nests() -> Run:
+        return Clutch(**jobs.callbacks("child")).then(jobs.job.message("bad")).nest()
+
+    members = [jobs.job.message("good"), nests.message()]
+    return Clutch(**jobs.callbacks("root")).parallel(members, allow_failures=tolerant)
+
+
+SHAPES = [series, parallel, mapped, written_down, nested_twice, while_running]
+NESTED = [written_down, nested_twice, while_running]
+
+
+@pytest.fixture(params=SHAPES, ids=[shape.__name__.replace("_", " ") for shape in SHAPES])
+def shape(request: pytest.FixtureRequest) -> Shape:
+    chosen: Shape = request.param
+    return chosen
+
+
+def bad(jobs: Jobs, shape: Shape) -> str:
+    return "bad" if shape is not mapped else "x2"
+
+
+def script(jobs: Jobs, shape: Shape, *attempts: str) -> None:
+    if shape is mapped:
+        # an item is the last argument: the job's name is the item
+        jobs.script["x2"] = list(attempts)
+    else:
+        jobs.script["bad"] = list(attempts)
+
+
+def check_child(jobs: Jobs, shape: Shape, letters: str) -> None:
+    if shape in NESTED:
+        jobs.wait_fired("child", letters)
+
+
+def state_is(run: Run, state: str) -> None:
+    wait_until(f"the run to be {state}", lambda: run.status().state == state)
+
+
+def test_fails_once_then_succeeds(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+    script(jobs, shape, "fail")
+    with running_worker(broker, threads=1):
+        state_is(shape(jobs, False).run(), "succeeded")
+        jobs.wait_fired("root", "F S E")
+        check_child(jobs, shape, "F S E")
+
+
+def test_dies(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+    script(jobs, shape, "die")
+    with running_worker(broker, threads=1):
+        state_is(shape(jobs, False).run(), "failed")
+        jobs.wait_fired("root", "F D E")
+        check_child(jobs, shape, "F D E")
+
+
+def test_dies_where_failures_are_allowed_and_a_stage_follows(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+    script(jobs, shape, "die")
+    with running_worker(broker, threads=1):
+        run = shape(jobs, True).then(jobs.total).run()
+        state_is(run, "succeeded")
+        assert None in run.get_result()
+        jobs.wait_fired("root", "F D S E")
+        check_child(jobs, shape, "F D E")
+
+
+def test_is_cancelled_while_working(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+    script(jobs, shape, "wait")
+    name = bad(jobs, shape)
+    with running_worker(broker, threads=2):
+        run = shape(jobs, False).run()
+        wait_until("it works", lambda: name in jobs.began)
+        assert run.cancel()
+        jobs.gates[name].set()
+        state_is(run, "cancelled")
+        jobs.wait_fired("root", "E")
+        check_child(jobs, shape, "E")
+
+
+def test_dies_then_is_retried_and_succeeds(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+    script(jobs, shape, "die")
+    with running_worker(broker, threads=1):
+        run = shape(jobs, False).run()
+        state_is(run, "failed")
+        jobs.wait_fired("root", "F D E")
+        assert run.retry()
+        state_is(run, "succeeded")
+        jobs.wait_fired("root", "F D E S E")
+        check_child(jobs, shape, "F D E S E")
+    assert jobs.counts()[bad(jobs, shape)] == 2
+    assert set(jobs.counts().values()) <= {1, 2}
+    assert sum(jobs.counts().values()) == len(jobs.counts()) + 1
+
+
+def test_the_failing_one_is_healed_before_anothers_first_attempt_ends(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["bad"], jobs.script["late"] = ["fail"], ["wait"]
+    clutch = Clutch(**jobs.callbacks("root")).parallel(jobs.job.message("bad"), jobs.job.message("late"))
+    with running_worker(broker):
+        run = clutch.run()
+        wait_until("it is healed", lambda: run.status().stages[0].succeeded == 1)
+        jobs.gates["late"].set()
+        jobs.wait_fired("root", "S E")
+
+
+def test_an_empty_clutch_fires_its_success_and_finish(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    with running_worker(broker, threads=1):
+        assert Clutch(**jobs.callbacks("root")).run().get_result() is None
+        jobs.wait_fired("root", "S E")
+
+
+def test_each_stage_has_its_own_alarms(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    for name in "abc":
+        jobs.script[name] = ["fail"]
+    with running_worker(broker, threads=1):
+        run = Clutch(**jobs.callbacks("root")).then(*(jobs.job.message(name) for name in "abc")).run()
+        state_is(run, "succeeded")
+        jobs.wait_fired("root", "F F F S E")
+    assert [status["stage"] for status in jobs.statuses] == [0, 1, 2, 2, 2]
+
+
+def test_a_callback_gets_the_status_of_the_moment(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["bad"] = ["fail"]
+    with running_worker(broker, threads=1):
+        run = Clutch(name="nightly", **jobs.callbacks("root")).then(jobs.job.message("bad")).run()
+        jobs.wait_fired("root", "F S E")
+    first, *_, last = jobs.statuses
+    assert (first["state"], last["state"]) == ("failing", "succeeded")
+    assert first["run_id"] == run.run_id
+    assert first["name"] == "nightly"
+    (failure,) = first["failures"]
+    assert (failure["actor"], failure["exception_type"], failure["exception_text"], failure["attempts"]) == (
+        "job",
+        "ValueError",
+        "bad fails",
+        1,
+    )
+
+
+def test_the_root_is_told_what_failed_deep_inside(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["bad"] = ["die"]
+    deep = Clutch().then(jobs.job.message("bad"))
+    for _ in range(5):
+        deep = Clutch().then(jobs.job.message("good")).parallel(deep)
+    with running_worker(broker, threads=2):
+        run = deep.run()
+        state_is(run, "failed")
+    (failure,) = run.status().failures
+    assert failure.exception_text == "bad dies"
+    assert failure.actor == "job"
+    assert failure.stage == 1
+    with pytest.raises(dramatiq.results.ResultFailure, match="bad dies"):
+        run.get_result()
+
+
+def test_a_callbacks_queue_is_the_clutchs(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    seen: list[Any] = []
+
+    @dramatiq.actor
+    def where(status: dict[str, Any]) -> None:
+        message: Any = dramatiq.middleware.CurrentMessage.get_current_message()
+        seen.append(message.queue_name)
+
+    if not any(isinstance(known, dramatiq.middleware.CurrentMessage) for known in broker.middleware):
+        broker.add_middleware(dramatiq.middleware.CurrentMessage())
+    broker.declare_queue("critical")
+    child = Clutch(on_finish=where).then(jobs.job.message("a"))
+    with running_worker(broker):
+        Clutch(queue="critical", on_finish=where).then(child).run()
+        wait_until("both", lambda: len(seen) == 2)
+    assert seen == ["critical", "critical"]
+
+
+def test_a_callback_that_cannot_be_sent_is_told_in_the_status(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    class Picky(dramatiq.Middleware):
+        def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
+            if message.actor_name == "heard":
+                raise MiddlewareError("nobody wants to hear it")
+
+    broker.add_middleware(Picky())
+    with running_worker(broker):
+        run = Clutch(on_success=jobs.heard.message("root")).then(jobs.job.message("a")).run()
+        wait_until("the error", lambda: run.status().error)
+    error = run.status().error
+    assert error is not None
+    assert error.exception_text == "nobody wants to hear it"
+    assert run.get_result() == "a"

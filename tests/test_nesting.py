@@ -1,0 +1,404 @@
+"""Runs in runs: written down, Dramatiq's own compositions, mapped, piped, and started by a job."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq import group, pipeline
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import AsyncIO, CurrentMessage
+
+from dramatiq_clutch import Clutch, Run, current_run, previous_failures, previous_results
+from dramatiq_clutch.errors import NestingError, RunFailed
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+from tests.support.jobs import Jobs
+from tests.support.keyspace import clutch_keys
+
+
+@pytest.fixture
+def jobs(broker: dramatiq.Broker) -> Jobs:
+    return Jobs(broker)
+
+
+def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
+    run = clutch.run()
+    with running_worker(broker):
+        return run.get_result(block=True, timeout=20_000)
+
+
+# Written down
+
+
+def test_a_nested_clutch_is_a_member_like_any_other(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    job = jobs.job.message
+    child = Clutch().then(job("b1"), job("b2"))
+    clutch = Clutch().then(job("first")).parallel(job("a"), child, job("c")).then(job("end"))
+    assert result(broker, clutch) == "end"
+    assert jobs.sees["a"] == ["first"]
+    assert jobs.sees["b1"] == ["first"]  # what the enclosing stage sees
+    assert jobs.sees["b2"] == ["b1"]
+    assert jobs.sees["end"] == ["a", "b2", "c"]
+
+
+def test_one_or_many_goes_by_how_the_nested_ones_last_stage_was_written(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    job = jobs.job.message
+    clutch = Clutch().parallel(
+        Clutch().then(job("one")), Clutch().parallel(job("many")), Clutch(), Clutch().parallel([])
+    )
+    assert result(broker, clutch) == ["one", ["many"], None, []]
+
+
+def test_nesting_goes_to_any_depth(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    clutch = Clutch().then(jobs.job.message("deep"))
+    for _ in range(60):
+        clutch = Clutch().then(clutch)
+    assert result(broker, Clutch().then(jobs.job.message("first")).then(clutch)) == "deep"
+    assert jobs.sees["deep"] == ["first"]
+
+
+def test_a_nested_clutch_inherits_the_queue_unless_it_has_its_own(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    if not any(isinstance(known, CurrentMessage) for known in broker.middleware):
+        broker.add_middleware(CurrentMessage())
+    for queue in ("outer", "inner"):
+        broker.declare_queue(queue)
+
+    @dramatiq.actor
+    def where() -> Any:
+        message: Any = CurrentMessage.get_current_message()
+        return message.queue_name
+
+    child = Clutch().then(where)
+    clutch = Clutch(queue="outer").parallel(where, child, Clutch(queue="inner").then(Clutch().then(where)))
+    assert result(broker, clutch) == ["outer", "outer", "inner"]
+
+
+def test_a_nested_clutch_with_an_undeclared_queue_is_an_error_at_run(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    with pytest.raises(ValueError, match="'nowhere'"):
+        Clutch().then(Clutch(queue="nowhere").then(jobs.total)).run()
+
+
+def test_nothing_is_left_of_nested_runs(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    child = Clutch().then(jobs.job.message("a"), jobs.job.message("b"))
+    run = Clutch().parallel(child, child).then(jobs.total).run()
+    with running_worker(redis_broker):
+        assert run.get_result(block=True) == ["b", "b"]
+        wait_until("the last duty is confirmed", lambda: any(key.endswith(":mark") for key in root_keys()))
+
+    def left() -> set[str]:
+        return {key.rsplit("}:")[1] for key in clutch_keys(redis_broker.client) if "}" in key}
+
+    assert left() <= {"head", "bell", "mark", "marks:0", "marks:1"}
+
+
+def root_keys() -> list[str]:
+    broker: Any = dramatiq.get_broker()
+    return [key for key in clutch_keys(broker.client) if "~" not in key]
+
+
+# Dramatiq's own compositions
+
+
+@pytest.fixture
+def math(broker: dramatiq.Broker) -> Any:
+    class Math:
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def add(*numbers: int) -> int:
+            return sum(numbers)
+
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def double(number: int) -> int:
+            return 2 * number
+
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def join(*parts: Any) -> list[Any]:
+            return list(parts)
+
+        @staticmethod
+        @dramatiq.actor(broker=broker, pipe_ignore=True)
+        def says_nothing(*parts: Any) -> str:
+            return "ignored"
+
+    return Math()
+
+
+def test_a_pipeline_drops_in_unchanged(broker: dramatiq.Broker, math: Any) -> None:
+    pipe = pipeline([math.add.message(1, 2), math.add.message(10), math.double.message()])
+    assert result(broker, Clutch().then(pipe)) == 26
+    assert result(broker, Clutch().parallel(pipe, math.add.message(5)).then(math.join, pipe=True)) == [[26, 5]]
+
+
+def test_pipe_ignore_counts_on_the_step_and_on_the_actor_before_it(broker: dramatiq.Broker, math: Any) -> None:
+    pipe = pipeline(
+        [
+            math.add.message(1),
+            math.join.message_with_options(args=("a",), pipe_ignore=True),
+            math.says_nothing.message(),
+            math.join.message("b"),
+            math.join.message("c"),
+        ]
+    )
+    assert result(broker, Clutch().then(pipe)) == ["c", ["b"]]
+
+
+def test_dramatiq_does_not_send_the_next_step_of_a_pipeline_as_well(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    pipe = jobs.job.message("a") | jobs.job.message("b")
+    assert result(broker, Clutch().then(pipe).then(pipe.messages[0])) == "a"
+    assert jobs.began == ["a", "b", "a"]
+
+
+def test_a_group_drops_in_unchanged_also_inside_a_series(broker: dramatiq.Broker, math: Any) -> None:
+    three = group([math.add.message(1), math.add.message(2), math.add.message(3) | math.double.message()])
+    clutch = Clutch().then(math.add.message(0)).then(three).then(math.join, pipe=True)
+    assert result(broker, clutch) == [[1, 2, 6]]
+
+
+def test_a_group_of_groups(broker: dramatiq.Broker, math: Any) -> None:
+    inner = group([math.add.message(1), math.add.message(2)])
+    assert result(broker, Clutch().then(group([inner, math.add.message(3)]))) == [[1, 2], 3]
+
+
+def test_a_groups_completion_callbacks_are_kept(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    both = group([jobs.job.message("a"), jobs.job.message("b")])
+    both.add_completion_callback(jobs.job.message("called back"))
+    both.add_completion_callback(jobs.job.message("and again"))
+    with running_worker(broker):
+        assert Clutch().then(both).run().get_result(block=True) == ["a", "b"]
+        wait_until("both callbacks", lambda: {"called back", "and again"} <= set(jobs.began))
+    assert sorted(jobs.began) == ["a", "and again", "b", "called back"]
+
+
+def test_a_pipeline_that_is_mapped_or_piped_gets_the_value(broker: dramatiq.Broker, math: Any) -> None:
+    pipe = pipeline([math.add.message(1), math.double.message()])
+    three = Clutch().parallel(math.add.message(n) for n in range(3))
+    assert result(broker, three.map(pipe)) == [2, 4, 6]
+    assert result(broker, Clutch().then(math.add.message(4)).then(pipe, pipe=True)) == 10
+    fan = group([math.add.message(100), pipe])
+    assert result(broker, three.map(fan)) == [[100, 2], [101, 4], [102, 6]]
+
+
+# pipe and map
+
+
+def test_pipe_appends_the_value_after_a_stage_of_one_and_the_list_after_a_stage_of_many(
+    broker: dramatiq.Broker, math: Any
+) -> None:
+    clutch = Clutch().then(math.add.message(1)).then(math.join.message("one"), pipe=True)
+    assert result(broker, clutch) == ["one", 1]
+    clutch = Clutch().parallel([math.add.message(1)]).parallel(math.join.message("a"), math.join, pipe=True)
+    assert result(broker, clutch) == [["a", [1]], [[1]]]
+
+
+def test_piping_into_a_first_stage_is_an_error(math: Any) -> None:
+    for add in (Clutch().then, Clutch().parallel):
+        with pytest.raises(ValueError, match="can't pipe into a first stage"):
+            add(math.add, pipe=True)
+
+
+def test_a_clutch_that_is_piped_or_mapped_finds_the_value_as_its_previous_results(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
+    child = Clutch().then(jobs.total)
+    three = Clutch().then(jobs.several.message("x", 3))
+    assert result(broker, three.map(child)) == [["x0"], ["x1"], ["x2"]]
+    assert result(broker, three.then(child, pipe=True)) == [["x0", "x1", "x2"]]
+    assert result(broker, three.map(Clutch().parallel(Clutch().then(jobs.total)))) == [[["x0"]], [["x1"]], [["x2"]]]
+
+
+def test_map_fans_out_over_what_a_job_returned_or_a_stage_of_many(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    three = Clutch().then(jobs.several.message("x", 3))
+    assert result(broker, three.map(jobs.job).map(jobs.job.message("y")).then(jobs.total)) == [
+        ["y", "x0"],
+        ["y", "x1"],
+        ["y", "x2"],
+    ]
+
+
+def test_mapping_over_an_empty_list_completes_with_an_empty_list(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    clutch = Clutch().then(jobs.several.message("x", 0)).map(jobs.job).then(jobs.total)
+    assert result(broker, clutch) == []
+
+
+@pytest.mark.parametrize("value", ["text", 3, None, {"a": 1}])
+def test_mapping_over_what_is_no_list_fails_the_run_and_says_what_it_was(broker: dramatiq.Broker, value: Any) -> None:
+    @dramatiq.actor
+    def returns() -> Any:
+        return value
+
+    @dramatiq.actor
+    def fetch(item: Any) -> None: ...
+
+    alerts: list[Any] = []
+
+    @dramatiq.actor
+    def alert(status: Any) -> None:
+        alerts.append(status)
+
+    run = Clutch(on_failure=alert).then(returns).map(fetch).run()
+    with running_worker(broker):
+        with pytest.raises(RunFailed, match=rf"must be a list; it is a {type(value).__name__}: {value!r}"):
+            run.get_result(block=True)
+        wait_until("the alert", lambda: alerts)
+
+
+# Started by a job
+
+
+def test_a_stage_waits_for_what_its_job_nests(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor
+    def crawl() -> str:
+        Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).nest()
+        Clutch().then(jobs.job.message("c")).nest()
+        return "own"
+
+    assert result(broker, Clutch().then(jobs.job.message("first")).then(crawl).then(jobs.total)) == ["own"]
+    assert set(jobs.began[1:4]) == {"a", "b", "c"}
+    assert jobs.began[4] == "total"
+    assert jobs.sees["a"] == []
+
+
+def test_returning_the_handle_makes_the_nested_result_the_jobs(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor
+    def one() -> Run:
+        Clutch().then(jobs.job.message("x")).nest()
+        return Clutch().then(jobs.job.message("a")).nest()
+
+    @dramatiq.actor
+    def both() -> list[Run]:
+        runs = [Clutch().parallel(jobs.job.message(name)).nest() for name in "ab"]
+        return runs[::-1]
+
+    assert result(broker, Clutch().parallel(one, both).then(jobs.total)) == ["a", [["b"], ["a"]]]
+
+
+def test_jobs_nest_to_any_depth(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor
+    def countdown(number: int) -> Any:
+        return Clutch().then(countdown.message(number - 1)).nest() if number else "liftoff"
+
+    assert result(broker, Clutch().then(countdown.message(12)).then(jobs.total)) == ["liftoff"]
+
+
+def test_an_attempt_that_raises_starts_nothing(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    tries: list[int] = []
+
+    @dramatiq.actor(min_backoff=1, max_backoff=1)
+    def flaky() -> str:
+        tries.append(1)
+        Clutch().then(jobs.job.message(f"nested by {len(tries)}")).nest()
+        if len(tries) < 3:
+            raise ValueError("not yet")
+        return "done"
+
+    assert result(broker, Clutch().then(flaky)) == "done"
+    assert jobs.began == ["nested by 3"]
+
+
+def test_an_async_actor_nests_too(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    broker.add_middleware(AsyncIO())
+
+    @dramatiq.actor
+    async def crawl() -> Run:
+        await asyncio.sleep(0)
+        return Clutch().then(jobs.job.message("a")).nest()
+
+    assert result(broker, Clutch().then(crawl)) == "a"
+
+
+def test_waiting_for_a_nested_run_inside_its_job_is_an_error(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor(max_retries=0)
+    def waits() -> Any:
+        return Clutch().then(jobs.total).nest().get_result(block=True)
+
+    with pytest.raises(RunFailed, match=r"NestingError: nested run .* return the handle"):
+        result(broker, Clutch().then(waits))
+
+
+def test_nesting_outside_a_clutch_job_is_an_error(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    with pytest.raises(NestingError, match=r"outside a clutch job use run\(\)"):
+        Clutch().then(jobs.total).nest()
+
+
+def test_run_inside_an_actor_starts_an_independent_run_at_once(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor
+    def starts() -> str:
+        run = Clutch().then(jobs.job.message("independent")).run()
+        wait_until("it has run", lambda: run.status().state == "succeeded")
+        return run.run_id
+
+    run_id = result(broker, Clutch().then(starts))
+    assert "~" not in run_id
+    assert Run(run_id).get_result() == "independent"
+
+
+def test_the_current_run_of_a_nested_job_is_the_nested_run(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor
+    def who() -> str:
+        run = current_run()
+        assert run is not None
+        return run.run_id
+
+    run = Clutch().then(Clutch().then(who)).run()
+    with running_worker(broker):
+        assert run.get_result(block=True) == f"{run.run_id}~0.0"
+
+
+# Failures
+
+
+def test_a_merging_job_can_tell_which_members_are_missing_and_why(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["b"] = ["die"]
+
+    @dramatiq.actor
+    def merge() -> Any:
+        return previous_results(), [(one.index, one.exception_text) for one in previous_failures()]
+
+    abc = [jobs.job.message(name) for name in "abc"]
+    clutch = Clutch().parallel(abc, allow_failures=True).then(merge)
+    assert result(broker, clutch) == [["a", None, "c"], [[1, "b dies"]]]
+    nested = Clutch().parallel(abc, allow_failures=True).then(Clutch().then(merge))
+    jobs.script["b"] = ["die"]
+    assert result(broker, nested) == [["a", None, "c"], [[1, "b dies"]]]
+
+
+def test_a_tolerant_stage_shows_its_dead_members_in_the_status(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["b"] = ["die"]
+    run = Clutch().parallel((jobs.job.message(name) for name in "abc"), allow_failures=True).run()
+    with running_worker(broker):
+        assert run.get_result(block=True) == ["a", None, "c"]
+    (stage,) = run.status().stages
+    assert (stage.state, stage.succeeded, stage.dead) == ("succeeded", 2, 1)
+    assert [failure.exception_text for failure in run.status().failures] == ["b dies"]
+
+
+def test_without_tolerance_there_are_no_previous_failures(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    result(broker, Clutch().then(jobs.job.message("a"), jobs.job.message("b")))
+    assert jobs.missing == {"a": [], "b": []}
+
+
+def test_a_nested_run_that_is_gone_is_a_dead_member_and_comes_back_with_a_retry(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    jobs.script["a"] = ["fail"]
+
+    @dramatiq.actor(min_backoff=300, max_backoff=300)
+    def slow() -> str:
+        jobs.began.append("slow")
+        if jobs.counts()["slow"] == 1:
+            raise ValueError("the first time")
+        return "slow"
+
+    run = Clutch().parallel(Clutch().then(slow), jobs.job.message("b")).run()
+    with running_worker(redis_broker):
+        wait_until("it is failing", lambda: run.status().stages[0].failing == 1)
+        redis_broker.client.delete(*redis_broker.client.keys(f"dramatiq-clutch:{{{run.run_id}~0.0}}:*"))
+        wait_until("the run has failed", lambda: run.status().state == "failed")
+        assert "is gone" in run.status().failures[0].exception_text
+        assert run.retry()
+        assert run.get_result(block=True) == ["slow", "b"]
