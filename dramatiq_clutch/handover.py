@@ -80,8 +80,12 @@ def _all(engine: Engine, run_id: str, duties: Iterable[Duty], caller: Caller) ->
         except Unavailable:
             raise
         except Exception as error:
-            logger.exception("Run %s fails: its duty %s can't be done", run_id, duty.id)
-            more = engine.backend.fail(run_id, duty, failure_details(error), _now(caller)).duties
+            reply = engine.backend.fail(run_id, duty, failure_details(error), _now(caller))
+            if reply.word == "lost":  # somebody else holds it by now, or has done it
+                logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
+            else:
+                logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
+            more = reply.duties
         if more:
             yield _all(engine, run_id, more, caller)
 

@@ -277,12 +277,19 @@ class StubBackend(ClutchBackend):
         with self._transition(tag.run_id, caller) as run:
             if run is None:
                 return Reply("over" if tag.run_id in self.buried else "unknown")
-            if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
+            if run.state == "succeeded" or run.stage > tag.stage:
                 return Reply("over", run.take(caller))
+            if run.stage == tag.stage and (run.line.total is None or tag.member >= run.line.total):
+                return Reply("refused")
+            if run.state == "cancelled":
+                if not (record.of_run and record.ending == "succeeded" and run.stage == tag.stage):
+                    return Reply("over", run.take(caller))
+                run.results[tag.stage][tag.member] = record.payload
+                run.trouble[tag.stage].pop(tag.member, None)
+                run.updated = caller.now
+                return Reply("counts", run.take(caller))
             if run.stage < tag.stage:
                 return Reply("unknown")
-            if run.line.total is None or tag.member >= run.line.total:
-                return Reply("refused")
             if record.is_common and not caller.touch and self._is_one_of_many(run, tag):
                 run.results[tag.stage][tag.member] = record.payload
                 return Reply("counts")

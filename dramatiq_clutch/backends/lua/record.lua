@@ -8,10 +8,21 @@ local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEA
 local LAST = 2 ^ 31 -- the attempt of a run that is gone: whatever it has told, it is dead until the next epoch
 
 if not run.state then return {call('EXISTS', mark) == 1 and 'over' or 'unknown'} end
-if run.state == 'succeeded' or run.state == 'cancelled' or run.stage > stage then return answer('over') end
-if run.stage < stage or call('EXISTS', here.marks) == 0 then return {'unknown'} end
+if run.state == 'succeeded' or run.stage > stage then return answer('over') end
 local total = total_of(run.line)
-if not total or tonumber(member) >= total then return {'refused'} end
+if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused'} end
+if run.state == 'cancelled' then
+  -- What a nested run has come to is kept for a retry: it tells but once. A job's result is dropped, it works again.
+  if not (of_run and ending == 'succeeded' and run.stage == stage and call('HEXISTS', here.halted, '') == 1) then
+    return answer('over')
+  end
+  call('HSET', here.halted, member, 'S' .. payload)
+  call('ZREM', here.standing, member)
+  call('HDEL', here.details, member)
+  touch()
+  return answer('counts')
+end
+if run.stage < stage or call('EXISTS', here.marks) == 0 then return {'unknown'} end
 
 local function newer()
   local last = call('HGET', here.details, member)

@@ -1,0 +1,247 @@
+"""Random trees of clutches, with anything happening to their jobs in any order: the real thing does what a simple
+interpreter of the documentation does. Results, callbacks (which, in which order, how often) and states are equal."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import dq_name
+from dramatiq.errors import QueueNotFound
+from dramatiq.middleware import SkipMessage
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.plan import Tag
+from tests.support.interpreter import Leaf, Outcome, SimRun, Step, Tree
+from tests.support.server import Server
+
+MOST_FAILURES = 2  # of one job in a row: its retries then succeed or die, so that every example ends
+
+names = itertools.count()
+
+
+def unique(letter: str) -> st.SearchStrategy[str]:
+    return st.builds(lambda: f"{letter}{next(names)}")
+
+
+def leaves(trees: st.SearchStrategy[Tree] | None) -> st.SearchStrategy[Leaf]:
+    if trees is None:
+        return st.builds(Leaf, unique("job "))
+    nests = st.just(()) | st.lists(trees, max_size=2).map(tuple)
+    return st.builds(Leaf, unique("job "), nests, st.booleans())
+
+
+def steps(trees: st.SearchStrategy[Tree] | None) -> st.SearchStrategy[Step]:
+    member = leaves(trees) if trees is None else leaves(trees) | trees
+    one = st.builds(lambda only: Step((only,)), member)
+    many = st.builds(
+        lambda members, tolerant: Step(tuple(members), many=True, tolerant=tolerant),
+        st.lists(member, max_size=4),
+        st.booleans(),
+    )
+    mapped = st.builds(
+        lambda only, tolerant: Step((only,), many=True, mapped=True, tolerant=tolerant), member, st.booleans()
+    )
+    return one | many | mapped
+
+
+def of(step: st.SearchStrategy[Step]) -> st.SearchStrategy[Tree]:
+    def tree(name: str, steps: list[Step]) -> Tree:
+        kept: list[Step] = []
+        for one in steps:
+            if not one.mapped or (kept and kept[-1].many):  # a stage of one would have to return a list
+                kept.append(one)
+        return Tree(name, tuple(kept))
+
+    return st.builds(tree, unique("run "), st.lists(step, max_size=3))
+
+
+TREES = of(steps(None))
+for _ in range(2):
+    TREES = of(steps(TREES))
+
+
+class World:
+    """A run in the real thing, and in the interpreter; their jobs end as Hypothesis wants, in the order it wants."""
+
+    def __init__(self, backend: Any, tree: Tree, draw: Any) -> None:
+        self.draw, self.tree = draw, tree
+        self.broker = broker = StubBroker()
+        broker.add_middleware(ClutchMiddleware(backend))
+        broker.emit_after("process_boot")
+        self.events: dict[str, str] = {}
+        self.waiting: list[dramatiq.Message[Any]] = []
+        self.outcome: Outcome = "ok"
+        self.nests: dict[str, Leaf] = {}
+
+        @dramatiq.actor(broker=broker, throws=LookupError, min_backoff=1, max_backoff=1)
+        def job(name: str, *items: Any) -> Any:
+            if self.outcome != "ok":
+                raise ValueError("fails") if self.outcome == "fail" else LookupError("dies")
+            leaf = self.nests.get(name)
+            nested = [self.clutch(tree).nest() for tree in leaf.nests] if leaf else []
+            return nested if leaf and leaf.yields and nested else name + "".join(f"({item!r})" for item in items)
+
+        @dramatiq.actor(broker=broker)
+        def heard(who: str, status: dict[str, Any]) -> None: ...
+
+        self.job, self.heard = job, heard
+        self.run = self.clutch(tree).run()
+        self.sim = SimRun(self.run.run_id, tree.name, tree, [], {})
+        self.sim.settle()
+
+    def clutch(self, tree: Tree) -> Clutch:
+        heard: Any = self.heard
+        options = ("on_failure", "on_death", "on_success", "on_finish")
+        callbacks: dict[str, Any] = {option: heard.message(tree.name) for option in options}
+        clutch = Clutch(broker=self.broker, name=tree.name, **callbacks)
+        for step in tree.steps:
+            members = [self.member(member) for member in step.members]
+            if step.mapped:
+                clutch = clutch.map(members[0], allow_failures=step.tolerant)
+            elif step.many:
+                clutch = clutch.parallel(members, allow_failures=step.tolerant)
+            else:
+                clutch = clutch.then(*members)
+        return clutch
+
+    def member(self, what: Leaf | Tree) -> Any:
+        if isinstance(what, Tree):
+            return self.clutch(what)
+        self.nests[what.name] = what
+        return self.job.message(what.name)
+
+    # Messages
+
+    def collect(self) -> None:
+        """Take what was enqueued: callbacks are noted in the order in which they were sent."""
+        for queue in ("default", dq_name("default")):
+            try:
+                queued = self.broker.queues[queue]
+            except (KeyError, QueueNotFound):
+                continue
+            while not queued.empty():
+                message: Any = dramatiq.Message.decode(queued.get_nowait())
+                queued.task_done()
+                if message.actor_name == "heard":
+                    who, status = message.args
+                    letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_finish": "E"}
+                    self.events[who] = self.events.get(who, "") + letters[status["event"]]
+                else:
+                    message.options.pop("eta", None)
+                    self.waiting.append(message)
+
+    def deliver(self, outcomes: list[Outcome], *, duplicates: bool) -> None:
+        """One message is worked on, and perhaps comes again."""
+        message = self.waiting.pop(self.draw(st.integers(0, len(self.waiting) - 1)))
+        if duplicates and self.draw(st.integers(0, 9)) == 9:
+            self.waiting.append(message)
+        tag = Tag.from_option(message.options["clutch"])
+        attempt = message.options.get("retries", 0)
+        wanted = self.sim.find(tag.run_id, tag.stage, tag.member)
+        outcome = self.draw(st.sampled_from(outcomes))
+        self.outcome = "die" if outcome == "fail" and attempt >= MOST_FAILURES else outcome
+        assert self.work(message) == (wanted is not None)
+        if wanted is not None:
+            run, member = wanted
+            run.record(member, self.outcome, (tag.epoch, attempt))
+        self.sim.settle()
+        self.collect()
+
+    def work(self, message: dramatiq.Message[Any]) -> bool:
+        """What Dramatiq's worker does with a message. Returns whether the actor was called."""
+        proxy, broker, called = dramatiq.MessageProxy(message), self.broker, False
+        try:
+            broker.emit_before("process_message", proxy)
+            called = True
+            result = broker.get_actor(message.actor_name)(*message.args, **message.kwargs)
+            broker.emit_after("process_message", proxy, result=result)
+        except SkipMessage:
+            broker.emit_after("skip_message", proxy)
+        except Exception as error:
+            broker.emit_after("process_message", proxy, exception=error)
+        how = "nack" if proxy.failed else "ack"
+        broker.emit_before(how, proxy)
+        broker.emit_after(how, proxy)
+        return called
+
+    # What must be equal
+
+    def check(self) -> None:
+        named = {name: events for name, events in self.sim.events.items() if not name.startswith("in ")}
+        assert self.events == named
+        status = self.run.status()
+        failing = any(member.view in ("failing", "dead") for member in self.sim.members)
+        assert status.state == ("failing" if self.sim.state == "running" and failing else self.sim.state)
+        if self.sim.state == "succeeded":
+            assert self.run.get_result() == self.sim.result
+        else:
+            views = [member.view for member in self.sim.members]
+            stage = status.stages[self.sim.stage]
+            assert (stage.succeeded, stage.failing, stage.dead) == tuple(
+                views.count(view) for view in ("ok", "failing", "dead")
+            )
+
+
+@pytest.mark.parametrize("store", ["redis", "stub"])
+def test_random_trees_do_what_the_interpreter_does(store: str, server: Server, redis_client: redis.Redis) -> None:
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    @given(TREES, st.data())
+    def trees(tree: Tree, data: st.DataObject) -> None:
+        play(RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, data)
+
+    trees()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["redis", "stub"])
+def test_random_trees_do_what_the_interpreter_does_for_long(
+    store: str, server: Server, redis_client: redis.Redis
+) -> None:
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    @given(TREES, st.data())
+    def trees(tree: Tree, data: st.DataObject) -> None:
+        play(RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, data)
+
+    trees()
+
+
+def play(backend: Any, tree: Tree, data: st.DataObject) -> None:
+    world = World(backend, tree, data.draw)
+    world.collect()
+    world.check()
+    for _ in range(60):
+        if not world.waiting:
+            break
+        verb = data.draw(st.sampled_from(["deliver"] * 12 + ["retry", "cancel"]))
+        if verb == "deliver":
+            world.deliver(["ok", "ok", "ok", "fail", "die"], duplicates=True)
+        else:
+            change(world, verb)
+        world.check()
+    for _ in range(8):  # a retry brings the dead to work, a tree of them level by level
+        while world.waiting:
+            world.deliver(["ok"], duplicates=False)
+        world.check()
+        if world.sim.state == "succeeded":
+            break
+        change(world, "retry")
+    assert world.run.status().state == "succeeded"
+
+
+def change(world: World, verb: str) -> None:
+    if verb == "cancel":
+        Run.cancel(world.run)
+        world.sim.cancel()
+    else:
+        Run.retry(world.run)
+        world.sim.retry()
+    world.sim.settle()
+    world.collect()
