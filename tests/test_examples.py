@@ -37,12 +37,12 @@ def processes_with(mark: str) -> list[str]:
 
 
 @contextmanager
-def word_count(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def example(name: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The example, started. It must have ended within the block, and leave nothing behind."""
     mark = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     process = subprocess.Popen(
-        [sys.executable, "examples/word_count.py", *map(str, arguments)],
+        [sys.executable, f"examples/{name}.py", *map(str, arguments)],
         cwd=ROOT,
         env={**inherited, MARK: mark, **(env or {})},
         stdout=subprocess.PIPE,
@@ -93,7 +93,7 @@ def assert_counted(output: str) -> None:
 
 
 def test_word_count_counts_the_words_of_a_folder(few_files: Path) -> None:
-    with word_count(few_files) as process:
+    with example("word_count", few_files) as process:
         output = output_of(process)
 
     assert_counted(output)
@@ -101,7 +101,7 @@ def test_word_count_counts_the_words_of_a_folder(few_files: Path) -> None:
 
 
 def test_word_count_uses_the_server_at_redis_url(few_files: Path, server: Server, redis_client: redis.Redis) -> None:
-    with word_count(few_files, env={"REDIS_URL": server.url}) as process:
+    with example("word_count", few_files, env={"REDIS_URL": server.url}) as process:
         output = output_of(process)
 
     assert_counted(output)
@@ -110,7 +110,7 @@ def test_word_count_uses_the_server_at_redis_url(few_files: Path, server: Server
 
 
 def test_word_count_takes_a_folder_without_files(tmp_path: Path) -> None:
-    with word_count(tmp_path) as process:
+    with example("word_count", tmp_path) as process:
         output = output_of(process)
 
     assert "0 words, 0 of them different, in 0 files" in output
@@ -122,7 +122,7 @@ def test_word_count_takes_a_folder_without_files(tmp_path: Path) -> None:
     "moment", ["Counting the words", "count the words: running"], ids=["while starting", "while working"]
 )
 def test_word_count_leaves_nothing_behind_when_interrupted(moment: str, number: signal.Signals) -> None:
-    with word_count() as process:
+    with example("word_count") as process:
         read_until(process, moment)
         process.send_signal(number)
         output = output_of(process)
@@ -130,3 +130,48 @@ def test_word_count_leaves_nothing_behind_when_interrupted(moment: str, number: 
     assert "Interrupted" in output
     assert "Traceback" not in output
     assert process.returncode == 130
+
+
+def test_nested_folders_measures_a_tree_of_folders(few_files: Path) -> None:
+    with example("nested_folders", few_files) as process:
+        output = output_of(process)
+
+    size = sum(path.stat().st_size for path in few_files.rglob("*") if path.is_file())
+    assert f"{few_files} has {size:,} bytes; a plain count says {size:,}." in output
+    assert process.returncode == 0
+
+
+def test_mapped_packages_counts_the_lines_of_each(tmp_path: Path) -> None:
+    for name, lines in {"small": 1, "large": 3}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("\n" * lines)
+        (tmp_path / name / "other.py").write_text("\n")
+    with example("mapped_packages", tmp_path) as process:
+        output = output_of(process)
+
+    assert output.splitlines() == [
+        "      4 lines in large",
+        "      2 lines in small",
+        "2 packages, each a run of its own.",
+    ]
+    assert process.returncode == 0
+
+
+def test_failures_tells_the_whole_story() -> None:
+    with example("failures") as process:
+        output = output_of(process)
+
+    first, second, third = re.split(r"^[123]\. ", output, flags=re.MULTILINE)[1:]
+    assert "'sales': ['sales of north', None, 'sales of south']" in first
+    assert "member 1: shop 'closed' doesn't answer" in first
+    assert sorted(re.findall(r"told (on_\w+)", first)) == ["on_death"]
+    assert sorted(re.findall(r"told (on_\w+)", second)) == ["on_death", "on_failure", "on_finish"]
+    assert "'sales': ['sales of north', 'sales of closed', 'sales of south'], 'missing': []" in third
+    assert sorted(re.findall(r"told (on_\w+)", third)) == ["on_finish", "on_success"]
+    assert process.returncode == 0
+
+
+def test_every_example_is_run() -> None:
+    tests = Path(__file__).read_text()
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"running"}
+    assert all(f'example("{name}"' in tests for name in names)

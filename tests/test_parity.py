@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +13,11 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, Run
-from tests.parity_actors import LOG, Actors, make_broker
+from tests.parity_actors import CALLBACKS, LOG, Actors, make_broker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_only_left
 from tests.support.server import Server
-from tests.support.workers import Worker
+from tests.support.workers import ROOT, Worker
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ class World:
 def world(own_server: Server) -> Iterator[World]:
     world = World(own_server)
     yield world
-    for key in (LOG, *world.client.keys("tries:*"), *world.client.keys("gate*")):
+    for key in (LOG, *(key for pattern in ("tries:*", "gate*", "heard:*") for key in world.client.keys(pattern))):
         world.client.delete(key)
     world.broker.close()
 
@@ -232,3 +234,73 @@ def test_no_keys_are_left_behind(world: World) -> None:
     assert_only_left(world.client, allowed=(":head", ":bell", ":mark", ":marks:2"), namespace=own)
     for key in world.client.keys(f"{own}:*"):
         assert world.client.pttl(key) <= (86_400_000 if ":mark" in str(key) and ":marks" not in str(key) else 600_000)
+
+
+# The callbacks' table, once on real workers: several processes, so each event is looked up by name, not by its turn.
+
+F, D, S, E = "on_failure", "on_death", "on_success", "on_finish"
+
+
+def heard(world: World, who: str, *events: str) -> None:
+    def told() -> list[str]:
+        entries: list[Any] = world.client.lrange(f"heard:{who}", 0, -1)
+        return sorted(entry.decode() for entry in entries)
+
+    wait_until(f"{who} to hear {events}", lambda: len(told()) >= len(events))
+    assert told() == sorted(events)
+
+
+def with_callbacks(world: World, who: str) -> Clutch:
+    listener: Any = world.jobs.heard
+    return world.clutch(**{option: listener.message(who) for option in CALLBACKS})
+
+
+@pytest.mark.parametrize("kind", ["series", "written down", "while running"])
+def test_the_callbacks_on_real_workers(world: World, kind: str) -> None:
+    jobs, nested = world.jobs, kind != "series"
+
+    def clutch(step: Any) -> Clutch:
+        name, args = step.actor_name, step.args
+        if kind == "while running":
+            step = jobs.nests.message(name, *args)
+        elif kind == "written down":
+            step = with_callbacks(world, "child").then(step)
+        return with_callbacks(world, "root").then(step)
+
+    def both_heard(*events: str) -> None:
+        heard(world, "root", *events)
+        if nested:
+            heard(world, "child", *events)
+        world.client.delete("heard:root", "heard:child")
+
+    result(clutch(jobs.fail_times.message("heals", 1)).run())
+    both_heard(f"{F} failing", f"{S} succeeded", f"{E} succeeded")
+
+    run = clutch(jobs.dies_once.message("dies")).run()
+    wait_until("it has failed", lambda: run.status().state == "failed")
+    both_heard(f"{F} failing", f"{D} failing", f"{E} failed")
+    assert run.retry()
+    assert result(run) == "dies"
+    both_heard(f"{S} succeeded", f"{E} succeeded")
+
+    run = clutch(jobs.wait.message("cancelled", "gate of the cancelled")).run()
+    if nested:
+        wait_until("the child is there", lambda: world.client.keys(f"*{run.run_id}~*:head"))
+    assert run.cancel()
+    both_heard(f"{E} cancelled")
+    world.open("gate of the cancelled")
+
+
+def test_processes_that_race_for_an_id_start_one_run(world: World, own_server: Server) -> None:
+    racer = (
+        "import sys; from tests.parity_actors import Actors, make_broker; from dramatiq_clutch import Clutch; "
+        "broker = make_broker(sys.argv[1]); jobs = Actors(broker); sys.stdin.read(1); "
+        "print(Clutch(broker=broker).then(jobs.see.message('raced')).run(run_id='race').run_id)"
+    )
+    command = [sys.executable, "-c", racer, own_server.url]
+    racers = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    assert {process.communicate("x", timeout=60)[0] for process in racers} == {"race\n"}
+    assert result(Run("race", broker=world.broker)) == "raced"
+    assert world.names() == ["raced"]

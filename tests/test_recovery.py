@@ -102,6 +102,23 @@ def break_once(target: object, method: str, error: Exception, *, applied: bool) 
     return broken
 
 
+def break_nth(target: object, method: str, nth: int, error: Exception, *, applied: bool) -> list[bool]:
+    """Have a method raise once, at its nth call. Returns a list that grows with its calls."""
+    works: Callable[..., Any] = getattr(target, method)
+    calls: list[bool] = []
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        calls.append(True)
+        if len(calls) != nth:
+            return works(*args, **kwargs)
+        if applied:
+            works(*args, **kwargs)
+        raise error
+
+    setattr(target, method, wrapper)
+    return calls
+
+
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
 @pytest.mark.parametrize("method", TRANSITIONS)
 def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, method: str, applied: bool) -> None:
@@ -114,6 +131,76 @@ def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, met
 
         assert broken
         assert sorted(jobs.runs, key=str) == ONCE_EACH
+
+
+#: Every method that a run of `nested_clutch` goes through besides.
+NESTED_TRANSITIONS = [*TRANSITIONS, "nested", "create"]
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+@pytest.mark.parametrize("method", NESTED_TRANSITIONS)
+@pytest.mark.parametrize("nth", [1, 3])
+def test_an_outage_at_any_call_changes_nothing_for_nested_runs(
+    server: Server, method: str, applied: bool, nth: int
+) -> None:
+    with ready(server) as (broker, engine, jobs):
+
+        @dramatiq.actor(broker=broker)
+        def nests() -> Run:
+            jobs.runs.append("nests")
+            return Clutch(on_finish=jobs.alert).parallel(jobs.double.message(3), jobs.heals).nest()
+
+        child = Clutch(on_success=jobs.alert).then(jobs.numbers).map(jobs.double)
+        run = Clutch(on_finish=jobs.alert).parallel(child, nests).run()
+        broken = break_nth(engine.backend, method, nth, StateUnavailable("away"), applied=applied)
+        with running_worker(broker):
+            assert run.get_result(block=True) == [[2, 4, 6], [6, "healed"]]
+            wait_until("the callbacks", lambda: len(jobs.alerts) >= 3)
+
+        assert broken  # some methods are called less often than `nth`
+        assert sorted(jobs.runs, key=str) == [1, 2, 3, 3, "heals", "heals", "nests", "numbers"]
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+@pytest.mark.parametrize("verb", ["cancel", "retry", "resend"])
+@pytest.mark.parametrize("method", ["standing", "confirm", "rows", "nested", "retry", "cancel", "resend"])
+def test_an_outage_while_a_run_is_changed_changes_nothing(
+    server: Server, method: str, verb: str, applied: bool
+) -> None:
+    """The change is finished by the sweeper, or is repeated by who asked for it."""
+    with ready(server) as (broker, engine, _jobs):
+        fails = [True]
+
+        @dramatiq.actor(broker=broker, max_retries=0)
+        def fragile() -> str:
+            if fails:
+                raise ValueError("fragile")
+            return "whole"
+
+        @dramatiq.actor(broker=broker)
+        def nests() -> Run:
+            return Clutch().then(fragile).nest()
+
+        run = Clutch().parallel(nests, Clutch().then(fragile), fragile).run()
+        with running_worker(broker):
+            wait_until("the run has failed", lambda: run.status().state == "failed")
+        if verb != "retry":
+            run = Clutch().parallel(Clutch().then(fragile), fragile).run()
+        fails.clear()
+        break_nth(engine.backend, method, 1, StateUnavailable("away"), applied=applied)
+        for _ in range(2):
+            try:
+                getattr(run, verb)()
+                break
+            except StateUnavailable:
+                continue
+        with running_worker(broker):
+            end = "cancelled" if verb == "cancel" else "succeeded"
+            wait_until(f"the run is {end}", lambda: run.status().state == end)
+            if verb == "cancel":
+                # its job may have worked before the sweeper came
+                child = Run(f"{run.run_id}~0.0")
+                wait_until("the nested run is at rest", lambda: child.status().state in ("cancelled", "succeeded"))
 
 
 def test_the_boundaries_are_all_that_the_backend_has() -> None:

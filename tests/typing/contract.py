@@ -1,0 +1,87 @@
+"""The public names, as a type checker sees them. Checked by mypy with the rest of the project, and never run: a line
+marked with an ignored error must be one, or the ignore is unused, which is an error as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dramatiq
+import redis
+from dramatiq import group, pipeline
+from typing_extensions import assert_type
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_failures, previous_results
+from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.status import JobFailure, RunStatus, StageStatus
+
+
+@dramatiq.actor
+def plain(number: int) -> int:
+    return number
+
+
+@dramatiq.actor
+async def coroutine() -> None: ...
+
+
+class Generic(dramatiq.GenericActor):
+    def perform(self) -> None: ...
+
+
+@dramatiq.actor
+def alert(status: dict[str, Any]) -> None: ...
+
+
+def the_builder() -> None:
+    clutch = Clutch(queue="q", on_failure=alert, on_death="alert", on_success=Generic, on_finish=None, name="n")
+    assert_type(clutch, Clutch)
+    assert_type(clutch.then(plain, plain.message(1), coroutine, Generic, clutch, pipe=True), Clutch)
+    assert_type(clutch.then(pipeline([plain.message(1)]), group([plain.message(1)])), Clutch)
+    assert_type(clutch.parallel(plain, clutch, pipe=True, allow_failures=True), Clutch)
+    assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch)
+    assert_type(clutch.parallel([clutch, plain]), Clutch)
+    assert_type(clutch.map(plain, allow_failures=True), Clutch)
+    assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
+    assert_type(clutch.nest(), Run)
+    assert_type(clutch.to_mermaid(), str)
+
+
+def what_is_not_a_step() -> None:
+    clutch = Clutch()
+    clutch.then("x")  # type: ignore[arg-type]
+    clutch.then(3)  # type: ignore[arg-type]
+    clutch.then(None)  # type: ignore[arg-type]
+    clutch.then([plain])  # type: ignore[arg-type]
+    clutch.map("x")  # type: ignore[arg-type]
+    clutch.parallel([1, 2])  # type: ignore[list-item]
+    Clutch("critical")  # type: ignore[call-arg]
+    Clutch(on_failure=3)  # type: ignore[arg-type]
+    clutch.queue = "other"  # type: ignore[misc]
+    clutch.run(1_000)  # type: ignore[call-arg]
+
+
+async def the_run() -> None:
+    run = Run("id", broker=None)
+    assert_type(run.run_id, str)
+    status = run.status()
+    assert_type(status, RunStatus)
+    assert_type(status.stages, tuple[StageStatus, ...])
+    assert_type(status.failures, tuple[JobFailure, ...])
+    assert_type(status.asdict(), dict[str, Any])
+    assert_type(run.get_result(block=True, timeout=60_000), Any)
+    assert_type(await run.get_result_async(timeout=60_000), Any)
+    assert_type(run.cancel(), bool)
+    assert_type(run.retry(), bool)
+    assert_type(run.resend(), bool)
+    assert_type(current_run(), Run | None)
+    assert_type(previous_results(), list[Any])
+    assert_type(previous_failures(), list[JobFailure])
+    run.get_result(True)  # type: ignore[call-arg]
+
+
+def the_middleware(client: redis.Redis) -> None:
+    ClutchMiddleware()
+    ClutchMiddleware(StubBackend(), run_ttl=1, result_ttl=1, lease=1, sweep_interval=None)
+    ClutchMiddleware(RedisBackend(client=client, namespace="n"))
+    ClutchMiddleware(RedisBackend(url="redis://localhost", encoder=dramatiq.JSONEncoder(), max_connections=4))
+    ClutchMiddleware("redis://localhost")  # type: ignore[arg-type]
