@@ -9,6 +9,7 @@ from typing import Any
 import dramatiq
 import pytest
 
+from dramatiq_clutch import Clutch
 from tests.conftest import running_worker
 from tests.support.server import Server
 
@@ -41,3 +42,18 @@ def test_ci_runs_the_same_test_command_as_readme() -> None:
     ci = (README.parent / ".ci" / "run").read_text()
     (test_command,) = [line for block in blocks("sh") for line in block.splitlines() if "pytest" in line]
     assert test_command in ci
+
+
+def test_the_picture_is_what_the_code_above_it_draws(stub_broker: object) -> None:
+    (picture,) = blocks("mermaid")
+    (code,) = [block for block in blocks("python") if "to_mermaid" in block]
+    actors = {}
+    for name in ("list_pages", "fetch", "shout", "summarise"):
+
+        @dramatiq.actor(actor_name=name)
+        def actor() -> None: ...
+
+        actors[name] = actor
+    namespace: dict[str, Any] = {"Clutch": Clutch, **actors}
+    exec(code, namespace)
+    assert namespace["picture"].to_mermaid() == picture
