@@ -23,7 +23,8 @@ Ending = Literal["succeeded", "open", "attempted", "failing", "dead"]
 #: its run cancelled; the place doesn't exist (`refused`); the run isn't there (`unknown`).
 RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown"]
 
-#: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`, or its run cancelled; `unknown`.
+#: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`, or its run cancelled; its place
+#: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
 #: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
@@ -145,6 +146,10 @@ class ClutchBackend(abc.ABC):
     def encode(self, result: Any) -> bytes:
         """A result as bytes: like Dramatiq's Results, whose encoders take any value. Raises what the encoder raises."""
         return self.encoder.encode(result)
+
+    def warnings(self) -> Sequence[str]:
+        """What is wrong with how the store is set up, for the log of a worker that boots."""
+        return ()
 
     # Transitions
 

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import redis
 from dramatiq import Broker, Message, Middleware
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from .errors import BrokerUnavailable
+from .outages import way_out
 
 #: How many messages travel in one round trip.
 CHUNK = 500
@@ -42,12 +42,13 @@ def translated() -> Iterator[None]:
     """Turn the errors of a broker that is away into BrokerUnavailable; waiting cures those, and only those."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, ConnectionClosed, ConnectionFailed) as error:
+    except (ConnectionClosed, ConnectionFailed) as error:
         raise BrokerUnavailable(f"the broker can't be reached: {error}") from error
-    except redis.ResponseError as error:
-        if str(error).split(" ")[0] in {"OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS"}:
-            raise BrokerUnavailable(f"the broker refuses messages for now: {error}") from error
-        raise
+    except RedisError as error:
+        hint = way_out(error)
+        if hint is None:
+            raise
+        raise BrokerUnavailable(f"the broker can't be used for now ({hint}): {error}") from error
 
 
 def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -98,12 +98,22 @@ class ClutchMiddleware(EngineMiddleware):
         for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
             logging.getLogger(name).addFilter(_is_true)
         engine = self.engine(broker)
+        for warning in (*engine.backend.warnings(), *_warnings_of(broker)):
+            logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
             interval = self.sweep_interval / 1000
             threading.Thread(target=self._sweep, args=(engine, interval), name="clutch-sweeper", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._stopping.set()
+
+    def sweep(self, broker: Broker) -> int:
+        """Look once for runs whose duties nobody does, and do them: what every worker process does now and then by
+        itself, unless `sweep_interval` is None. Any number of processes may do it at once.
+
+        Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable; what was owed stays owed.
+        """
+        return sweep(self.engine(broker))
 
     def _sweep(self, engine: Engine, interval: float) -> None:
         while not self._stopping.wait(interval):
@@ -267,6 +277,9 @@ class ClutchMiddleware(EngineMiddleware):
             return self._patiently(job, lambda: job.engine.backend.guard(job.tag))
         except NotAcked:
             return "abandoned"
+        except Exception as error:  # a foreign key in the way: better not run than run and be lost
+            logger.error("The state of run %s can't be read: %r", job.tag.run_id, error)
+            return "unknown"
 
     def _patiently(self, job: Job, work: Callable[[], Any]) -> Any:
         """Do it, as often as it takes while something is away. Raises NotAcked as soon as the worker is to stop."""
@@ -306,6 +319,14 @@ def _backend_of(broker: Broker) -> ClutchBackend:
         f"ClutchMiddleware() can't tell where to keep the state of runs: {type(broker).__name__} has no Redis client. "
         'Pass a backend: ClutchMiddleware(RedisBackend(url="redis://..."))'
     )
+
+
+def _warnings_of(broker: Broker) -> Iterator[str]:
+    if getattr(broker, "confirm_delivery", None) is False:
+        yield (
+            f"{type(broker).__name__} publishes without confirmation, so what its server doesn't take is lost. "
+            "Create it with confirm_delivery=True"
+        )
 
 
 def _known(message: MessageProxy) -> Job | None:

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ..backend import Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
 from ..errors import StateUnavailable
+from ..outages import way_out
 from ..plan import EVENTS, Plan, Tag
 from ..status import Snapshot
 
@@ -34,19 +35,6 @@ LONGEST_BLOCK = 2.0
 KINDS: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
 SPAN = 2**40
 
-#: What a server answers that waiting cures, and what its operator can do about it.
-CURABLE = {
-    "LOADING": "the server is still loading its data",
-    "READONLY": "this server is a replica: point the URL at the primary, or wait for the failover to end",
-    "OOM": "the server is out of memory: raise maxmemory or free some",
-    "BUSY": "the server is running a script that doesn't end: SCRIPT KILL ends it",
-    "MASTERDOWN": "the replica has lost its primary",
-    "MISCONF": "the server can't save to disk: see its log",
-    "CLUSTERDOWN": "the cluster is down",
-    "TRYAGAIN": "the cluster is moving the slot",
-    "NOREPLICAS": "the server has too few replicas to accept writes",
-}
-
 
 @cache
 def script_text(name: str, *, bare: bool) -> str:
@@ -61,14 +49,11 @@ def translated() -> Iterator[None]:
     """Turn what waiting cures into StateUnavailable; leave everything else as it is."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        hint = "check user and password" if isinstance(error, redis.AuthenticationError) else "is it running?"
-        raise StateUnavailable(f"the state store can't be reached ({hint}): {error}") from error
     except RedisError as error:
-        for sign, hint in CURABLE.items():
-            if sign in str(error).split(":")[0] or f"-{sign}" in str(error):
-                raise StateUnavailable(f"the state store refuses to work for now ({hint}): {error}") from error
-        raise
+        hint = way_out(error)
+        if hint is None:
+            raise
+        raise StateUnavailable(f"the state store can't be used for now ({hint}): {error}") from error
 
 
 class RedisBackend(ClutchBackend):
@@ -95,6 +80,19 @@ class RedisBackend(ClutchBackend):
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
+
+    def warnings(self) -> Sequence[str]:
+        try:
+            memory: dict[str, Any] = self._ask(lambda: self.client.info("memory"))
+        except (StateUnavailable, RedisError):  # it is away, or INFO isn't allowed: then nothing can be said
+            return ()
+        policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
+        if policy == "noeviction" or not most:
+            return ()
+        return [
+            f"the server is set to evict keys when its memory ({most:,} bytes) is full (maxmemory-policy {policy}); "
+            "a run whose keys are evicted is lost. Set maxmemory-policy noeviction, or give runs a server of their own"
+        ]
 
     # Transitions
 

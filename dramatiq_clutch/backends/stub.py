@@ -267,7 +267,7 @@ class StubBackend(ClutchBackend):
                 return "over" if tag.run_id in self.buried else "unknown"
             if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
                 return "over"
-            if run.stage < tag.stage:
+            if run.stage < tag.stage or run.line.total is None or tag.member >= run.line.total:
                 return "unknown"
             done = tag.member in run.results[tag.stage] or tag.member in run.nests[tag.stage]
             return "done" if done else "go"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, cast
 
 import dramatiq
 import redis
@@ -121,7 +121,12 @@ class Jobs:
         @dramatiq.actor(broker=self.broker)
         def heard(name: str, status: dict[str, Any]) -> None:
             message: Any = dramatiq.middleware.CurrentMessage.get_current_message()
-            client.rpush(HEARD, f"{name} {status['event']} {message.message_id}")
+            while True:  # not by raising: what Retries can't send again while the server is away, Dramatiq loses
+                try:
+                    client.rpush(HEARD, f"{name} {status['event']} {message.message_id}")
+                    return
+                except (redis.ConnectionError, redis.TimeoutError):
+                    time.sleep(0.1)
 
         self.add, self.numbers, self.double, self.heals, self.dies = add, numbers, double, heals, dies
         self.collect, self.nests, self.heard = collect, nests, heard
@@ -147,8 +152,8 @@ class Jobs:
         if shape == "nesting":
             return root.then(self.nests.message(f"{name} nests", 2)).then(self.collect.message(f"{name} end"))
         if shape == "mapped":
-            three = root.then(self.numbers.message(f"{name} list", 10))
-            return three.map(self.double.message(f"{name} map")).then(add(f"{name} end", 0))
+            three, double = root.then(self.numbers.message(f"{name} list", 10)), cast(Any, self.double)
+            return three.map(double.message(f"{name} map")).then(add(f"{name} end", 0))
         if shape == "healing":
             return root.parallel(self.heals.message(f"{name} {n}", n) for n in range(3))
         if shape == "tolerant":

@@ -35,8 +35,8 @@ from tests.support.keyspace import clutch_keys, keys_without_expiry
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
 
-#: What a run that is over may leave until its results expire.
-MAY_STAY = ("head", "bell", "mark", "marks", "standing", "details")
+#: What a run that is over may leave until its results expire; and what a killed process was writing, for some minutes.
+MAY_STAY = ("head", "bell", "mark", "marks", "standing", "details", "draft")
 
 
 @dataclass

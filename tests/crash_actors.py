@@ -1,0 +1,109 @@
+"""A worker (or, run as a program, a producer) that kills itself at a given call: CRASH="method nth before|after"."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, handover, previous_results
+from dramatiq_clutch.engine import engine_of
+
+BEGAN, HEARD = "began", "heard"
+
+
+def crash_at(target: Any, method: str, nth: int, moment: str) -> None:
+    works, calls = getattr(target, method), [0]
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = works(*args, **kwargs)
+        if calls[0] == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(target, method, wrapper)
+
+
+class Jobs:
+    def __init__(self, url: str) -> None:
+        self.broker = broker = RedisBroker(url=url, heartbeat_timeout=1_500, maintenance_chance=1_000_000)
+        broker.add_middleware(ClutchMiddleware(lease=500, sweep_interval=100))
+        client = broker.client
+
+        @dramatiq.actor(broker=broker)
+        def numbers(name: str) -> list[int]:
+            client.hincrby(BEGAN, name, 1)
+            return [1, 2, 3]
+
+        @dramatiq.actor(broker=broker)
+        def double(name: str, number: int) -> int:
+            client.hincrby(BEGAN, f"{name} {number}", 1)
+            return 2 * number
+
+        @dramatiq.actor(broker=broker)
+        def nests() -> Run:
+            client.hincrby(BEGAN, "nests", 1)
+            return Clutch(broker=broker).parallel(double.message("nested", n) for n in (1, 2)).nest()
+
+        @dramatiq.actor(broker=broker, min_backoff=10, max_backoff=10)
+        def heals() -> str:
+            if client.hincrby(BEGAN, "heals", 1) == 1:
+                raise ValueError("the first time")
+            return "healed"
+
+        @dramatiq.actor(broker=broker)
+        def total() -> list[Any]:
+            client.hincrby(BEGAN, "total", 1)
+            return previous_results()
+
+        @dramatiq.actor(broker=broker)
+        def heard(status: dict[str, Any]) -> None:
+            client.hincrby(HEARD, status["event"], 1)
+
+        self.numbers, self.double, self.nests, self.heals, self.total, self.heard = (
+            numbers,
+            double,
+            nests,
+            heals,
+            total,
+            heard,
+        )
+
+    def clutch(self) -> Clutch:
+        """A bit of everything. `RESULT` comes of it."""
+        heard, double = self.heard, self.double
+        map_double: Any = double
+        child = Clutch(broker=self.broker).then(self.numbers.message("inner")).map(map_double.message("child"))
+        return (
+            Clutch(broker=self.broker, on_success=heard, on_finish=heard)
+            .then(self.numbers.message("outer"))
+            .map(map_double.message("mapped"))
+            .parallel(child, self.nests, self.heals)
+            .then(self.total)
+        )
+
+
+RESULT = [[2, 4, 6], [2, 4], "healed"]
+
+if "CRASH_URL" in os.environ:
+    jobs = Jobs(os.environ["CRASH_URL"])
+    broker = jobs.broker
+    dramatiq.set_broker(broker)
+    if os.environ.get("CRASH"):
+        method, nth, moment = os.environ["CRASH"].split()
+        target: Any = handover if method == "send" else engine_of(broker).backend
+        crash_at(target, method, int(nth), moment)
+
+if __name__ == "__main__":
+    verb = sys.argv[1]
+    if verb == "run":
+        jobs.clutch().run(run_id="crash")
+    else:
+        getattr(Run("crash", broker=jobs.broker), verb)()

@@ -1,0 +1,110 @@
+"""A process is killed (-9) at every boundary there is: before and after each call of the state store and of the broker.
+Whatever worker comes next brings the run to the same end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dramatiq_clutch import Run
+from dramatiq_clutch.backend import ClutchBackend
+from tests.crash_actors import BEGAN, HEARD, RESULT, Jobs
+from tests.support.awaiting import wait_until
+from tests.support.server import Server
+from tests.support.workers import ROOT, Worker
+
+pytestmark = [pytest.mark.slow]
+
+#: What a worker that works on the run never calls: it is for producers, for waiting, or another test's subject.
+NOT_A_WORKERS = {"cancel", "retry", "resend", "standing", "failures", "snapshot", "wait", "fail", "touch", "look_again"}
+
+#: Every other method, and the broker's: derived, so that a new one can't be forgotten.
+BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "send"]
+
+
+@pytest.fixture
+def world(server: Server) -> Iterator[Jobs]:
+    with server.client() as client:
+        client.flushall()
+    jobs = Jobs(server.url)
+    yield jobs
+    jobs.broker.client.delete(BEGAN, HEARD)
+    jobs.broker.close()
+
+
+def worker(server: Server, crash: str = "") -> Worker:
+    return Worker("tests.crash_actors", env={"CRASH_URL": server.url, "CRASH": crash}, threads=2)
+
+
+def producer(server: Server, verb: str, crash: str = "") -> int:
+    env = {**os.environ, "CRASH_URL": server.url, "CRASH": crash}
+    return subprocess.run([sys.executable, "-m", "tests.crash_actors", verb], cwd=ROOT, env=env, check=False).returncode
+
+
+def assert_same_end(world: Jobs, run: Run) -> None:
+    assert run.get_result(block=True, timeout=60_000) == RESULT
+    client: Any = world.broker.client
+    wait_until("the callbacks", lambda: client.hlen(HEARD) == 2, timeout=20)
+    heard = {event.decode(): int(count) for event, count in client.hgetall(HEARD).items()}
+    assert set(heard) == {"on_success", "on_finish"}
+    assert sum(heard.values()) <= 3  # a crash between sending and confirming may send one again
+    began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
+    jobs = 2 + 3 + 3 + 1 + 2 + 1 + 1
+    assert len(began) == jobs
+    assert sum(began.values()) <= jobs + 1 + 2  # one heals; two may have been at work when their worker died
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_a_worker_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+    run = world.clutch().run(run_id="crash")
+    nth = 2 if boundary in ("record", "confirm", "guard", "send", "spec", "rows") else 1
+    work_until_killed(server, run, f"{boundary} {nth} {moment}")
+    with worker(server):
+        assert_same_end(world, run)
+
+
+def work_until_killed(server: Server, run: Run, crash: str) -> None:
+    """A worker that kills itself, unless it never comes to that."""
+    first = worker(server, crash)
+    try:
+        first.start()
+        wait_until("it has died, or has nothing more to do", lambda: not first.running or is_over(run), timeout=30)
+    finally:
+        first.close()
+
+
+def is_over(run: Run) -> bool:
+    return run.status().state == "succeeded"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", ["create", "send", "confirm"])
+def test_a_producer_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+    assert producer(server, "run", f"{boundary} 1 {moment}") == -9
+    if boundary == "create" and moment == "before":
+        assert producer(server, "run") == 0  # nothing had begun
+    with worker(server):
+        assert_same_end(world, Run("crash", broker=world.broker))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", ["cancel", "confirm", "nested", "rows"])
+def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+    run = world.clutch().run(run_id="crash")
+    work_until_killed(server, run, "create 1 after")  # when the first nested run has just been started
+    ended = producer(server, "cancel", f"{boundary} 1 {moment}")
+    if boundary == "cancel" and moment == "before":
+        assert ended == -9
+        assert producer(server, "cancel") == 0
+    with worker(server):
+        wait_until("the run is cancelled", lambda: run.status().state == "cancelled", timeout=30)
+        child = Run("crash~2.0", broker=world.broker)
+        wait_until("its nested run is at rest, too", lambda: child.status().state in ("cancelled", "succeeded"))
+        assert run.retry()
+        assert run.get_result(block=True, timeout=60_000) == RESULT
