@@ -165,7 +165,7 @@ class Clutch(Description):
           ValueError: nobody has declared the queue.
           ActorNotFound: nobody has declared a callback's actor.
         """
-        running = job.current.get()
+        running = job.current_job()
         if running is None:
             raise NestingError("nest() makes a run part of the running job's stage; outside a clutch job use run()")
         return running.nest(_plan(self, running.engine.broker))

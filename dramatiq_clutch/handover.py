@@ -20,7 +20,7 @@ from .backend import LAST, Caller, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
 from .errors import DamagedState, HandOverFailed, Unavailable
-from .plan import EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, from_row, message_from
+from .plan import CALLBACK, EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
 
 #: How many members are sent between two confirmations.
@@ -283,7 +283,9 @@ def _call_back(engine: Engine, run_id: str, duty: Duty) -> None:
         message = message_from(row)
         args = message.args if duty.kind == "completion" else (*message.args, status)  # a group's take no status
         message_id = f"{run_id}/{duty.id}" + (f".{index}" if index else "")
-        stamped = message.copy(args=args, message_id=message_id, message_timestamp=current_millis())
+        stamped = message.copy(
+            args=args, message_id=message_id, message_timestamp=current_millis(), options={OPTION: CALLBACK}
+        )
         outgoing.append((stamped, stamped.options.get("delay")))
     send(engine.broker, outgoing)
 

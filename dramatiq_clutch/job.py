@@ -10,7 +10,7 @@ from dramatiq import MessageProxy
 
 from .engine import Engine
 from .errors import NestingError
-from .plan import OPTION, Place, Plan, Spec, StageLine, Tag
+from .plan import CALLBACK, OPTION, Place, Plan, Spec, StageLine, Tag
 from .run import NestedRun, Run
 from .status import JobFailure
 
@@ -20,22 +20,30 @@ ATTRIBUTE = "_clutch_job"
 Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "abandoned"]
 
 
-@dataclass(slots=True)
-class Job:
-    """One attempt of a job, from its opening to its ack.
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a message of ours, a job or a callback, from its opening to its ack.
 
     `exit` is None until one of the hooks has told. `done`, `over` and `unknown` are what we skip it for; `abandoned`
-    means that it stays unacked, as its worker was told to stop before anything could be known. `nested` is what it
-    starts if it succeeds, `wrapper` the run of all those that then stands in its place.
+    means that it stays unacked, as its worker was told to stop before anything could be known. `retry_sent` says that
+    Retries got the next attempt sent.
     """
 
     engine: Engine
-    tag: Tag
+    message_id: str
     attempt: int
     exit: Exit | None = None
-    result: bytes = b""
     error: BaseException | None = None
     retry_sent: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Job(Attempt):
+    """One attempt of a job. `nested` is what it starts if it succeeds, `wrapper` the run of all those that then stands
+    in its place."""
+
+    tag: Tag
+    result: bytes = b""
     nested: list[Plan] = field(default_factory=list)
     wrapper: bytes = b""
 
@@ -72,28 +80,36 @@ class Job:
         return Place(wrapper, 0, index).child_id
 
 
-current: ContextVar[Job | None] = ContextVar("dramatiq_clutch_job", default=None)
+#: What this thread (or coroutine) works on, if it is of ours.
+working: ContextVar[Attempt | None] = ContextVar("dramatiq_clutch_attempt", default=None)
 
 
-def tag_of(message: Any) -> Tag | None:
-    """The place of a message in a run; None for one that isn't of a clutch. Raises DamagedState."""
+def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
+    """The attempt that a message is, made when first asked for: the opening hook may never have run. None for one that
+    isn't of a clutch. Raises DamagedState."""
+    attempt: Attempt | None = message.__dict__.get(ATTRIBUTE)
     option = message.options.get(OPTION)
-    return None if option is None else Tag.from_option(option)
-
-
-def job_of(message: MessageProxy, engine: Engine) -> Job | None:
-    """The job of a message, made when first asked for: the opening hook may never have run. Raises DamagedState."""
-    job: Job | None = message.__dict__.get(ATTRIBUTE)
-    if job is None and (tag := tag_of(message)):
+    if attempt is None and option is not None:
         retries = message.options.get("retries", 0)
-        job = Job(engine, tag, attempt=retries if isinstance(retries, int) else 0)
-        setattr(message, ATTRIBUTE, job)
-    return job
+        number = retries if isinstance(retries, int) else 0
+        if option == CALLBACK:
+            attempt = Attempt(engine=engine, message_id=message.message_id, attempt=number)
+        else:
+            tag = Tag.from_option(option)
+            attempt = Job(engine=engine, message_id=message.message_id, attempt=number, tag=tag)
+        setattr(message, ATTRIBUTE, attempt)
+    return attempt
+
+
+def current_job() -> Job | None:
+    """The running job; None outside a clutch, and in a callback."""
+    attempt = working.get()
+    return attempt if isinstance(attempt, Job) else None
 
 
 def current_run() -> Run | None:
     """The run that the running job is part of; None outside a clutch."""
-    job = current.get()
+    job = current_job()
     return Run(job.tag.run_id, broker=job.engine.broker) if job else None
 
 
@@ -111,7 +127,7 @@ def previous_results() -> list[Any]:
       ResultsGone: they should be there and are not.
       StateUnavailable: the state store is away.
     """
-    job = current.get()
+    job = current_job()
     return job.engine.previous(job.tag.run_id, job.tag.stage)[1] if job else []
 
 
@@ -120,5 +136,5 @@ def previous_failures() -> list[JobFailure]:
 
     `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
     """
-    job = current.get()
+    job = current_job()
     return job.engine.previous_failures(job.tag.run_id, job.tag.stage) if job else []

@@ -28,7 +28,7 @@ from .dispatch import send
 from .engine import Engine, EngineMiddleware
 from .errors import DamagedState, NotConfigured, Unavailable
 from .handover import hand_over, report_gone, sweep
-from .job import Job, job_of
+from .job import Attempt, Job, attempt_of
 from .status import failure_details
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
@@ -127,16 +127,16 @@ class ClutchMiddleware(EngineMiddleware):
     # A message's life
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        jobs.current.set(None)
+        jobs.working.set(None)
         try:
-            job = job_of(message, self.engine(broker))
+            job = attempt_of(message, self.engine(broker))
         except DamagedState as error:
             logger.error("Message %s goes to the dead-letter queue: %s", message.message_id, error)
             message.fail()
             raise SkipMessage(str(error)) from error
-        if job is None:
+        jobs.working.set(job)
+        if not isinstance(job, Job):
             return
-        jobs.current.set(job)
         word = self._guard(job)
         if word == "go":
             return
@@ -160,13 +160,15 @@ class ClutchMiddleware(EngineMiddleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        job = _known(message)
+        job: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
         if job is None or job.exit in ("done", "over", "unknown", "abandoned"):
             return
         if exception is not None:
             job.exit, job.error = "raised", exception
             return
         job.exit = "returned"
+        if not isinstance(job, Job):
+            return
         try:
             job.conclude(result)
         except Exception as error:
@@ -175,16 +177,16 @@ class ClutchMiddleware(EngineMiddleware):
             message.fail()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        job = self._job(broker, message)
+        job = self._attempt(broker, message)
         if job is not None and job.exit is None:
             job.exit = "skipped"
-            if not message.failed:
+            if isinstance(job, Job) and not message.failed:
                 job.conclude(None)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
-        job = jobs.current.get()
-        if job is not None and message.message_id == job.tag.message_id:
-            job.retry_sent = True
+        attempt = jobs.working.get()
+        if attempt is not None and message.message_id == attempt.message_id:
+            attempt.retry_sent = True
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
@@ -196,9 +198,12 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
         """Record how the attempt ended and do what that owes, before the message is acked."""
-        jobs.current.set(None)
-        job = self._job(broker, message)
+        jobs.working.set(None)
+        job = self._attempt(broker, message)
         if job is None:
+            return
+        if not isinstance(job, Job):
+            self._close_callback(broker, message, job)
             return
         if job.exit == "unknown":
             self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id))
@@ -210,6 +215,12 @@ class ClutchMiddleware(EngineMiddleware):
                 return  # on its way from the delay queue: nothing was processed
             raise NotAcked(f"no hook has told how the attempt of message {message.message_id} ended")
         self._patiently(job, lambda: self._settle(broker, message, job))
+
+    def _close_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
+        """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send."""
+        retries = _retries_of(broker)
+        if callback.exit == "raised" and not (message.failed or callback.retry_sent) and retries is not None:
+            self._patiently(callback, lambda: self._send_owed_attempt(broker, message, callback, retries))
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
@@ -239,7 +250,7 @@ class ClutchMiddleware(EngineMiddleware):
         if job.exit in ("returned", "skipped"):
             return "succeeded", job.result
         if not job.retry_sent:
-            retries = next((known for known in broker.middleware if isinstance(known, Retries)), None)
+            retries = _retries_of(broker)
             if retries is None:
                 return "dead", _details(message, job)
             try:
@@ -254,7 +265,7 @@ class ClutchMiddleware(EngineMiddleware):
         polite = isinstance(job.error, Retry | RateLimitExceeded | Shutdown)
         return "attempted" if polite else "failing", _details(message, job)
 
-    def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Job, retries: Retries) -> None:
+    def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Attempt, retries: Retries) -> None:
         """Send the attempt that Retries has decided on, or would have, and didn't get sent: the broker was away."""
         options = broker.get_actor(message.actor_name).options
         retry_when = options.get("retry_when", retries.retry_when)
@@ -281,7 +292,7 @@ class ClutchMiddleware(EngineMiddleware):
             logger.error("The state of run %s can't be read: %r", job.tag.run_id, error)
             return "unknown"
 
-    def _patiently(self, job: Job, work: Callable[[], Any]) -> Any:
+    def _patiently(self, job: Attempt, work: Callable[[], Any]) -> Any:
         """Do it, as often as it takes while something is away. Raises NotAcked as soon as the worker is to stop."""
         tries = 0
         while True:
@@ -289,10 +300,10 @@ class ClutchMiddleware(EngineMiddleware):
                 return work()
             except Unavailable as error:
                 if tries == 0:
-                    logger.warning("Message %s waits, unacked, until this is over: %s", job.tag.message_id, error)
+                    logger.warning("Message %s waits, unacked, until this is over: %s", job.message_id, error)
                 tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
                 if self._wait(backoff / 1000):
-                    raise NotAcked(f"the worker stops: message {job.tag.message_id} comes again") from error
+                    raise NotAcked(f"the worker stops: message {job.message_id} comes again") from error
 
     def _wait(self, seconds: float) -> bool:
         """Whether the worker was told to stop. A time limit that strikes while nothing runs yet is not the job's."""
@@ -303,9 +314,9 @@ class ClutchMiddleware(EngineMiddleware):
         except Interrupt:
             return self._stopping.is_set()
 
-    def _job(self, broker: Broker, message: MessageProxy) -> Job | None:
+    def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:
-            return job_of(message, self.engine(broker))
+            return attempt_of(message, self.engine(broker))
         except DamagedState:
             return None  # it was skipped, and is on its way to the dead-letter queue
 
@@ -329,9 +340,8 @@ def _warnings_of(broker: Broker) -> Iterator[str]:
         )
 
 
-def _known(message: MessageProxy) -> Job | None:
-    job: Job | None = message.__dict__.get(jobs.ATTRIBUTE)
-    return job
+def _retries_of(broker: Broker) -> Retries | None:
+    return next((known for known in broker.middleware if isinstance(known, Retries)), None)
 
 
 def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:
@@ -346,4 +356,4 @@ def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:
 
 def _is_true(record: logging.LogRecord) -> bool:
     """Dramatiq warns of values that are discarded for want of Results; a clutch job's value isn't discarded."""
-    return jobs.current.get() is None or "returned a value that is not None" not in str(record.msg)
+    return jobs.current_job() is None or "returned a value that is not None" not in str(record.msg)

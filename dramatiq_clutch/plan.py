@@ -19,6 +19,9 @@ FORMAT = 1
 #: The option under which a message carries its `Tag`.
 OPTION = "clutch"
 
+#: What that option is in a callback's message.
+CALLBACK = "callback"
+
 #: The callbacks of a clutch, in the order in which one transition fires them.
 EVENTS = ("on_failure", "on_death", "completion", "on_success", "on_finish")
 

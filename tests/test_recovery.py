@@ -384,3 +384,30 @@ def test_a_run_outlives_its_ttl_as_long_as_its_jobs_come_in(server: Server, monk
             assert short.backend.record(Record(tag, 0, "succeeded", b"1"), short.caller(tag.owner)).word == "counts"
         assert time.monotonic() - began > 1.5
         assert run.status().stages[0].succeeded == 99
+
+
+def test_a_callback_whose_next_attempt_could_not_be_sent_comes_again(server: Server) -> None:
+    """Retries sends the next attempt before the ack: if the broker is away just then, Dramatiq loses it."""
+    with ready(server) as (broker, _, jobs):
+        heard: list[Any] = []
+
+        @dramatiq.actor(broker=broker, min_backoff=10, max_backoff=10)
+        def fragile(status: dict[str, Any]) -> None:
+            heard.append(status["event"])
+            if len(heard) == 1:
+                away.append(True)
+                raise ValueError("the first time")
+
+        away: list[bool] = []
+
+        class Away(dramatiq.Middleware):
+            def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int) -> None:
+                if message.actor_name == "fragile" and away:
+                    away.pop()
+                    raise dramatiq.middleware.MiddlewareError("away")
+
+        broker.add_middleware(Away())
+        run = Clutch(on_success=fragile).then(jobs.numbers).run()
+        with running_worker(broker):
+            run.get_result(block=True)
+            wait_until("it comes again", lambda: heard == ["on_success", "on_success"])
