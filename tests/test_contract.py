@@ -481,3 +481,47 @@ def test_a_tolerant_stage_is_complete_when_all_are_settled(store: Store) -> None
     assert list(store.backend.results(store.run_id, 0, 0, 2)) == [b"S0", b""]
     assert [member for member, _ in store.backend.failures(store.run_id, 0)] == [1]
     assert store.status().stages[0].dead == 1
+
+
+# Two executions of one job at once: a redelivery while the first still works
+
+
+@pytest.mark.parametrize("other", ["attempted", "failing", "dead"])
+@pytest.mark.parametrize("success_comes", ["first", "second"])
+def test_overlap_around_the_release(store: Store, other: Ending, success_comes: str) -> None:
+    store.confirm(*store.create(1, 1).duties)
+    endings: list[Ending] = ["succeeded", other] if success_comes == "first" else [other, "succeeded"]
+    replies = [store.record(0, ending, of=1) for ending in endings]
+    sent = [duty.id for reply in replies for duty in reply.duties if duty.kind == "send" and not duty.again]
+    assert sent == ["send:1:0:1"]
+    assert store.status().stages[0].state == "succeeded"
+    assert store.status().state == "running"
+
+
+@pytest.mark.parametrize("late", ["succeeded", "failing", "dead"])
+def test_overlap_around_a_retry(store: Store, late: Ending) -> None:
+    """The first epoch's second execution ends when the second epoch's works already."""
+    store.confirm(*store.create(2, 1).duties)
+    store.record(0, "dead", of=2)
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert store.record(0, late, of=2).word == ("counts" if late == "succeeded" else "stale")
+    assert store.record(0, "failing", of=2, order=(1, 0)).word == ("duplicate" if late == "succeeded" else "counts")
+    assert store.record(0, "succeeded", of=2, order=(1, 1)).word == ("duplicate" if late == "succeeded" else "counts")
+    assert kinds(store.record(1, "succeeded", of=2))[-1] == "send"
+
+
+@pytest.mark.parametrize("late", ["succeeded", "attempted", "failing", "dead"])
+def test_overlap_around_a_cancel(store: Store, late: Ending) -> None:
+    store.confirm(*store.create(2, 1).duties)
+    store.record(0, "succeeded", of=2)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    for member in (0, 1):
+        assert store.record(member, late, of=2, order=(0, 1)).word == "over"
+    assert store.counts() == (1, 0, 0)
+
+
+def test_the_next_attempt_may_be_recorded_before_the_one_that_caused_it(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    assert store.record(0, "dead", of=2, order=(0, 1)).word == "counts"
+    assert store.record(0, "failing", of=2, order=(0, 0)).word == "stale"
+    assert store.counts() == (0, 0, 1)

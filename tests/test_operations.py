@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import dramatiq
 import pytest
 import redis
+import trustme
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from redis.backoff import NoBackoff
@@ -170,6 +174,56 @@ def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
             outsider.ping()
         with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.NoPermissionError):
             client.get("dramatiq:something")
+
+
+@contextmanager
+def behind_tls(server: Server, authority: trustme.CA) -> Iterator[int]:
+    """A port that speaks TLS and hands on to the server, which doesn't."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    loop = asyncio.new_event_loop()
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(65_536):
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+    async def start() -> asyncio.Server:
+        return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+
+    listener = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield int(listener.sockets[0].getsockname()[1])
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        listener.close()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def test_tls_and_password_go_into_the_url(tmp_path: Path) -> None:
+    authority, certificate = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(certificate))
+    with Server(config=("requirepass secret",)) as server, behind_tls(server, authority) as port:
+        store = RedisBackend(url=f"rediss://:secret@127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+        with on(store) as (broker, jobs), running_worker(broker):
+            run = Clutch().then(jobs.job.message("a")).then(jobs.total).run()
+            assert run.get_result(block=True) == ["a"]
+        store.client.close()
+        stranger = RedisBackend(url=f"rediss://:secret@127.0.0.1:{port}/0", **IMPATIENT)
+        with pytest.raises(StateUnavailable, match="certificate"):
+            stranger.snapshot("x")
 
 
 # Warnings at boot
