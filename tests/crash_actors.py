@@ -10,7 +10,7 @@ from typing import Any
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, handover, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
 from dramatiq_clutch.engine import engine_of
 
 BEGAN, HEARD = "began", "heard"
@@ -67,6 +67,22 @@ class Jobs:
         def heard(status: dict[str, Any]) -> None:
             client.hincrby(HEARD, status["event"], 1)
 
+        @dramatiq.actor(broker=broker)
+        def thousand() -> list[int]:
+            return list(range(1_000))
+
+        @dramatiq.actor(broker=broker)
+        def count(number: int) -> int:
+            client.hincrby(BEGAN, str(number), 1)
+            return number
+
+        @dramatiq.actor(broker=broker)
+        def add() -> int:
+            client.hincrby(BEGAN, "add", 1)
+            total: int = sum(previous_results())
+            return total
+
+        self.thousand, self.count, self.add = thousand, count, add
         self.numbers, self.double, self.nests, self.heals, self.total, self.heard = (
             numbers,
             double,
@@ -89,6 +105,10 @@ class Jobs:
             .then(self.total)
         )
 
+    def wide(self) -> Clutch:
+        """A stage of a thousand, sent by the worker that has done the job before."""
+        return Clutch(broker=self.broker).then(self.thousand).map(self.count).then(self.add)
+
 
 RESULT = [[2, 4, 6], [2, 4], "healed"]
 
@@ -98,7 +118,8 @@ if "CRASH_URL" in os.environ:
     dramatiq.set_broker(broker)
     if os.environ.get("CRASH"):
         method, nth, moment = os.environ["CRASH"].split()
-        target: Any = handover if method == "send" else engine_of(broker).backend
+        targets: dict[str, Any] = {"send": handover, "_send_pipelined": dispatch}
+        target = targets.get(method, engine_of(broker).backend)
         crash_at(target, method, int(nth), moment)
 
 if __name__ == "__main__":

@@ -108,3 +108,29 @@ def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, momen
         wait_until("its nested run is at rest, too", lambda: child.status().state in ("cancelled", "succeeded"))
         assert run.retry()
         assert run.get_result(block=True, timeout=60_000) == RESULT
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", ["retry", "standing", "send", "confirm"])
+def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+    run = world.clutch().run(run_id="crash")
+    work_until_killed(server, run, "create 1 after")
+    assert producer(server, "cancel") == 0  # a retry of a cancelled run has the most to do
+    assert producer(server, "retry", f"{boundary} 1 {moment}") == -9
+    if boundary == "retry" and moment == "before":
+        assert producer(server, "retry") == 0
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == RESULT
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, world: Jobs, moment: str) -> None:
+    run = world.wide().run(run_id="crash")
+    work_until_killed(server, run, f"_send_pipelined 2 {moment}")  # the second chunk of the stage
+    client: Any = world.broker.client
+    assert 0 < client.hlen("dramatiq:default.msgs") <= 1_001
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == sum(range(1_000))
+    began = [int(count) for count in client.hvals(BEGAN)]
+    assert len(began) == 1_001
+    assert sum(began) <= 1_001 + 2
