@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,14 @@ from dramatiq.common import current_millis
 
 from .backend import Caller, ClutchBackend
 from .errors import NotConfigured, ResultsGone, RunNotFound
-from .plan import BELOW, Place, Spec, StageLine
+from .plan import BELOW, Place, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
 
 #: Of how many runs a process remembers when it put their expiry off.
 MOST_TOUCHED = 10_000
+
+#: For how long a run that was not cancelled is taken for that, in seconds.
+REMEMBERED = 1.0
 
 #: What the mark of a member that has succeeded begins with; its result follows.
 SUCCEEDED = b"S"
@@ -33,12 +37,24 @@ class Engine:
     lease_ms: int
     stopping: threading.Event = field(default_factory=threading.Event)
     touched: dict[str, int] = field(default_factory=dict)
+    gone: dict[tuple[str, int, int], float] = field(default_factory=dict)
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
         return Caller(owner, current_millis(), secrets.token_hex(8), self.lease_ms, touch)
 
-    # How long things live
+    # What this process remembers
+
+    def let_go(self, tag: Tag) -> None:
+        """Remember that a job of this stage was wanted just now."""
+        if len(self.gone) >= MOST_TOUCHED:
+            self.gone.clear()
+        self.gone[tag.run_id, tag.stage, tag.of] = time.monotonic()
+
+    def was_let_go(self, tag: Tag) -> bool:
+        """Whether one was within the last second: then the stage has as many members as the message says, and the run
+        can't have been cancelled for longer."""
+        return time.monotonic() - self.gone.get((tag.run_id, tag.stage, tag.of), -REMEMBERED) < REMEMBERED
 
     def is_due(self, run_id: str) -> bool:
         """Whether this process has to put the expiry of the run's keys off: a few times in its `run_ttl`."""

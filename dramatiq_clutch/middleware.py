@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from dramatiq import Broker, Message, MessageProxy, RateLimitExceeded, Retry, Worker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.common import compute_backoff
+from dramatiq.common import compute_backoff, current_millis
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, Retries, Shutdown, SkipMessage
 from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
@@ -137,7 +137,7 @@ class ClutchMiddleware(EngineMiddleware):
         jobs.working.set(job)
         if not isinstance(job, Job):
             return
-        word = self._guard(job)
+        word: Any = "go" if self._is_fresh(broker, message, job) else self._guard(job)
         if word == "go":
             return
         # Results would overwrite the stored result with None.
@@ -282,10 +282,24 @@ class ClutchMiddleware(EngineMiddleware):
 
     # Waiting
 
+    def _is_fresh(self, broker: Broker, message: MessageProxy, job: Job) -> bool:
+        """Whether the guard needn't be asked: this can't be a second copy, and its run wasn't cancelled a second ago.
+
+        Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout. Half
+        of that leaves room for clocks that differ. Copies that we or Retries send are marked, or are later attempts.
+        """
+        if job.attempt or job.tag.again or not isinstance(broker, RedisBroker):
+            return False
+        age = current_millis() - message.message_timestamp
+        return 0 <= age < broker.heartbeat_timeout / 2 and job.engine.was_let_go(job.tag)
+
     def _guard(self, job: Job) -> Any:
         """Whether to run the job. While the state store is away it waits: what can't be recorded is better not run."""
         try:
-            return self._patiently(job, lambda: job.engine.backend.guard(job.tag))
+            word = self._patiently(job, lambda: job.engine.backend.guard(job.tag))
+            if word == "go":
+                job.engine.let_go(job.tag)
+            return word
         except NotAcked:
             return "abandoned"
         except Exception as error:  # a foreign key in the way: better not run than run and be lost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -349,8 +350,8 @@ def test_an_interrupt_during_the_after_hooks_decides(broker: dramatiq.Broker, en
 
 
 def copy_of(run: Run, message: dramatiq.Message[Any], tag: Tag) -> dramatiq.Message[Any]:
-    """What a redelivery brings: the same message again."""
-    return job_message(message, tag, Spec())
+    """What a redelivery brings: the same message again. (Its worker has been silent for a minute; `again` says so.)"""
+    return job_message(message, replace(tag, again=True), Spec())
 
 
 def test_a_job_delivered_again_after_its_success_is_skipped(

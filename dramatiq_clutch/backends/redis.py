@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ..errors import StateUnavailable
 from ..outages import way_out
 from ..plan import EVENTS, Plan, Tag
 from ..status import Snapshot
+from ..together import Together
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
@@ -78,6 +80,7 @@ class RedisBackend(ClutchBackend):
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
+        self._succeed: Together[Record, bytes] = Together(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
 
@@ -125,18 +128,30 @@ class RedisBackend(ClutchBackend):
 
     def guard(self, tag: Tag) -> GuardWord:
         keys = [self._key(tag.run_id, part) for part in ("head", "mark", f"marks:{tag.stage}")]
-        return cast(GuardWord, self._run("guard", keys, [tag.stage, tag.member], bare=True).decode())
+        return cast(GuardWord, self._run("guard", keys, [tag.stage, tag.member, tag.of], bare=True).decode())
 
     def record(self, record: Record, caller: Caller) -> Reply:
-        tag = record.tag
         if record.is_common and not caller.touch:
-            marks = self._key(tag.run_id, f"marks:{tag.stage}")
-            word = self._run("succeed", [marks], [tag.member, b"S" + record.payload, tag.of], bare=True)
+            word = self._succeed(record)
             if word == b"counts":
                 return Reply("counts")
             if word == b"last":  # the whole transition finds it applied
                 return replace(self._record(record, caller), word="counts")
         return self._record(record, caller)
+
+    def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
+        """The common case for several records: one call for each stage that they are of."""
+        stages: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        for record in records:
+            stages[record.tag.run_id, record.tag.stage].append(record)
+        words: dict[int, bytes] = {}
+        for (run_id, stage), of_stage in stages.items():
+            args: list[Any] = [of_stage[0].tag.of]
+            for record in of_stage:
+                args += [record.tag.member, b"S" + record.payload]
+            answers = self._run("succeed", [self._key(run_id, f"marks:{stage}")], args, bare=True)
+            words |= {id(record): word for record, word in zip(of_stage, answers, strict=True)}
+        return [words[id(record)] for record in records]
 
     def _record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag

@@ -190,7 +190,9 @@ class StubRun:
         self.owe(owner, f"tell:{self.revision}", self.moment())
 
     def look(self, owner: str, stage: int) -> None:
-        if self.state in ("running", "failed") and not self.error and stage == self.stage and self.lines:
+        if stage != self.stage:
+            return
+        if self.state in ("running", "failed") and not self.error and self.lines:
             self.judge(owner)
         self.tell(owner)
 
@@ -267,7 +269,7 @@ class StubBackend(ClutchBackend):
                 return "over" if tag.run_id in self.buried else "unknown"
             if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
                 return "over"
-            if run.stage < tag.stage or run.line.total is None or tag.member >= run.line.total:
+            if run.stage < tag.stage or run.line.total != tag.of:
                 return "unknown"
             done = tag.member in run.results[tag.stage] or tag.member in run.nests[tag.stage]
             return "done" if done else "go"

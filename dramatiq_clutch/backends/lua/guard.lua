@@ -1,13 +1,13 @@
 -- Say whether a job is still wanted. Changes nothing.
 -- KEYS  head, mark, marks of the job's stage
--- ARGV  stage, member
+-- ARGV  stage, member, how many members the message says the stage has
 -- returns 'go' | 'done' | 'over' | 'unknown'
 local head, mark, marks = KEYS[1], KEYS[2], KEYS[3]
-local stage, member = tonumber(ARGV[1]), ARGV[2]
+local stage, member, of = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage)
 if not run[1] then return redis.call('EXISTS', mark) == 1 and 'over' or 'unknown' end
 if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end
 local total = run[3] and tonumber(string.match(run[3], '^%d+ (%d+) '))
-if tonumber(run[2]) < stage or not total or tonumber(member) >= total then return 'unknown' end
+if tonumber(run[2]) < stage or total ~= of then return 'unknown' end
 local stands = redis.call('HGET', marks, member)
 return stands and stands ~= '' and 'done' or 'go'

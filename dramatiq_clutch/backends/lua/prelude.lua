@@ -197,8 +197,9 @@ end
 
 -- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
 local function look()
+  if run.stage ~= stage then return end -- the keys are of another stage
   local works = run.state == 'running' or run.state == 'failed'
-  if works and run.error == '' and run.stage == stage then judge() end
+  if works and run.error == '' then judge() end
   tell()
 end
 

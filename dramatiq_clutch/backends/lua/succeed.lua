@@ -1,10 +1,20 @@
--- The common case of `record`: a member's first attempt succeeds, and others are still to come.
--- KEYS  marks of the job's stage
--- ARGV  member, 'S' .. result, how many members the stage has
--- returns 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': only that can tell
-local marks, member, result, total = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local fresh = redis.call('HSETNX', marks, member, result)
+-- The common case of `record`: members' first attempts succeed, and others are still to come.
+-- KEYS  marks of the jobs' stage
+-- ARGV  how many members the stage has, then for each of some members: its index, 'S' .. result
+-- returns for each: 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': only that
+--         can tell
+local marks, total = KEYS[1], tonumber(ARGV[1])
+local words, fresh, latest = {}, 0, nil
+for index = 2, #ARGV, 2 do
+  local counts = redis.call('HSETNX', marks, ARGV[index], ARGV[index + 1]) == 1
+  words[#words + 1] = counts and 'counts' or 'look'
+  if counts then fresh, latest = fresh + 1, #words end
+end
 local fields = redis.call('HLEN', marks)
-if fields == 1 then redis.call('DEL', marks) end -- no live key: the stage is over, or has expired
-if fresh == 0 or fields == 1 then return 'look' end
-return fields - 1 < total and 'counts' or 'last'
+if fields == fresh then -- no live key: the stage is over, or has expired
+  redis.call('DEL', marks)
+  for index = 1, #words do words[index] = 'look' end
+elseif latest and fields - 1 >= total then
+  words[latest] = 'last'
+end
+return words

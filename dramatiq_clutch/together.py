@@ -1,0 +1,63 @@
+"""Several threads' calls in one round trip."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True, eq=False)
+class Call(Generic[Item, Answer]):
+    item: Item
+    done: bool = False
+    answer: Answer | None = None
+    error: Exception | None = None
+
+
+class Together(Generic[Item, Answer]):
+    """Whoever calls while a round trip is under way waits; the first of those then takes all the others' along.
+
+    Nobody waits for company: a lone call goes at once.
+    """
+
+    def __init__(self, perform: Callable[[Sequence[Item]], Sequence[Answer]]) -> None:
+        self._perform = perform
+        self._turn = threading.Lock()
+        self._waiting: list[Call[Item, Answer]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, item: Item) -> Answer:
+        """The answer to this item. Raises what `perform` raises."""
+        call: Call[Item, Answer] = Call(item)
+        with self._lock:
+            self._waiting.append(call)
+        with self._turn:
+            if not call.done:
+                self._go()
+        if call.error is not None:
+            raise call.error
+        assert call.answer is not None
+        return call.answer
+
+    def _go(self) -> None:
+        with self._lock:
+            calls, self._waiting = self._waiting, []
+        try:
+            answers = self._perform([call.item for call in calls])
+        except Exception as error:
+            for call in calls:
+                call.error = error
+        except BaseException:  # an interrupt is this thread's alone: the others' calls wait for the next turn
+            with self._lock:
+                self._waiting = calls + self._waiting
+            raise
+        else:
+            for call, answer in zip(calls, answers, strict=True):
+                call.answer = answer
+        for call in calls:
+            call.done = True

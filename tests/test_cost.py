@@ -1,0 +1,175 @@
+"""What a job costs: numbers that don't vary with the machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+
+from dramatiq_clutch import Clutch, dispatch, previous_results
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.together import Together
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+
+
+def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: RedisBroker) -> None:
+    """With what Dramatiq itself needs for a message, 10.2; and counting what scripts call."""
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number
+
+    @dramatiq.actor
+    def total() -> int:
+        return sum(previous_results())
+
+    jobs = 1_000
+    with running_worker(redis_broker, threads=8):
+        before = redis_broker.client.info("stats")["total_commands_processed"]
+        run = Clutch().parallel(job.message(number) for number in range(jobs)).then(total).run()
+        assert run.get_result(block=True, timeout=60_000) == sum(range(jobs))
+        commands = redis_broker.client.info("stats")["total_commands_processed"] - before
+    assert commands / jobs <= 13
+
+
+def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(redis_broker: RedisBroker) -> None:
+    engine, asked = engine_of(redis_broker), []
+    works = engine.backend.guard
+
+    def guard(tag: Tag) -> Any:
+        asked.append(tag.member)
+        return works(tag)
+
+    engine.backend.guard = guard  # type: ignore[method-assign]
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number
+
+    run = Clutch().parallel(job.message(number) for number in range(50)).run()
+    with running_worker(redis_broker, threads=1):
+        run.get_result(block=True)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("change", ["age", "attempt", "again", "forged"])
+def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) -> None:
+    engine = engine_of(redis_broker)
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        runs.append(number)
+        return number
+
+    gate = threading.Event()
+
+    @dramatiq.actor
+    def wait() -> None:
+        gate.wait(20)
+
+    run = Clutch().parallel(job.message(0), wait).run()
+    tag = Tag(run.run_id, 0, 0, 2)
+    with running_worker(redis_broker, threads=2):
+        wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
+        engine.let_go(tag)
+        of = 3 if change == "forged" else 2
+        option = Tag(run.run_id, 0, 0, of, again=change == "again").to_option()
+        copy = job.message(0).copy(message_id=tag.message_id, options={"clutch": option})
+        if change == "age":
+            copy = copy.copy(message_timestamp=copy.message_timestamp - redis_broker.heartbeat_timeout)
+        if change == "attempt":
+            copy = copy.copy(options={"retries": 1})
+        redis_broker.enqueue(copy)
+        queue = f"{redis_broker.namespace}:default.msgs"
+        wait_until("it is off the queue", lambda: redis_broker.client.hlen(queue) == 1)
+        gate.set()
+        run.get_result(block=True)
+    assert runs == [0]
+
+
+def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_copy(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client doesn't repeat it by itself: then nobody would know."""
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def first() -> None: ...
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        runs.append(number)
+        return number
+
+    works, calls = dispatch._answer, [0]  # noqa: SLF001
+
+    def answer(connection: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise redis.ConnectionError("the reply is lost")
+        return works(connection)
+
+    run = Clutch().then(first).parallel(job.message(n) for n in range(3)).run()
+    monkeypatch.setattr(dispatch, "_answer", answer)
+    with running_worker(redis_broker, threads=1):
+        assert run.get_result(block=True) == [0, 1, 2]
+    assert sorted(runs) == [0, 1, 2]
+
+
+# Several threads' calls in one round trip
+
+
+def test_whoever_comes_while_a_round_trip_is_under_way_is_taken_along_by_the_next() -> None:
+    trips: list[list[int]] = []
+    gate, under_way = threading.Event(), threading.Event()
+
+    def perform(items: Sequence[int]) -> Sequence[int]:
+        trips.append(list(items))
+        under_way.set()
+        gate.wait(10)
+        return [10 * item for item in items]
+
+    together: Together[int, int] = Together(perform)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together, 0)
+        assert under_way.wait(10)
+        others = [pool.submit(together, number) for number in range(1, 8)]
+        wait_until("all others wait", lambda: len(together._waiting) == 7)  # noqa: SLF001
+        gate.set()
+        assert [future.result(10) for future in (first, *others)] == [10 * number for number in range(8)]
+    assert [sorted(trip) for trip in trips] == [[0], [1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_an_error_is_everybodys_and_an_interrupt_only_the_threads_it_struck() -> None:
+    class Interrupted(BaseException): ...
+
+    errors: list[BaseException] = [ValueError("away"), Interrupted()]
+
+    def perform(items: Sequence[int]) -> Sequence[int]:
+        if errors:
+            raise errors.pop(0)
+        return items
+
+    together: Together[int, int] = Together(perform)
+    with pytest.raises(ValueError, match="away"):
+        together(1)
+    with pytest.raises(Interrupted):
+        together(2)
+    assert together(3) == 3  # and takes the abandoned call along
+
+
+def test_a_lone_call_goes_at_once() -> None:
+    together: Together[int, int] = Together(lambda items: items)
+    began = time.monotonic()
+    assert [together(number) for number in range(100)] == list(range(100))
+    assert time.monotonic() - began < 1
