@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import dramatiq
+from dramatiq.middleware import CurrentMessage
 
 from dramatiq_clutch import previous_failures, previous_results
 from tests.support.awaiting import wait_until
@@ -27,7 +28,9 @@ class Jobs:
         self.began: list[str] = []
         self.sees: dict[str, list[Any]] = {}
         self.missing: dict[str, list[Any]] = {}
-        self.events: list[tuple[str, str]] = []
+        self.events: list[tuple[int, str, str]] = []
+        if not any(isinstance(known, CurrentMessage) for known in broker.middleware):
+            broker.add_middleware(CurrentMessage())  # not among the defaults of older releases
         self.statuses: list[dict[str, Any]] = []
 
         def act(name: str, *args: Any) -> Any:
@@ -53,7 +56,9 @@ class Jobs:
 
         @actor(broker=broker)  # type: ignore[untyped-decorator]
         def heard(who: str, status: dict[str, Any]) -> None:
-            self.events.append((who, status["event"]))
+            message: Any = CurrentMessage.get_current_message()
+            turn = int(message.message_id.rpartition(":")[2])  # several threads may hear them in another order
+            self.events.append((turn, who, status["event"]))
             self.statuses.append(status)
 
         @actor(broker=broker, throws=LookupError, **QUICK)  # type: ignore[untyped-decorator]
@@ -70,7 +75,7 @@ class Jobs:
     def fired(self, who: str) -> str:
         """What `who` has heard so far: F, D, S and E."""
         letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_finish": "E"}
-        return " ".join(letters[event] for name, event in self.events if name == who)
+        return " ".join(letters[event] for _, name, event in sorted(self.events) if name == who)
 
     def counts(self) -> Counter[str]:
         return Counter(self.began)
