@@ -37,7 +37,7 @@ class Engine:
     lease_ms: int
     stopping: threading.Event = field(default_factory=threading.Event)
     touched: dict[str, int] = field(default_factory=dict)
-    gone: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    wanted: dict[tuple[str, int, int], float] = field(default_factory=dict)
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
@@ -47,14 +47,14 @@ class Engine:
 
     def let_go(self, tag: Tag) -> None:
         """Remember that a job of this stage was wanted just now."""
-        if len(self.gone) >= MOST_TOUCHED:
-            self.gone.clear()
-        self.gone[tag.run_id, tag.stage, tag.of] = time.monotonic()
+        if len(self.wanted) >= MOST_TOUCHED:
+            self.wanted.clear()
+        self.wanted[tag.run_id, tag.stage, tag.of] = time.monotonic()
 
     def was_let_go(self, tag: Tag) -> bool:
         """Whether one was within the last second: then the stage has as many members as the message says, and the run
         can't have been cancelled for longer."""
-        return time.monotonic() - self.gone.get((tag.run_id, tag.stage, tag.of), -REMEMBERED) < REMEMBERED
+        return time.monotonic() - self.wanted.get((tag.run_id, tag.stage, tag.of), -REMEMBERED) < REMEMBERED
 
     def is_due(self, run_id: str) -> bool:
         """Whether this process has to put the expiry of the run's keys off: a few times in its `run_ttl`."""

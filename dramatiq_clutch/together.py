@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -41,8 +41,7 @@ class Together(Generic[Item, Answer]):
                 self._go()
         if call.error is not None:
             raise call.error
-        assert call.answer is not None
-        return call.answer
+        return cast(Answer, call.answer)
 
     def _go(self) -> None:
         with self._lock:
