@@ -74,7 +74,12 @@ def work_until_killed(server: Server, run: Run, crash: str) -> None:
     first = worker(server, crash)
     try:
         first.start()
-        wait_until("it has died, or has nothing more to do", lambda: not first.running or is_over(run), timeout=30)
+        # Its supervisor says so at once, and may take its time to end.
+        wait_until(
+            "it has died, or has nothing more to do",
+            lambda: not first.running or "exited unexpectedly" in first.log or is_over(run),
+            timeout=30,
+        )
     finally:
         first.close()
 
