@@ -80,6 +80,9 @@ def work_until_killed(server: Server, run: Run, crash: str) -> None:
             lambda: not first.running or "exited unexpectedly" in first.log or is_over(run),
             timeout=30,
         )
+    except AssertionError:
+        print(first.log)
+        raise
     finally:
         first.close()
 
