@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -17,14 +18,14 @@ BEGAN, HEARD = "began", "heard"
 
 
 def crash_at(target: Any, method: str, nth: int, moment: str) -> None:
-    works, calls = getattr(target, method), [0]
+    works, calls = getattr(target, method), itertools.count(1)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == nth and moment == "before":
+        is_the_one = next(calls) == nth  # other threads call it, too
+        if is_the_one and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         answer = works(*args, **kwargs)
-        if calls[0] == nth:
+        if is_the_one:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
 

@@ -297,7 +297,10 @@ def comparable(answer: Any) -> Any:
     ]
 
 
-def test_both_backends_give_the_same_answers(server: Server, redis_client: object) -> None:
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(40, 30), pytest.param(300, 60, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:
     class Machine(TwoBackends):
         pass
 
@@ -305,24 +308,10 @@ def test_both_backends_give_the_same_answers(server: Server, redis_client: objec
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
+            max_examples=examples,
+            stateful_step_count=steps,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
-@pytest.mark.slow
-def test_both_backends_give_the_same_answers_for_long(server: Server, redis_client: object) -> None:
-    class Machine(TwoBackends):
-        pass
-
-    Machine.server = server
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

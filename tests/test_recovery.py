@@ -415,3 +415,21 @@ def test_a_callback_whose_next_attempt_could_not_be_sent_comes_again(server: Ser
         with running_worker(broker):
             run.get_result(block=True)
             wait_until("it comes again", lambda: heard == ["on_success", "on_success"])
+
+
+def test_a_nested_runs_activity_is_its_ancestors(server: Server) -> None:
+    with pytest.MonkeyPatch.context() as patch, server.client() as client:
+        client.flushall()
+        broker = RedisBroker(client=client)
+        patch.setattr("dramatiq.broker.global_broker", broker)
+        broker.add_middleware(ClutchMiddleware(run_ttl=1_000))
+
+        @dramatiq.actor(broker=broker)
+        def work(number: int) -> int:
+            time.sleep(0.05)  # longer, all together, than a run lives without activity
+            return number
+
+        grandchild = Clutch().parallel(work.message(number) for number in range(40))
+        run = Clutch().then(Clutch().then(grandchild)).run()
+        with running_worker(broker, threads=1):
+            assert run.get_result(block=True) == list(range(40))

@@ -190,22 +190,12 @@ class World:
             )
 
 
+@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("store", ["redis", "stub"])
-def test_random_trees_do_what_the_interpreter_does(store: str, server: Server, redis_client: redis.Redis) -> None:
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
-    @given(TREES, st.data())
-    def trees(tree: Tree, data: st.DataObject) -> None:
-        play(RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, data)
-
-    trees()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("store", ["redis", "stub"])
-def test_random_trees_do_what_the_interpreter_does_for_long(
-    store: str, server: Server, redis_client: redis.Redis
+def test_random_trees_do_what_the_interpreter_does(
+    store: str, examples: int, server: Server, redis_client: redis.Redis
 ) -> None:
-    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
     @given(TREES, st.data())
     def trees(tree: Tree, data: st.DataObject) -> None:
         play(RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, data)
