@@ -27,6 +27,9 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
+#: How many members of a stage one caller sends. A larger range is shared out.
+SHARE = 1_000
+
 #: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
 LAST = 2**31
 
@@ -37,14 +40,16 @@ class Duty:
 
     `kind` is, with what follows in the id:
 
-    - `send`: the members `start` ≤ i < `end` of `stage`, from `cursor` on; `open`: a stage that is empty or mapped;
+    - `send`: the members `start` ≤ i < `end` of `stage`, from `cursor` on, of which the first `leaders` own the shares
+      that follow; `open`: a stage that is empty or mapped;
     - `start`: the runs that a job (`start` is its member) nested;
-    - `retry`, `resume`, `resend` in an `epoch`: members again; the first those that were dead, the others all that
-      haven't succeeded (of a cancelled run, or by hand);
+    - `retry`, `resume`, `resend` in an `epoch`: members again, of a range; the first those that were dead, the others
+      all that haven't succeeded (of a cancelled run, or by hand);
     - `halt`: cancel the runs of a stage; `tell`: say to the parent how the run stands, which is in the `snapshot`;
     - the name of a callback, with the `snapshot` of the moment.
 
-    `again` says that it was given before.
+    `again` says that it was given before. What a `send` needs may come along, to save reading it: the encoded `spec`,
+    the `rows`, and `previous`, the result of a stage of one (its line, and what its member has left).
     """
 
     id: str
@@ -53,6 +58,9 @@ class Duty:
     again: bool = False
     line: str = ""
     snapshot: Snapshot | None = None
+    spec: bytes = b""
+    rows: tuple[bytes, ...] = ()
+    previous: tuple[str, bytes] | None = None
 
     @property
     def kind(self) -> str:
@@ -68,7 +76,7 @@ class Duty:
 
     @property
     def epoch(self) -> int:
-        return int(self.id.split(":")[2])
+        return int(self.id.split(":")[-1])
 
     @property
     def revision(self) -> int:
@@ -77,6 +85,11 @@ class Duty:
     @property
     def end(self) -> int:
         return int(self.id.split(":")[3])
+
+    @property
+    def leaders(self) -> int:
+        kind, *places = self.id.split(":")
+        return int(places[3]) if kind == "send" and len(places) > 3 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,8 @@ class Record:
     @property
     def is_common(self) -> bool:
         """Whether nothing but its place may have to change: a job in parallel with others has succeeded."""
-        return self.ending == "succeeded" and self.tag.of > 1 and not self.nested and not self.of_run
+        plain = not (self.nested or self.of_run or self.tag.leads)
+        return self.ending == "succeeded" and self.tag.of > 1 and plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +168,29 @@ class ClutchBackend(abc.ABC):
     # Transitions
 
     @abc.abstractmethod
+    def draft(
+        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+    ) -> None:
+        """Write rows of a plan from `offset` on, under the draft's name, after an entry in the index. They expire
+        within minutes of the last such call unless `create` seals them. Raises DamagedState if those before have."""
+
+    @abc.abstractmethod
     def create(
-        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+        self,
+        run_id: str,
+        plan: Plan,
+        caller: Caller,
+        *,
+        run_ttl: int,
+        result_ttl: int,
+        claim: str = "",
+        draft: str = "",
+        share: int = SHARE,
     ) -> Reply:
-        """Store the plan, then seal it in one step. Nothing is owed before the seal, and a plan that is never sealed
-        expires within minutes. `created`; for a repeated call `exists`, or `taken` if that one's `claim` (a clutch's
-        fingerprint) was another. A claimed id stays so for `run_ttl`, any other for a day after success."""
+        """Store the plan, then seal it in one step; with a `draft`, its rows are stored already. Nothing is owed before
+        the seal. `created`; for a repeated call `exists`, or `taken` if that one's `claim` (a clutch's fingerprint) was
+        another. A claimed id stays so for `run_ttl`, any other for a day after success. Raises DamagedState if the
+        draft has expired."""
 
     @abc.abstractmethod
     def guard(self, tag: Tag) -> GuardWord:
@@ -169,8 +200,10 @@ class ClutchBackend(abc.ABC):
     def record(self, record: Record, caller: Caller) -> Reply:
         """Record how an attempt ended. A member's first success is final; another record that isn't newer (epoch,
         attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
-        and counting is by membership: neither a duplicate nor a missing key can release anything. In the common case
-        (`Record.is_common`, and the caller has no need to touch) only the place changes, and no duties are given."""
+        and counting is by membership: neither a duplicate nor a missing key can release anything. Of a stage with a
+        limit, as many more members are owed as have given up their places: jobs by an attempt, runs by settling.
+        In the common case (`Record.is_common`, and the caller has no need to touch) only the place changes, and no
+        duties are given."""
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -17,9 +19,9 @@ from . import job, mermaid
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable
 from .handover import hand_over
-from .plan import Plan, Spec, StageLine, to_row
+from .plan import Fingerprint, Plan, Spec, StageLine, to_row
 from .run import Run
-from .steps import AnyActor, Description, Stage, Step, members_of, to_member, to_message
+from .steps import AnyActor, Description, Source, Stage, Step, is_step, members_of, to_member, to_message
 
 Callback = Message[Any] | AnyActor | str
 
@@ -28,6 +30,10 @@ CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
 
 #: What an id that a user gives looks like. `~` is for nested runs, and braces have a meaning in Redis Cluster.
 RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
+
+#: How many rows of a plan are written at a time; and after how many seconds fewer are, for what waits to be sealed must
+#: not expire while the steps come slowly.
+CHUNK, PATIENCE = 1_000, 30.0
 
 logger = get_logger(__name__)
 
@@ -78,24 +84,39 @@ class Clutch(Description):
         members = [to_member(step, what="then()") for step in steps]
         return self._with(*(self._stage((member,), pipe=pipe and "then()") for member in members))
 
-    def parallel(self, *steps: Step | Iterable[Step], pipe: bool = False, allow_failures: bool = False) -> Clutch:
+    def parallel(
+        self,
+        *steps: Step | Iterable[Step] | Source,
+        pipe: bool = False,
+        allow_failures: bool = False,
+        limit: int | None = None,
+    ) -> Clutch:
         """Add one stage whose members work in parallel. Two calls make two stages.
 
-        It takes steps, or one iterable of steps, which is read at once.
+        It takes steps; or one iterable of steps, which is read at once; or one callable that returns an iterable, which
+        is read at each `run()` and written to the backend in chunks: for stages too large to hold. (In a nested clutch
+        such a stage is read then, too, but is part of its parent's plan, and so held as bytes.)
 
         Parameters:
           pipe: as for `then`.
           allow_failures: the stage counts as complete when all its members are settled. In `previous_results()` None
             stands for a dead one, and `previous_failures()` says why.
+          limit: how many members may be on their way at a time: sent, and not yet attempted. A job that waits for its
+            retry gives its place up; a nested run holds one until it settles. Members are sent in written order.
 
         Raises:
           TypeError: it isn't a step.
-          ValueError: `pipe` in a first stage.
+          ValueError: `pipe` in a first stage, or a `limit` below 1.
         """
-        members = members_of(steps, what="parallel()")
-        return self._with(self._stage(members, pipe=pipe and "parallel()", many=True, tolerant=allow_failures))
+        source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
+        if source is not None and not is_step(source) and not isinstance(source, Iterable):
+            members: tuple[Any, ...] = ()
+        else:
+            source, members = None, members_of(steps, what="parallel()")
+        stage = self._stage(members, pipe=pipe and "parallel()", many=True, tolerant=allow_failures)
+        return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
-    def map(self, step: Step, *, allow_failures: bool = False) -> Clutch:
+    def map(self, step: Step, *, allow_failures: bool = False, limit: int | None = None) -> Clutch:
         """Add one stage with a member per item of the stage before, appended as the last positional argument. A clutch
         finds the item as the `previous_results()` of its first stage.
 
@@ -103,15 +124,16 @@ class Clutch(Description):
 
         Parameters:
           allow_failures: as for `parallel`.
+          limit: as for `parallel`.
 
         Raises:
           TypeError: it isn't a step.
-          ValueError: it's the first stage.
+          ValueError: it's the first stage, or the `limit` is below 1.
         """
         if not self.stages:
             raise ValueError("map() maps over the results of the stage before; a first stage has none")
         member = _fed(to_member(step, what="map()"))
-        return self._with(Stage((member,), many=True, mapped=True, tolerant=allow_failures))
+        return self._with(Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit)))
 
     def run(self, *, delay: int | None = None, run_id: str | None = None) -> Run:
         """Start a run and return its handle. From then on it is safe: if the first stage can't be sent just now, a
@@ -127,6 +149,8 @@ class Clutch(Description):
           ValueError: nobody has declared the queue, or the id isn't one.
           ActorNotFound: nobody has declared a callback's actor.
           RunIdTaken: another clutch was run under this id.
+          TypeError: what a callable given to `parallel` returned isn't an iterable of steps.
+          DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started.
           OutcomeUnknown: the store went away in the middle; the run may have started. The error has its id.
         """
@@ -134,14 +158,16 @@ class Clutch(Description):
             raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
         broker = self.broker or get_broker()
         engine = engine_of(broker)
-        plan = _plan(self, broker, start_at=current_millis() + delay if delay else None)
-        claim = "" if run_id is None else plan.fingerprint
-        run_id = run_id or str(uuid4())
-        caller = engine.caller(owner=f"run:{uuid4()}")
+        spec, lines, rows = _read(self, broker, start_at=current_millis() + delay if delay else None)
+        claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), secrets.token_hex(8)
+        fingerprint, caller = Fingerprint(), engine.caller(owner=f"run:{uuid4()}")
+        for offset, chunk in _chunks(rows):
+            caller = dataclasses.replace(caller, now=current_millis())
+            engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
+            fingerprint.add(chunk)
+        claim = fingerprint.of(spec, lines) if claimed else ""
         try:
-            reply = engine.backend.create(
-                run_id, plan, caller, run_ttl=engine.run_ttl, result_ttl=engine.result_ttl, claim=claim
-            )
+            reply = engine.create(run_id, Plan(spec, tuple(lines), ()), caller, claim=claim, draft=draft)
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word == "taken":
@@ -168,7 +194,7 @@ class Clutch(Description):
         running = job.current_job()
         if running is None:
             raise NestingError("nest() makes a run part of the running job's stage; outside a clutch job use run()")
-        return running.nest(_plan(self, running.engine.broker))
+        return running.nest(_plan(self, running.engine.broker, inherits=False))
 
     def to_mermaid(self) -> str:
         """A picture of the clutch as a Mermaid flowchart, which GitHub and most documentation tools render."""
@@ -193,42 +219,79 @@ def _fed(member: Message[Any] | Description) -> Message[Any] | Description:
     return member.fed() if isinstance(member, Description) else member
 
 
+def _valid(limit: int | None) -> int | None:
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"limit is {limit!r}; it is how many members may be on their way at a time, at least 1")
+    return limit
+
+
+def _chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """The rows, many at a time, each time with the offset of the first; at least once."""
+    offset, chunk, began = 0, list[bytes](), time.monotonic()
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK or time.monotonic() - began > PATIENCE:
+            yield offset, chunk
+            offset, chunk, began = offset + len(chunk), [], time.monotonic()
+    if chunk or not offset:
+        yield offset, chunk
+
+
 def _plan(
+    description: Description, broker: Broker, *, queue: str | None = None, start_at: int | None = None, inherits: bool
+) -> Plan:
+    """The description as a whole, ready to be stored in a row."""
+    spec, lines, rows = _read(description, broker, queue=queue, start_at=start_at, inherits=inherits)
+    all_rows = tuple(rows)
+    return Plan(spec, tuple(lines), all_rows)
+
+
+def _read(
     description: Description,
     broker: Broker,
     *,
     queue: str | None = None,
     start_at: int | None = None,
     inherits: bool = False,
-) -> Plan:
-    """The description, ready to be stored. What is written down in it inherits the queue."""
+) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
+    """The description, ready to be stored; the lines are there when the rows have been read. What is written down in it
+    inherits the queue."""
     queue = description.queue or queue
     if queue is not None and queue not in broker.get_declared_queues():
         raise ValueError(
             f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
             f"the broker is set up: broker.declare_queue({queue!r})"
         )
-    lines: list[StageLine] = []
-    rows: list[bytes] = []
+    callbacks = {event: _rows_of(messages, queue) for event, messages in _callbacks(description, broker).items()}
+    spec, lines = Spec(description.name, queue, start_at, callbacks, inherits=inherits), list[StageLine]()
+    return spec, lines, _rows(description, broker, spec, lines)
+
+
+def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine]) -> Iterator[bytes]:
+    """The rows of all stages in order. After those of a stage, its line is there."""
+    offset = 0
     for stage in description.stages:
+        count, nested = 0, False
+        for member in stage.read():
+            count += 1
+            if isinstance(member, Description):
+                nested = True
+                yield _plan(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True).to_row()
+            else:
+                yield to_row(member)
         lines.append(
             StageLine(
-                offset=len(rows),
-                total=None if stage.mapped else len(stage.members),
+                offset=offset,
+                total=None if stage.mapped else count,
                 many=stage.many,
                 mapped=stage.mapped,
                 tolerant=stage.tolerant,
                 piped=stage.piped,
-                nested=any(isinstance(member, Description) for member in stage.members),
+                nested=nested,
+                limit=stage.limit,
             )
         )
-        for member in stage.members:
-            if isinstance(member, Description):
-                rows.append(_plan(member, broker, queue=queue, start_at=start_at, inherits=True).to_row())
-            else:
-                rows.append(to_row(member))
-    callbacks = {event: _rows_of(messages, queue) for event, messages in _callbacks(description, broker).items()}
-    return Plan(Spec(description.name, queue, start_at, callbacks, inherits=inherits), tuple(lines), tuple(rows))
+        offset += count
 
 
 def _callbacks(description: Description, broker: Broker) -> dict[str, tuple[Message[Any], ...]]:

@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from .errors import BrokerUnavailable
 from .outages import way_out
+from .plan import changed
 
 #: How many messages travel in one round trip.
 CHUNK = 500
@@ -66,11 +67,11 @@ def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> None:
 
 def _prepare(message: Message[Any], delay: int | None) -> Outgoing:
     """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
-    options: dict[str, Any] = {"redis_message_id": str(uuid4())}
+    options: dict[str, Any] = {**message.options, "redis_message_id": str(uuid4())}
     if delay is None:
-        return message.copy(options=options), None
+        return changed(message, options=options), None
     options["eta"] = current_millis() + delay
-    return message.copy(queue_name=dq_name(message.queue_name), options=options), delay
+    return changed(message, queue_name=dq_name(message.queue_name), options=options), delay
 
 
 def _arguments(broker: RedisBroker, message: Message[Any]) -> list[Any]:

@@ -11,9 +11,9 @@ from typing import Any
 from dramatiq import Broker, Middleware
 from dramatiq.common import current_millis
 
-from .backend import Caller, ClutchBackend
+from .backend import SHARE, Caller, ClutchBackend, Reply
 from .errors import NotConfigured, ResultsGone, RunNotFound
-from .plan import BELOW, Place, Spec, StageLine, Tag
+from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
 
 #: Of how many runs a process remembers when it put their expiry off.
@@ -38,6 +38,13 @@ class Engine:
     stopping: threading.Event = field(default_factory=threading.Event)
     touched: dict[str, int] = field(default_factory=dict)
     wanted: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    lists: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+    share: int = SHARE
+
+    def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
+        """Make a plan a run. Raises DamagedState if its draft has expired."""
+        times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
+        return self.backend.create(run_id, plan, caller, **times, claim=claim, draft=draft, share=self.share)
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
@@ -45,11 +52,11 @@ class Engine:
 
     # What this process remembers
 
-    def let_go(self, tag: Tag) -> None:
-        """Remember that a job of this stage was wanted just now."""
+    def let_go(self, run_id: str, stage: int, total: int) -> None:
+        """Remember that jobs of this stage are wanted now: one was let go, or they are being sent."""
         if len(self.wanted) >= MOST_TOUCHED:
             self.wanted.clear()
-        self.wanted[tag.run_id, tag.stage, tag.of] = time.monotonic()
+        self.wanted[run_id, stage, total] = time.monotonic()
 
     def was_let_go(self, tag: Tag) -> bool:
         """Whether one was within the last second: then the stage has as many members as the message says, and the run
@@ -93,8 +100,12 @@ class Engine:
     def stage_results(self, run_id: str, stage: int) -> tuple[StageLine, list[Any]]:
         """The decoded results of a stage that is complete, in written order. Raises ResultsGone."""
         line = self.line(run_id, stage)
-        marks = self.backend.results(run_id, stage, 0, line.total or 0)
-        return line, [self._result(run_id, stage, index, mark, line) for index, mark in enumerate(marks)]
+        return line, self.results(run_id, stage, line, 0, line.total or 0)
+
+    def results(self, run_id: str, stage: int, line: StageLine, start: int, end: int) -> list[Any]:
+        """Those of the members `start` ≤ i < `end`."""
+        marks = self.backend.results(run_id, stage, start, end)
+        return [self._result(run_id, stage, index, mark, line) for index, mark in enumerate(marks, start)]
 
     def _result(self, run_id: str, stage: int, index: int, mark: bytes | None, line: StageLine) -> Any:
         if mark is not None and mark.startswith(SUCCEEDED):

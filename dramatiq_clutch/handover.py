@@ -20,7 +20,7 @@ from .backend import LAST, Caller, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
 from .errors import DamagedState, HandOverFailed, Unavailable
-from .plan import CALLBACK, EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, from_row, message_from
+from .plan import CALLBACK, EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
 
 #: How many members are sent between two confirmations.
@@ -117,12 +117,12 @@ class Members:
     """The members of a stage as they were written, ready to be sent or started."""
 
     def __init__(self, engine: Engine, run_id: str, duty: Duty) -> None:
-        self.engine, self.run_id, self.stage = engine, run_id, duty.stage
+        self.engine, self.run_id, self.stage, self.duty = engine, run_id, duty.stage, duty
         self.line = StageLine.parse(duty.line)
 
     @cached_property
     def spec(self) -> Spec:
-        return self.engine.spec(self.run_id)
+        return Spec.from_bytes(self.duty.spec) if self.duty.spec else self.engine.spec(self.run_id)
 
     @cached_property
     def nested(self) -> dict[int, Plan]:
@@ -130,9 +130,38 @@ class Members:
         found = self.engine.backend.nested(self.run_id, self.stage)
         return {member: Plan.from_bytes(plan) for member, plan in found.items()}
 
+    def count_items(self) -> int:
+        """Over how many items a mapped stage is mapped. Raises HandOverFailed if they aren't a list's."""
+        line = self._source
+        return (line.total or 0) if line and line.many else len(self._list)
+
+    def items(self, start: int, end: int) -> list[Any]:
+        """Some of them. Of a stage of many no more is read than that."""
+        line = self._source
+        if line and line.many:
+            return self.engine.results(self.run_id, self.stage - 1, line, start, end)
+        return self._list[start:end]
+
     @cached_property
-    def items(self) -> list[Any]:
-        """What a mapped stage is mapped over."""
+    def _source(self) -> StageLine | None:
+        """The stage before; None where that is no stage of this run."""
+        return self.engine.line(self.run_id, self.stage - 1) if self.stage else None
+
+    @property
+    def _list(self) -> list[Any]:
+        """The list that a stage of one has left. A worker keeps the last one of a stage with a limit, which it comes
+        back to for each few members."""
+        key, lists = (self.run_id, self.stage), self.engine.lists
+        found = lists.get(key)
+        if found is None:
+            found = self._read_list
+            if self.line.limit:
+                lists.clear()
+                lists[key] = found
+        return found
+
+    @cached_property
+    def _read_list(self) -> list[Any]:
         many, results = self._previous
         if many:
             return results
@@ -148,13 +177,16 @@ class Members:
 
     @cached_property
     def _previous(self) -> tuple[bool, list[Any]]:
+        if self.duty.previous is not None and self.duty.previous[1].startswith(SUCCEEDED):
+            line, mark = self.duty.previous
+            return StageLine.parse(line).many, [self.engine.backend.encoder.decode(mark[len(SUCCEEDED) :])]
         return self.engine.previous(self.run_id, self.stage)
 
     def read(self, start: int, end: int) -> list[Message[Any] | Plan]:
         """The members `start` ≤ i < `end`. Raises DamagedState if the plan lacks them."""
         if self.line.mapped:
             (template,) = self._rows(0, 1)
-            return [self._fed(template, self.items[member]) for member in range(start, end)]
+            return [self._fed(template, item) for item in self.items(start, end)]
         steps = self._rows(start, end)
         if self.line.piped:
             many, results = self._previous
@@ -176,7 +208,8 @@ class Members:
         return Place(self.run_id, self.stage, member, epoch)
 
     def outgoing(self, member: int, message: Message[Any], epoch: int, *, again: bool) -> Outgoing:
-        tag = Tag(self.run_id, self.stage, member, self.line.total or 0, epoch, again)
+        leads = member < self.duty.start + self.duty.leaders
+        tag = Tag(self.run_id, self.stage, member, self.line.total or 0, epoch, again, leads, self.line.batch)
         return job_message(message, tag, self.spec), delay_of(message, self.spec)
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
@@ -187,6 +220,8 @@ class Members:
         return replace(step, spec=replace(step.spec, given=self.engine.backend.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
+        if self.duty.rows and not self.line.mapped:
+            return [from_row(row) for row in self.duty.rows[start - self.duty.start : end - self.duty.start]]
         rows = self.engine.backend.rows(self.run_id, self.line.offset + start, self.line.offset + end)
         if len(rows) < end - start:
             raise DamagedState(f"the plan of run {self.run_id!r} lacks messages of stage {self.stage}")
@@ -195,13 +230,15 @@ class Members:
 
 def _open(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Sequence[Duty]:
     members = Members(engine, run_id, duty)
-    total = len(members.items) if members.line.mapped else 0
+    total = members.count_items() if members.line.mapped else 0
     return engine.backend.open(run_id, duty, total, _now(caller)).duties
 
 
 def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
     """Send and start members, chunk by chunk."""
     members = Members(engine, run_id, duty)
+    if duty.leaders:  # should they come late, a sweeper does what they own
+        engine.backend.look_again(run_id, current_millis() + engine.lease_ms, run_ttl=engine.run_ttl)
     for start, end in _chunks(max(duty.start, duty.cursor), duty.end):
         outgoing, starting = [], []
         for member, step in enumerate(members.read(start, end), start):
@@ -210,28 +247,38 @@ def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
             else:
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
         send(engine.broker, outgoing)
+        engine.let_go(run_id, duty.stage, members.line.total or 0)
         yield from starting
+        yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
             return  # the lease has passed to somebody else, who sends the rest
+
+
+def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:
+    """Do the shares of those whose own messages are delayed: others' delays begin when they are sent."""
+    for message, delay in leading:
+        if delay is not None:
+            caller = engine.caller(Tag.from_option(message.options[OPTION]).owner)
+            yield _all(engine, run_id, engine.backend.owed(run_id, caller).duties, caller)
 
 
 def _send_again(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
     """Send members of a stage again, in a new epoch, and have nested runs do the same."""
     members = Members(engine, run_id, duty)
-    total = members.line.total or 0
-    for start, end in _chunks(duty.cursor, total):
+    waits = duty.kind == "resume" and members.line.limit is not None  # the others', for retries as the limit allows
+    for start, end in _chunks(max(duty.start, duty.cursor), duty.end):
         standing = engine.backend.standing(run_id, duty.stage, start, end)
         steps, outgoing = members.read(start, end), []
         for member, step, stands in zip(range(start, end), steps, standing, strict=True):
             step = members.nested.get(member, step)
-            if stands is not None and stands.kind == "succeeded":
+            if stands is not None and (stands.kind == "succeeded" or waits):
                 continue
             if isinstance(step, Plan):
                 yield _revive(engine, members.place(member, duty.epoch), step, by_hand=duty.kind == "resend")
             elif _is_wanted(duty, stands):
                 outgoing.append(members.outgoing(member, step, duty.epoch, again=True))
         send(engine.broker, outgoing)
-        if end < total and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
+        if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
             return
 
 
@@ -256,11 +303,12 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
 def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
     """A plan's message, ready to be sent: in its place, with a derived id, the run's queue and a fresh timestamp
     (AgeLimit looks at it)."""
-    return message.copy(
+    return changed(
+        message,
         queue_name=spec.queue or message.queue_name,
         message_id=tag.message_id,
         message_timestamp=current_millis(),
-        options={OPTION: tag.to_option()},
+        options={**message.options, OPTION: tag.to_option()},
     )
 
 
@@ -303,9 +351,7 @@ def _start_nested(engine: Engine, run_id: str, duty: Duty) -> Work:
 def _start(engine: Engine, place: Place, plan: Plan) -> Work:
     """Start the run that stands there. Starting it twice makes one."""
     caller = engine.caller(f"start {place.epoch}")
-    reply = engine.backend.create(
-        place.child_id, plan.at(place), caller, run_ttl=engine.run_ttl, result_ttl=engine.result_ttl
-    )
+    reply = engine.create(place.child_id, plan.at(place), caller)
     yield _all(engine, place.child_id, reply.duties, caller)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dramatiq import Message
 
-from .steps import Description, Stage
+from .steps import Description, Stage, name_of
 
 #: How many members of a stage are drawn; the others become one box.
 MOST_MEMBERS = 8
@@ -38,6 +38,10 @@ class Drawing:
         return before
 
     def _stage(self, stage: Stage, before: list[str]) -> list[str]:
+        if stage.source is not None:
+            box = self.node("n", "[[{}]]", f"{name_of(stage.source)}()")
+            self.arrows(before, [box], stage)
+            return [box]
         shown = stage.members[:MOST_MEMBERS]
         ends: list[str] = []
         for member in shown:
@@ -94,6 +98,8 @@ def labels_of(stage: Stage) -> Iterator[str]:
         yield "pipe"
     if stage.tolerant:
         yield "failures allowed"
+    if stage.limit:
+        yield f"limit {stage.limit}"
 
 
 def quoted(text: str) -> str:

@@ -138,6 +138,8 @@ class ClutchMiddleware(EngineMiddleware):
         if not isinstance(job, Job):
             return
         word: Any = "go" if self._is_fresh(broker, message, job) else self._guard(job)
+        if word == "go" and job.tag.leads:
+            word = self._lead(job)
         if word == "go":
             return
         # Results would overwrite the stored result with None.
@@ -288,7 +290,7 @@ class ClutchMiddleware(EngineMiddleware):
         Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout. Half
         of that leaves room for clocks that differ. Copies that we or Retries send are marked, or are later attempts.
         """
-        if job.attempt or job.tag.again or not isinstance(broker, RedisBroker):
+        if job.attempt or job.tag.again or job.tag.leads or not isinstance(broker, RedisBroker):
             return False
         age = current_millis() - message.message_timestamp
         return 0 <= age < broker.heartbeat_timeout / 2 and job.engine.was_let_go(job.tag)
@@ -298,13 +300,26 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             word = self._patiently(job, lambda: job.engine.backend.guard(job.tag))
             if word == "go":
-                job.engine.let_go(job.tag)
+                job.engine.let_go(job.tag.run_id, job.tag.stage, job.tag.of)
             return word
         except NotAcked:
             return "abandoned"
         except Exception as error:  # a foreign key in the way: better not run than run and be lost
             logger.error("The state of run %s can't be read: %r", job.tag.run_id, error)
             return "unknown"
+
+    def _lead(self, job: Job) -> Any:
+        """Do the share of its stage's release that a job has, before it runs: that may take long."""
+
+        def share() -> None:
+            caller = job.engine.caller(job.tag.owner)
+            hand_over(job.engine, job.tag.run_id, job.engine.backend.owed(job.tag.run_id, caller), caller)
+
+        try:
+            self._patiently(job, share)
+        except NotAcked:
+            return "abandoned"
+        return "go"
 
     def _patiently(self, job: Attempt, work: Callable[[], Any]) -> Any:
         """Do it, as often as it takes while something is away. Raises NotAcked as soon as the worker is to stop."""

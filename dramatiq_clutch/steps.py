@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
@@ -10,6 +10,7 @@ from dramatiq import Actor, Broker, GenericActor, Message, group, pipeline
 
 #: A class-based actor is a class only to the eyes of a type checker.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]
+Source = Callable[[], "Iterable[Step]"]
 Step = Union[Message[Any], AnyActor, pipeline, group, "Description"]
 
 ACCEPTED = "a message (actor.message(...)), an actor, a Clutch, or a Dramatiq pipeline or group"
@@ -17,13 +18,29 @@ ACCEPTED = "a message (actor.message(...)), an actor, a Clutch, or a Dramatiq pi
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a clutch, as it was written. Each member is a message or the description of a nested run."""
+    """One step of a clutch, as it was written. Each member is a message or the description of a nested run; those of a
+    stage with a `source` are what that returns when the clutch is run."""
 
     members: tuple[Message[Any] | Description, ...]
     many: bool = False
     mapped: bool = False
     tolerant: bool = False
     piped: bool = False
+    limit: int | None = None
+    source: Source | None = None
+
+    def read(self) -> Iterator[Message[Any] | Description]:
+        """The members. Raises TypeError for what isn't a step."""
+        if self.source is None:
+            yield from self.members
+            return
+        name = name_of(self.source)
+        steps: Any = self.source()
+        if not isinstance(steps, Iterable):
+            raise TypeError(f"{name}() was given to parallel() and must return an iterable of steps, not {steps!r}")
+        for step in steps:
+            member = to_member(step, what=f"parallel({name})")
+            yield member.fed() if self.piped and isinstance(member, Description) else member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +61,10 @@ class Description:
         first, *others = self.stages
         members = tuple(member.fed() if isinstance(member, Description) else member for member in first.members)
         return replace(self, stages=(replace(first, members=members, piped=True), *others))
+
+
+def name_of(source: Source) -> str:
+    return str(getattr(source, "__qualname__", type(source).__qualname__))
 
 
 def is_step(value: object) -> bool:
@@ -78,7 +99,10 @@ def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Message[Any] | Des
     if len(steps) == 1 and not is_step(steps[0]):
         (only,) = steps
         if isinstance(only, str | bytes | dict) or not isinstance(only, Iterable):
-            raise TypeError(f"{what} takes steps, or one iterable of steps, not {only!r}; a step is {ACCEPTED}")
+            raise TypeError(
+                f"{what} takes steps, one iterable of steps, or one callable that returns one, not {only!r}; "
+                f"a step is {ACCEPTED}"
+            )
         given = only
     return tuple(to_member(step, what=what) for step in given)
 

@@ -63,7 +63,7 @@ def test_options_are_keyword_only() -> None:
 
 
 @pytest.mark.parametrize("add", ["then", "parallel", "map"])
-@pytest.mark.parametrize("wrong", [None, 3, "actor", b"actor", {"a": 1}, len], ids=repr)
+@pytest.mark.parametrize("wrong", [None, 3, "actor", b"actor", {"a": 1}, ...], ids=repr)
 def test_what_is_not_a_step_is_a_type_error_at_the_call_that_adds_it(
     job: dramatiq.Actor[..., Any], add: str, wrong: Any
 ) -> None:

@@ -430,7 +430,7 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store
     assert kinds(died) == ["on_failure", "on_death", "on_finish"]
     store.confirm(*died.duties)
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
-    assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:1"])
+    assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:0:3:1"])
     standing = store.backend.standing(store.run_id, 0, 0, 3)
     assert standing == [Standing("succeeded"), Standing("succeeded"), Standing("open", 1)]
     assert store.record(2, "dead", order=(0, 4)).word == "stale"
@@ -443,7 +443,7 @@ def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: S
     store.record(1, "failing")
     store.backend.cancel(store.run_id, store.caller("cancel:1"))
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
-    assert [duty.id for duty in reply.duties] == ["resume:0:1"]
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:3:1"]
     assert store.backend.standing(store.run_id, 0, 0, 3) == [Standing("succeeded"), Standing("open", 1), None]
     assert store.status().state == "running"
     for member in (1, 2):

@@ -49,6 +49,8 @@ class TwoBackends(RuleBasedStateMachine):
         self.now = 1_000_000
         self.sizes: list[int | None] = []
         self.released: set[str] = set()
+        self.given: dict[int, set[int]] = {}
+        self.on_its_way: set[tuple[int, int]] = set()
         self.alarms: dict[tuple[str, int], int] = {}
         self.told = 0
         self.heals = 0
@@ -79,6 +81,10 @@ class TwoBackends(RuleBasedStateMachine):
                 continue
             assert duty.id not in self.released
             self.released.add(duty.id)
+            if duty.kind == "send":
+                members = set(range(duty.start, duty.end))
+                assert not members & self.given.setdefault(duty.stage, set())
+                self.given[duty.stage] |= members
             if duty.kind in ("on_failure", "on_death"):
                 self.alarms[duty.kind, duty.stage] = self.alarms.get((duty.kind, duty.stage), 0) + 1
                 assert self.alarms[duty.kind, duty.stage] <= 1 + self.heals
@@ -90,34 +96,47 @@ class TwoBackends(RuleBasedStateMachine):
 
     @initialize(
         target=held,
-        sizes=st.lists(st.one_of(st.none(), st.integers(0, 4)), min_size=1, max_size=4),
+        sizes=st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=1, max_size=4),
         events=st.sets(st.sampled_from(EVENTS)),
         tolerant=st.integers(0, 15),
         nested=st.integers(0, 15),
+        piped=st.integers(0, 15),
+        limits=st.lists(st.none() | st.integers(1, 3) | st.just(20), min_size=4, max_size=4),
+        share=st.sampled_from([1, 2, 1_000]),
         child=st.booleans(),
         claim=st.sampled_from(["", "claim"]),
     )
     def create(
-        self, sizes: list[int | None], events: set[str], tolerant: int, nested: int, child: bool, claim: str
+        self,
+        sizes: list[int | None],
+        events: set[str],
+        tolerant: int,
+        nested: int,
+        piped: int,
+        limits: list[int | None],
+        share: int,
+        child: bool,
+        claim: str,
     ) -> Any:
         sizes[0] = sizes[0] or 0  # a first stage can't be mapped
         self.sizes = list(sizes)
         lines: list[StageLine] = []
         rows: list[bytes] = []
         for index, size in enumerate(sizes):
-            allows, runs = bool(tolerant & 1 << index), bool(nested & 1 << index)
-            lines.append(StageLine(len(rows), size, True, size is None, tolerant=allows, nested=runs))
+            allows, runs, pipes = (bool(bits & 1 << index) for bits in (tolerant, nested, piped))
+            limit = limits[index]
+            lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit))
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
         spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent)
-        self.plan, self.claim = Plan(spec, tuple(lines), tuple(rows)), claim
+        self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
         return self.create_it("run:x", claim)
 
     @rule(target=held, owner=st.sampled_from(["run:x", "run:y"]), claim=st.sampled_from(["", "claim"]))
     def create_it(self, owner: str, claim: str) -> Any:
         caller = self.caller(owner)
         times = {"run_ttl": 10**8, "result_ttl": 10**7}
-        reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim))
+        reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim, share=self.share))
         return multiple(*((duty, caller) for duty in reply.duties))
 
     @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE]))
@@ -127,7 +146,7 @@ class TwoBackends(RuleBasedStateMachine):
     @rule(
         target=held,
         stage=st.integers(-1, 1),
-        member=st.integers(0, 4),
+        member=st.integers(0, 6),
         ending=ENDINGS,
         epoch=st.integers(0, 1),
         attempt=st.sampled_from([0, 1, 2, LAST]),
@@ -138,9 +157,13 @@ class TwoBackends(RuleBasedStateMachine):
     def record(
         self, stage: int, member: int, ending: Any, epoch: int, attempt: int, touch: bool, of_run: bool, nests: int
     ) -> Any:
-        stage = min(max(self.present_stage() + stage, 0), len(self.sizes) - 1)
+        present = self.present_stage()
+        stage = min(max(present + stage, 0), len(self.sizes) - 1)
+        line = self.plan.lines[stage]
+        if stage == present and line.limit and member >= self.stub.runs[self.run_id].sent:
+            return multiple()  # what nobody has sent can't have had an attempt
         of = self.sizes[stage] or 4
-        tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch)
+        tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch, batch=line.batch)
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
@@ -160,8 +183,12 @@ class TwoBackends(RuleBasedStateMachine):
             return multiple()
         if verb == "cancel":  # which drops what it may owe again when the run is taken up again
             self.released = {name for name in self.released if not name.startswith(("send", "open", "start"))}
+            if not self.plan.lines[self.present_stage()].limit:
+                self.given.pop(self.present_stage(), None)
         caller = self.caller(f"{verb}:x")
         reply = self.both(lambda b: getattr(b, verb)(self.run_id, caller))
+        if reply.word == "cancelled":
+            self.on_its_way.clear()  # what arrives now is skipped
         if reply.word == "retried":
             self.heals += 1
         return multiple(*((duty, caller) for duty in reply.duties))
@@ -186,7 +213,8 @@ class TwoBackends(RuleBasedStateMachine):
         duty, caller = pair
         caller = Caller(caller.owner, self.now, caller.lease, LEASE)
         if duty.kind != "open":
-            self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor))
+            if self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor)) == "confirmed":
+                self.send(duty, cursor)
             return multiple()
         size = self.sizes[duty.stage]
         total = total if size is None else size
@@ -237,18 +265,41 @@ class TwoBackends(RuleBasedStateMachine):
     def every_key_has_an_expiry(self) -> None:
         assert_all_expire(self.client)
 
+    @invariant()
+    def no_more_are_on_their_way_than_the_limit_allows(self) -> None:
+        if not self.sizes or self.state not in ("running", "failing"):
+            return
+        stage = self.present_stage()
+        limit, run = self.plan.lines[stage].limit, self.stub.runs[self.run_id]
+        if limit is None or run.again is not None:  # what a retry hasn't come to yet isn't on its way
+            return
+        places = 0
+        for member, stands in enumerate(self.stub.standing(self.run_id, stage, 0, run.sent)):
+            is_run = member in run.trouble[stage] and run.trouble[stage][member].is_run
+            working = stands is not None and is_run and stands.kind in ("attempted", "failing")
+            places += stands is None or stands.kind == "open" or working
+        # Any number of places may be open of runs that a retry has revived, or that began anew.
+        revived = sum(one.kind == "open" for one in run.trouble[stage].values())
+        assert places <= max(limit, revived)
+
+    def send(self, duty: Duty, cursor: int | None = None) -> None:
+        """The messages that a duty is for are on their way."""
+        if duty.kind in ("send", "retry", "resume", "resend"):
+            start, end = max(duty.start, duty.cursor), duty.end if cursor is None else min(cursor, duty.end)
+            self.on_its_way |= {(duty.stage, member) for member in range(start, end)}
+
     def present_stage(self) -> int:
         snapshot = self.stub.snapshot(self.run_id)
         assert snapshot is not None
         return int(snapshot["head"]["stage"])
 
     def finish(self) -> None:
-        """From any state: with all duties done and a success for every member, the run is at rest, and tidy."""
+        """From any state: with all duties done and a success for whatever was sent, the run is at rest, and tidy."""
         caller = self.caller("retry:end")
         self.heals += 1
         for duty in self.both(lambda b: b.retry(self.run_id, caller)).duties:
             self.do_at_the_end(duty, caller)
-        for _ in range(20):
+        for _ in range(80):
             self.now += 2 * LEASE
             caller = self.caller("sweeper")
             for duty in self.both(lambda b, who=caller: b.owed(self.run_id, who)).duties:
@@ -258,6 +309,8 @@ class TwoBackends(RuleBasedStateMachine):
                 break
             stage = self.present_stage()
             for member in range(self.sizes[stage] or 0):
+                if (stage, member) not in self.on_its_way:
+                    continue
                 tag, who = Tag(self.run_id, stage, member, self.sizes[stage] or 0), self.caller("again")
                 for duty in self.both(
                     lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end", of_run=True), w)
@@ -273,7 +326,8 @@ class TwoBackends(RuleBasedStateMachine):
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
         if duty.kind != "open":
-            self.both(lambda b: b.confirm(self.run_id, duty, caller))
+            if self.both(lambda b: b.confirm(self.run_id, duty, caller)) == "confirmed":
+                self.send(duty)
             return
         size = self.sizes[duty.stage] or 0
         self.sizes[duty.stage] = size
@@ -292,7 +346,7 @@ def comparable(answer: Any) -> Any:
     if not isinstance(answer, Reply):
         return answer
     return answer.word, [
-        (duty.id, duty.lease, duty.cursor, duty.again, duty.line, duty.snapshot and status_from("", duty.snapshot))
+        replace(duty, snapshot=None) if not duty.snapshot else (duty.id, duty.lease, status_from("", duty.snapshot))
         for duty in answer.duties
     ]
 

@@ -25,7 +25,7 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run
 from dramatiq_clutch.backend import Caller, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.errors import OutcomeUnknown, StateUnavailable
+from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.plan import Plan, Spec, StageLine, Tag, to_row
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -70,7 +70,7 @@ def test_a_server_out_of_memory_is_waited_for_and_named() -> None:
         run = Clutch().then(jobs.job.message("a"), jobs.job.message("b")).run()
         with server.client() as client:
             client.config_set("maxmemory", 1)
-            with pytest.raises(OutcomeUnknown, match="out of memory: raise maxmemory"):
+            with pytest.raises(StateUnavailable, match="out of memory: raise maxmemory"):
                 Clutch().then(jobs.total).run()
             with running_worker(broker):
                 wait_until("a has run", lambda: jobs.began)

@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch.backend import Standing
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.plan import StageLine, Tag
 from tests.support.interpreter import Leaf, Outcome, SimRun, Step, Tree
 from tests.support.server import Server
 
@@ -41,15 +43,25 @@ def leaves(trees: st.SearchStrategy[Tree] | None) -> st.SearchStrategy[Leaf]:
 def steps(trees: st.SearchStrategy[Tree] | None) -> st.SearchStrategy[Step]:
     member = leaves(trees) if trees is None else leaves(trees) | trees
     one = st.builds(lambda only: Step((only,)), member)
-    many = st.builds(
-        lambda members, tolerant: Step(tuple(members), many=True, tolerant=tolerant),
-        st.lists(member, max_size=4),
-        st.booleans(),
-    )
-    mapped = st.builds(
-        lambda only, tolerant: Step((only,), many=True, mapped=True, tolerant=tolerant), member, st.booleans()
-    )
+    many = st.builds(of_many, st.lists(member, max_size=6), st.booleans(), LIMITS)
+    mapped = st.builds(of_mapped, member, st.booleans(), LIMITS)
     return one | many | mapped
+
+
+LIMITS = st.none() | st.integers(1, 3)
+
+
+def of_many(members: list[Leaf | Tree], tolerant: bool, limit: int | None) -> Step:
+    return Step(tuple(members), many=True, tolerant=tolerant, limit=limit_for(members, limit))
+
+
+def of_mapped(only: Leaf | Tree, tolerant: bool, limit: int | None) -> Step:
+    return Step((only,), many=True, mapped=True, tolerant=tolerant, limit=limit_for([only], limit))
+
+
+def limit_for(members: list[Leaf | Tree], limit: int | None) -> int | None:
+    """None if there are runs among them: the interpreter's are at work when ours wait for a place."""
+    return None if any(isinstance(member, Tree) or member.nests for member in members) else limit
 
 
 def of(step: st.SearchStrategy[Step]) -> st.SearchStrategy[Tree]:
@@ -72,10 +84,11 @@ class World:
     """A run in the real thing, and in the interpreter; their jobs end as Hypothesis wants, in the order it wants."""
 
     def __init__(self, backend: Any, tree: Tree, draw: Any) -> None:
-        self.draw, self.tree = draw, tree
+        self.draw, self.tree, self.backend = draw, tree, backend
         self.broker = broker = StubBroker()
         broker.add_middleware(ClutchMiddleware(backend))
         broker.emit_after("process_boot")
+        object.__setattr__(engine_of(broker), "share", draw(st.sampled_from([1, 1_000])))
         self.events: dict[str, str] = {}
         self.waiting: list[dramatiq.Message[Any]] = []
         self.outcome: Outcome = "ok"
@@ -105,9 +118,9 @@ class World:
         for step in tree.steps:
             members = [self.member(member) for member in step.members]
             if step.mapped:
-                clutch = clutch.map(members[0], allow_failures=step.tolerant)
+                clutch = clutch.map(members[0], allow_failures=step.tolerant, limit=step.limit)
             elif step.many:
-                clutch = clutch.parallel(members, allow_failures=step.tolerant)
+                clutch = clutch.parallel(members, allow_failures=step.tolerant, limit=step.limit)
             else:
                 clutch = clutch.then(*members)
         return clutch
@@ -154,6 +167,18 @@ class World:
             run.record(member, self.outcome, (tag.epoch, attempt))
         self.sim.settle()
         self.collect()
+        self.check_limit(tag)
+
+    def check_limit(self, tag: Tag) -> None:
+        """Of the stage that was just worked on, no more are on their way than its limit allows, retries apart."""
+        snapshot = self.backend.snapshot(tag.run_id)
+        limit = StageLine.parse(snapshot["head"][f"s{tag.stage}"]).limit if snapshot else None
+        if limit is not None:
+            places = {Tag.from_option(one.options["clutch"]) for one in self.waiting if not one.options.get("retries")}
+            of_stage = {(one.member, one.epoch) for one in places if (one.run_id, one.stage) == (tag.run_id, tag.stage)}
+            stands = self.backend.standing(tag.run_id, tag.stage, 0, tag.of)
+            unattempted = {member for member, epoch in of_stage if is_on_its_way(stands[member], epoch)}
+            assert len(unattempted) <= limit
 
     def work(self, message: dramatiq.Message[Any]) -> bool:
         """What Dramatiq's worker does with a message. Returns whether the actor was called."""
@@ -188,6 +213,10 @@ class World:
             assert (stage.succeeded, stage.failing, stage.dead) == tuple(
                 views.count(view) for view in ("ok", "failing", "dead")
             )
+
+
+def is_on_its_way(stands: Standing | None, epoch: int) -> bool:
+    return stands is None or (stands.kind == "open" and stands.epoch == epoch)
 
 
 @pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])

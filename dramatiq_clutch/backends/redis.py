@@ -17,10 +17,10 @@ import redis
 from dramatiq import Encoder
 from redis.exceptions import NoScriptError, RedisError
 
-from ..backend import Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
-from ..errors import StateUnavailable
+from ..backend import SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
+from ..errors import DamagedState, StateUnavailable
 from ..outages import way_out
-from ..plan import EVENTS, Plan, Tag
+from ..plan import EVENTS, Plan, Tag, rows_of
 from ..status import Snapshot
 from ..together import Together
 
@@ -99,8 +99,30 @@ class RedisBackend(ClutchBackend):
 
     # Transitions
 
+    def draft(
+        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+    ) -> None:
+        with translated():
+            # The index entry comes first: whatever happens from here on, a sweeper finds the run.
+            pipe: Any = self.client.pipeline(transaction=False)
+            pipe.zadd(self._index, {run_id: caller.now + caller.lease_ms})
+            pipe.pexpire(self._index, 2 * run_ttl)
+            # By its text, for a pipeline can't ask again when a server doesn't know a script's name.
+            pipe.eval(script_text("draft", bare=True), 1, self._draft(run_id, draft), offset, DRAFT_TTL, *rows)
+            if pipe.execute()[-1] == b"expired":
+                raise _expired(run_id)
+
     def create(
-        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+        self,
+        run_id: str,
+        plan: Plan,
+        caller: Caller,
+        *,
+        run_ttl: int,
+        result_ttl: int,
+        claim: str = "",
+        draft: str = "",
+        share: int = SHARE,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         head = {
@@ -109,22 +131,20 @@ class RedisBackend(ClutchBackend):
             "stages": len(lines),
             "events": " ".join(event for event in EVENTS if event in spec.callbacks),
             "told": "open" if spec.parent else "",
+            "share": share,
             **lines,
         }
         fields = [part for pair in head.items() for part in pair]
-        draft = self._key(run_id, f"draft:{secrets.token_hex(8)}")
-        with translated():
-            # The index entry comes first: whatever happens from here on, a sweeper finds the run.
-            pipe = self.client.pipeline(transaction=False)
-            pipe.zadd(self._index, {run_id: caller.now + caller.lease_ms})
-            for at in range(0, len(plan.rows), CHUNK):
-                pipe.rpush(draft, *plan.rows[at : at + CHUNK])
-                pipe.pexpire(draft, DRAFT_TTL)
-            pipe.pexpire(self._index, 2 * run_ttl)
-            pipe.execute()
+        if not draft:
+            draft = secrets.token_hex(8)
+            for at in range(0, len(plan.rows) or 1, CHUNK):
+                self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
         epoch = spec.parent.epoch if spec.parent else 0
-        args = (run_ttl, result_ttl, claim, epoch, *fields)
-        return self._transition("seal", run_id, 0, caller, *args, extra_keys=(draft,))
+        args = (run_ttl, result_ttl, claim, epoch, rows_of(plan.lines), *fields)
+        reply = self._transition("seal", run_id, 0, caller, *args, extra_keys=(self._draft(run_id, draft),))
+        if reply.word == "expired":
+            raise _expired(run_id)
+        return reply
 
     def guard(self, tag: Tag) -> GuardWord:
         keys = [self._key(tag.run_id, part) for part in ("head", "mark", f"marks:{tag.stage}")]
@@ -146,7 +166,7 @@ class RedisBackend(ClutchBackend):
             stages[record.tag.run_id, record.tag.stage].append(record)
         words: dict[int, bytes] = {}
         for (run_id, stage), of_stage in stages.items():
-            args: list[Any] = [of_stage[0].tag.of]
+            args: list[Any] = [of_stage[0].tag.of, of_stage[0].tag.batch]
             for record in of_stage:
                 args += [record.tag.member, b"S" + record.payload]
             answers = self._run("succeed", [self._key(run_id, f"marks:{stage}")], args, bare=True)
@@ -166,8 +186,10 @@ class RedisBackend(ClutchBackend):
         return self._transition("open", run_id, duty.stage, caller, duty.id, total)
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        stage = self._stage(run_id)
-        return self._transition("confirm", run_id, stage, caller, duty.id, "" if cursor is None else cursor).word
+        done = "" if cursor is None else cursor
+        stage = int(duty.snapshot["head"]["stage"]) if duty.snapshot else duty.stage
+        word = self._transition("confirm", run_id, stage, caller, duty.id, done).word
+        return word if word != "moved" else self._reply(self._present("confirm", run_id, caller, duty.id, done)).word
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
         return self._reply(self._present("fail", run_id, caller, duty.id, details))
@@ -265,6 +287,9 @@ class RedisBackend(ClutchBackend):
     def _key(self, run_id: str, part: str) -> str:
         return f"{self.namespace}:{{{run_id}}}:{part}"
 
+    def _draft(self, run_id: str, draft: str) -> str:
+        return self._key(run_id, f"draft:{draft}")
+
     def _keys(self, run_id: str, stage: int) -> list[str]:
         parts = ["head", "plan", "outbox", "bell", "mark"]
         parts += [f"{part}:{stage - 1}" for part in ("marks", "standing", "details", "nests")]
@@ -316,7 +341,8 @@ def _registered(text: str) -> str:
 
 
 def _duty_from(raw: Any) -> Duty:
-    name, lease, cursor, again, line, snapshot = raw
+    name, lease, cursor, again, line, snapshot, *needs = raw
+    spec, rows, previous = needs or (b"", (), ())
     return Duty(
         id=name.decode(),
         lease=lease.decode(),
@@ -324,6 +350,16 @@ def _duty_from(raw: Any) -> Duty:
         again=again == b"1",
         line=line.decode(),
         snapshot=decode_snapshot(json.loads(snapshot)) if snapshot else None,
+        spec=spec or b"",
+        rows=tuple(rows),
+        previous=(previous[0].decode(), previous[1]) if previous else None,
+    )
+
+
+def _expired(run_id: str) -> DamagedState:
+    return DamagedState(
+        f"the plan of run {run_id!r} expired before it was complete, so nothing was started: reading its steps paused "
+        f"for more than {DRAFT_TTL // 60_000} minutes"
     )
 
 

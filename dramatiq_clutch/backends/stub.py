@@ -5,6 +5,7 @@ The methods say what the scripts in ``lua/`` say, in the same words. Nothing exp
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,16 @@ from dataclasses import dataclass, field, replace
 
 from dramatiq import Encoder
 
-from ..backend import LAST, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing
-from ..plan import EVENTS, Plan, StageLine, Tag
+from ..backend import LAST, SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing
+from ..errors import DamagedState
+from ..plan import EVENTS, Plan, StageLine, Tag, rows_of
 from ..status import MOST_FAILURES, Snapshot
 
 #: What a cancelled run doesn't do any more.
 MOVES = ("send", "open", "start", "retry", "resume", "resend")
+
+#: How many members come along with the duty to send them, and a result of how many bytes.
+FEW, LITTLE = 10, 10_000
 
 
 @dataclass(slots=True)
@@ -26,6 +31,7 @@ class Trouble:
     """A member that has had an attempt and not succeeded. `retried` is the epoch in which it works again."""
 
     kind: Ending
+    is_run: bool = False
     order: tuple[int, int] = (-1, -1)
     details: bytes = b""
     retried: int = 0
@@ -53,6 +59,7 @@ class StubRun:
     created: int
     updated: int
     now: int
+    lease_ms: int
     told: str
     state: str = "running"
     stage: int = 0
@@ -65,6 +72,9 @@ class StubRun:
     seq: int = 0
     fired: int = 0
     revision: int = 0
+    share: int = SHARE
+    sent: int = 0
+    again: int | None = None
     results: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     trouble: dict[int, dict[int, Trouble]] = field(default_factory=lambda: defaultdict(dict))
     nests: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
@@ -107,9 +117,9 @@ class StubRun:
 
     # What is owed
 
-    def owe(self, owner: str, name: str, moment: Snapshot | None = None) -> None:
+    def owe(self, owner: str, name: str, moment: Snapshot | None = None, *, due: int = 0) -> None:
         self.seq += 1
-        self.outbox.setdefault(name, Owed(Duty(name, lease="", snapshot=moment), owner))
+        self.outbox.setdefault(name, Owed(Duty(name, lease="", snapshot=moment), owner, due))
 
     def owe_callback(self, owner: str, event: str) -> None:
         if event in self.events:
@@ -117,8 +127,55 @@ class StubRun:
             self.owe(owner, f"{event}:{self.stage}:{self.fired}", self.moment())
 
     def owe_stage(self, owner: str) -> None:
-        total = self.line.total
-        self.owe(owner, f"send:{self.stage}:0:{total}" if total else f"open:{self.stage}")
+        total, limit = self.line.total, self.line.limit
+        if not total:
+            self.owe(owner, f"open:{self.stage}")
+            return
+        if limit:
+            self.sent = total = min(total, limit)
+            self.again = None
+        self.owe_send(owner, 0, total)
+
+    def owe_send(self, owner: str, start: int, end: int) -> None:
+        lead = math.ceil(self.share / 10)
+        if end - start <= 2 * self.share or self.line.nested:
+            self.owe(owner, f"send:{self.stage}:{start}:{end}")
+            return
+        after, size = start + lead, max(self.share, math.ceil((end - start - lead) / lead))
+        shares = range(after, end, size)
+        self.owe(owner, f"send:{self.stage}:{start}:{after}:{len(shares)}")
+        for leader, at in enumerate(shares, start):
+            name, due = f"send:{self.stage}:{at}:{min(at + size, end)}", self.now + self.lease_ms
+            self.owe(f"{self.stage}.{leader}", name, due=due)
+
+    def owe_again(self, owner: str, kind: str) -> None:
+        if self.line.limit:
+            self.again = 0
+        if not self.line.limit or kind == "resume":
+            end = self.sent if self.line.limit else self.line.total
+            self.owe(owner, f"{kind}:{self.stage}:0:{end}:{self.epoch}")
+
+    def fill(self, owner: str, total: int) -> None:
+        if not self.line.limit:
+            return
+        trouble = self.trouble[self.stage]
+        open_ones = sorted(member for member, one in trouble.items() if one.kind == "open")
+        start = total if self.again is None else self.again
+        waiting = sum(member < start for member in open_ones)
+        held = sum(one.is_run and one.kind in ("attempted", "failing") for one in trouble.values())
+        unmarked = self.sent - len(self.results[self.stage]) - len(trouble)
+        room = self.line.limit - unmarked - waiting - held
+        if self.again is not None:
+            following = [member for member in open_ones if member >= start][: max(room, 0) + 1]
+            end = following[-1] if len(following) > max(room, 0) else self.sent
+            if end > start:
+                self.owe(owner, f"retry:{self.stage}:{start}:{end}:{self.epoch}")
+                self.again = end if end < self.sent else None
+            room -= len(following)
+        if room > 0 and self.sent < total:
+            end = min(total, self.sent + room)
+            self.owe_send(owner, self.sent, end)
+            self.sent = end
 
     def alarm(self, owner: str) -> None:
         if not self.alarmed:
@@ -172,6 +229,8 @@ class StubRun:
             self.complete(owner, dead)
         elif settled and self.state != "failed":
             self.rest(owner, "failed")
+        else:
+            self.fill(owner, total)
 
     def tell(self, owner: str) -> None:
         if not self.told:
@@ -203,10 +262,22 @@ class StubRun:
                 stage = owed.duty.stage
                 line = str(self.lines[stage]) if stage < len(self.lines) else ""
                 duty = replace(owed.duty, lease=caller.lease, line=line, again=owed.duty.lease != "")
+                if duty.kind == "send":
+                    duty = self.with_needs(duty)
                 owed.duty, owed.due = duty, caller.now + caller.lease_ms
                 self.outbox[name] = owed
                 duties.append(duty)
         return tuple(duties)
+
+    def with_needs(self, duty: Duty) -> Duty:
+        line = self.lines[duty.stage]
+        if line.mapped or duty.end - duty.start > FEW:
+            return duty
+        source = self.lines[duty.stage - 1] if line.piped and self.stage == duty.stage > 0 else None
+        result = self.results[duty.stage - 1].get(0, b"") if source and source.total == 1 else None
+        previous = (str(source), b"S" + result) if result is not None and len(result) < LITTLE else None
+        rows = self.rows[line.offset + duty.start : line.offset + duty.end]
+        return replace(duty, spec=self.spec or b"", rows=rows, previous=previous)
 
     def held(self, duty: Duty, caller: Caller) -> Owed | None:
         owed = self.outbox.get(duty.id)
@@ -225,14 +296,35 @@ class StubBackend(ClutchBackend):
         self.runs: dict[str, StubRun] = {}
         self.buried: dict[str, int] = {}
         self.index: dict[str, int] = {}
+        self.drafts: dict[tuple[str, str], list[bytes]] = {}
         self._changed = threading.Condition(threading.RLock())
 
     # Transitions
 
+    def draft(
+        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+    ) -> None:
+        with self._changed:
+            self.index[run_id] = caller.now + caller.lease_ms
+            written = self.drafts.setdefault((run_id, draft), [])
+            if len(written) < offset:
+                raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
+            written[offset:] = rows
+
     def create(
-        self, run_id: str, plan: Plan, caller: Caller, *, run_ttl: int, result_ttl: int, claim: str = ""
+        self,
+        run_id: str,
+        plan: Plan,
+        caller: Caller,
+        *,
+        run_ttl: int,
+        result_ttl: int,
+        claim: str = "",
+        draft: str = "",
+        share: int = SHARE,
     ) -> Reply:
         with self._changed:
+            rows = tuple(self.drafts.pop((run_id, draft), ())) if draft else plan.rows
             if run := self.runs.get(run_id):
                 if run.claim != claim:
                     return Reply("taken")
@@ -240,17 +332,21 @@ class StubBackend(ClutchBackend):
             self.index[run_id] = caller.now + caller.lease_ms
             if self.buried.get(run_id, -1) >= (plan.spec.parent.epoch if plan.spec.parent else 0):
                 return Reply("exists")
+            if len(rows) != rows_of(plan.lines):
+                raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
             run = self.runs[run_id] = StubRun(
                 spec=plan.spec.to_bytes(),
                 token=caller.owner,
                 claim=claim,
                 lines=list(plan.lines),
-                rows=plan.rows,
+                rows=rows,
                 events=tuple(event for event in EVENTS if event in plan.spec.callbacks),
                 name=plan.spec.name or "",
                 created=caller.now,
                 updated=caller.now,
                 now=caller.now,
+                lease_ms=caller.lease_ms,
+                share=share,
                 told="open" if plan.spec.parent else "",
                 since=plan.spec.parent.epoch if plan.spec.parent else 0,
             )
@@ -304,7 +400,8 @@ class StubBackend(ClutchBackend):
         """The common case: a member's first attempt, and others are still to come."""
         results, trouble = run.results[tag.stage], run.trouble[tag.stage]
         fresh = tag.member not in results and tag.member not in trouble
-        return fresh and len(results) + len(trouble) + 1 < tag.of
+        marks = len(results) + len(trouble) + 1
+        return fresh and marks < tag.of and not (tag.batch and marks % tag.batch == 0)
 
     def _note(self, run: StubRun, record: Record, owner: str) -> str:
         tag, member = record.tag, record.tag.member
@@ -313,7 +410,7 @@ class StubBackend(ClutchBackend):
             return "duplicate"
         if record.ending == "succeeded" and record.nested:
             nests[member] = record.nested
-            trouble[member] = Trouble("open")
+            trouble[member] = Trouble("open", is_run=True)
             run.owe(owner, f"start:{tag.stage}:{member}")
             return "counts"
         if record.ending == "succeeded":
@@ -323,7 +420,8 @@ class StubBackend(ClutchBackend):
         order = (run.epoch if record.attempt == LAST else tag.epoch, record.attempt)
         if member in trouble and order <= trouble[member].order:
             return "stale"
-        trouble[member] = Trouble(record.ending, order, record.payload)
+        is_run = record.of_run or (member in trouble and trouble[member].is_run)
+        trouble[member] = Trouble(record.ending, is_run, order, record.payload)
         return "counts"
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
@@ -402,11 +500,16 @@ class StubBackend(ClutchBackend):
             if since is not None:
                 run.since = since
             cancelled, succeeded, trouble = run.state == "cancelled", run.state == "succeeded", run.trouble[run.stage]
-            again = [one for one in trouble.values() if not succeeded and (cancelled or one.kind == "dead")]
+            unsent = math.inf if run.again is None or succeeded else run.again
+            again = [
+                one
+                for member, one in trouble.items()
+                if not succeeded and (cancelled or one.kind == "dead" or (one.kind == "open" and member >= unsent))
+            ]
             if cancelled:
                 run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
             parked = [owed for owed in run.outbox.values() if owed.parked]
-            nested = not succeeded and run.has_nested()
+            nested = not succeeded and run.has_nested() and run.line.total is not None
             revived = bool(cancelled or again or parked or (run.error and not succeeded))
             if not (revived or nested):
                 return Reply("nothing", run.take(caller))
@@ -422,9 +525,9 @@ class StubBackend(ClutchBackend):
             if cancelled and not run.line.total:
                 run.owe_stage(caller.owner)
             elif cancelled:
-                run.owe(caller.owner, f"resume:{run.stage}:{run.epoch}")
+                run.owe_again(caller.owner, "resume")
             elif again or nested:
-                run.owe(caller.owner, f"retry:{run.stage}:{run.epoch}")
+                run.owe_again(caller.owner, "retry")
             run.look(caller.owner, run.stage)
             return Reply("retried", run.take(caller))
 
@@ -435,7 +538,8 @@ class StubBackend(ClutchBackend):
             if run.state != "running" or not run.line.total:
                 return Reply("nothing", run.take(caller))
             run.epoch, run.updated = run.epoch + 1, caller.now
-            run.owe(caller.owner, f"resend:{run.stage}:{run.epoch}")
+            end = run.sent if run.line.limit else run.line.total
+            run.owe(caller.owner, f"resend:{run.stage}:0:{end}:{run.epoch}")
             return Reply("resent", run.take(caller))
 
     def touch(self, run_id: str, caller: Caller) -> str:
@@ -454,7 +558,7 @@ class StubBackend(ClutchBackend):
             run = self.runs.get(run_id)
             before = run and (run.state, run.updated)
             if run:
-                run.now = caller.now
+                run.now, run.lease_ms = caller.now, caller.lease_ms
             yield run
             if run:
                 run.clean_up()
@@ -488,7 +592,10 @@ class StubBackend(ClutchBackend):
             run = self.runs.get(run_id)
             if run is None or run.state == "cancelled":
                 return [None] * (end - start)
-            known = {member: b"N" if member in run.nests[stage] else b"" for member in run.trouble.get(stage, {})}
+            trouble, nests = run.trouble.get(stage, {}), run.nests.get(stage, {})
+            known = {
+                member: b"N" if member in nests else b"R" if one.is_run else b"" for member, one in trouble.items()
+            }
             known |= {member: b"S" + result for member, result in run.results.get(stage, {}).items()}
             return [known.get(member) for member in range(start, end)]
 

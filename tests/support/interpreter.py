@@ -27,6 +27,7 @@ class Step:
     many: bool = False
     mapped: bool = False
     tolerant: bool = False
+    limit: int | None = None  # changes nothing but when a job's message is sent, of which nothing is known here
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 --   KEYS  head, plan, outbox, bell, mark, then of the stage before: marks, standing, details, nests; of this one the same
 --         and halted; of the next: marks
 --   ARGV  the stage those keys are of, now (ms), owner, lease, lease_ms, and then its own
--- and returns {word, duty, duty, ...}, a duty being {id, lease, cursor, again, line, snapshot}.
+-- and returns {word, duty, duty, ...}, a duty being {id, lease, cursor, again, line, snapshot}, and for a small `send`
+-- what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}.
 --
--- marks    hash: member -> 'S' .. result; 'N' for one whose job has nested runs; '' for any other that has had an
---          attempt. The field '' tells a live key from one that has expired
+-- marks    hash: member -> 'S' .. result; 'N' for one whose job has nested runs; 'R' for a run, '' for a job that has
+--          had an attempt. The field '' tells a live key from one that has expired
 -- standing sorted set: members that have had an attempt and not succeeded, by kind and place
 -- details  hash: member -> epoch, attempt and failure of those (of an open one: the epoch of its retry)
 -- nests    hash: member -> plan of the runs that its job has nested
@@ -21,23 +22,29 @@ local OPEN, ATTEMPTED, FAILING, DEAD = 0, 1, 2, 3
 local SPAN = 2 ^ 40 -- a member's score is its kind * SPAN + its index, so that each kind is a range, in order
 local MOST_FAILURES = 100
 local A_DAY = 86400000
+local FEW = 10 -- so many members come along with the duty to send them
+local LITTLE = 10000 -- and a result of so many bytes
 
 local call = redis.call
 local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
-  'error', 'epoch', 'told', 'claim', 's' .. stage)
+  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again')
 local run = {
   state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = fields[4],
   result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
   error = fields[9] or '', epoch = tonumber(fields[10] or 0), told = fields[11] or '', claim = fields[12] or '',
-  line = fields[13] or '',
+  line = fields[13] or '', share = tonumber(fields[14] or 0), sent = tonumber(fields[15] or 0), again = fields[16] or '',
 }
 
 local function total_of(line)
   return tonumber(string.match(line, '^%d+ (%d+) '))
 end
 
-local function has_flag(letter)
-  return string.find(run.line, ' %a*' .. letter .. '%a*$') ~= nil
+local function has_flag(letter, line)
+  return string.find(line or run.line, '^%d+ %S+ %a*' .. letter) ~= nil
+end
+
+local function limit_of(line)
+  return tonumber(string.match(line, '^%d+ %S+ %S+ (%d+)$'))
 end
 
 local function has_nested()
@@ -98,9 +105,22 @@ local function moment()
   return snapshot()
 end
 
-local function owe(id, shown)
-  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = owner, due = 0, lease = '', cursor = 0, snapshot = shown}
+local function owe(id, shown, whose)
+  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = whose and now + lease_ms or 0,
+    lease = '', cursor = 0, snapshot = shown}
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then call('PEXPIRE', outbox, run.ttl) end
+end
+
+-- Members to send. Many are shared out: the first of them own what follows, and do it as soon as they are at work.
+local function owe_send(index, line, from, to)
+  local lead = math.ceil(run.share / 10)
+  if to - from <= 2 * run.share or has_flag('r', line) then return owe('send:' .. index .. ':' .. from .. ':' .. to) end
+  local next, size = from + lead, math.max(run.share, math.ceil((to - from - lead) / lead))
+  owe('send:' .. index .. ':' .. from .. ':' .. next .. ':' .. math.ceil((to - next) / size))
+  while next < to do
+    owe('send:' .. index .. ':' .. next .. ':' .. math.min(next + size, to), nil, index .. '.' .. from)
+    next, from = next + size, from + 1
+  end
 end
 
 local function owe_callback(event)
@@ -110,11 +130,59 @@ local function owe_callback(event)
 end
 
 local function owe_stage(index, line)
-  local total = total_of(line)
-  if total and total > 0 then
-    owe('send:' .. index .. ':0:' .. total)
-  else
-    owe('open:' .. index)
+  local total, limit = total_of(line), limit_of(line)
+  if not total or total == 0 then return owe('open:' .. index) end
+  if limit then
+    total = math.min(total, limit)
+    set('sent', total)
+    set('again', '')
+  end
+  owe_send(index, line, 0, total)
+end
+
+-- Nested runs that have had an attempt keep their place until they settle.
+local function count_held()
+  if not has_nested() then return 0 end
+  local held = 0
+  for _, member in ipairs(call('ZRANGEBYSCORE', here.standing, ATTEMPTED * SPAN, DEAD * SPAN - 1)) do
+    local mark = call('HGET', here.marks, member)
+    if mark == 'R' or mark == 'N' then held = held + 1 end
+  end
+  return held
+end
+
+-- A stage with a limit: let as many members follow as have given up their places. `again` is the first member that a
+-- retry has still to look at; those behind it don't count, nobody has sent them again.
+local function fill(total, marks)
+  local limit = limit_of(run.line)
+  if not limit then return end
+  local from, open = tonumber(run.again), OPEN * SPAN
+  local waiting = call('ZCOUNT', here.standing, open, open + (from or SPAN) - 1)
+  local room = limit - (run.sent - marks) - waiting - count_held()
+  if from then
+    local most = math.max(room, 0)
+    local next = call('ZRANGEBYSCORE', here.standing, open + from, open + SPAN - 1, 'LIMIT', 0, most + 1)
+    local to = tonumber(next[most + 1] or run.sent)
+    if to > from then
+      owe('retry:' .. stage .. ':' .. from .. ':' .. to .. ':' .. run.epoch)
+      set('again', to < run.sent and to or '')
+    end
+    room = room - #next
+  end
+  if room > 0 and run.sent < total then
+    local to = math.min(total, run.sent + room)
+    owe_send(stage, run.line, run.sent, to)
+    set('sent', to)
+  end
+end
+
+-- Members to send again: all of them, or as the limit allows. Of a cancelled run, those that have had no attempt have
+-- their places, and are sent at once.
+local function owe_again(kind)
+  local limit = limit_of(run.line)
+  if limit then set('again', 0) end
+  if not limit or kind == 'resume' then
+    owe(kind .. ':' .. stage .. ':0:' .. (limit and run.sent or total_of(run.line)) .. ':' .. run.epoch)
   end
 end
 
@@ -172,6 +240,8 @@ local function judge()
     complete(dead)
   elseif settled and run.state ~= 'failed' then
     rest('failed')
+  else
+    fill(total, marks)
   end
 end
 
@@ -203,6 +273,22 @@ local function look()
   tell()
 end
 
+-- What a duty to send a few members needs: the spec, their rows, and the result of a stage of one before them.
+local function needs(id, line)
+  local index, from, to = string.match(id, '^send:(%d+):(%d+):(%d+)')
+  local offset = string.match(line, '^%d+')
+  if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {} end
+  local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
+  local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[tonumber(index)]
+  if has_flag('i', line) and index ~= '0' and marks then
+    local source = call('HGET', head, 's' .. (index - 1)) or ''
+    if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
+      previous = {source, call('HGET', marks, '0') or ''}
+    end
+  end
+  return call('HGET', head, 'spec'), rows, previous
+end
+
 -- The duties that are the caller's now, in the order in which they came up; and whether anything is owed at all.
 local function take()
   local all, duties, owing = call('HGETALL', outbox), {}, false
@@ -214,7 +300,9 @@ local function take()
       duty.due, duty.lease = now + lease_ms, lease
       call('HSET', outbox, id, cjson.encode(duty))
       local line = call('HGET', head, 's' .. string.match(id, '^%a[%a_]*:(%d+)')) or ''
-      duties[#duties + 1] = {seq = duty.seq, reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}}
+      local reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
+      if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9] = needs(id, line) end
+      duties[#duties + 1] = {seq = duty.seq, reply = reply}
     end
   end
   table.sort(duties, function(one, other) return one.seq < other.seq end)

@@ -47,7 +47,7 @@ elseif ending == 'succeeded' then
   stand(member, OPEN)
   owe('start:' .. stage .. ':' .. member)
 elseif newer() then
-  call('HSET', here.marks, member, first)
+  call('HSET', here.marks, member, first == '' and of_run and 'R' or first)
   call('HSET', here.details, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'open' and 0 or payload))
   stand(member, KINDS[ending])
 else

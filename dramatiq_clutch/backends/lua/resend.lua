@@ -5,6 +5,6 @@ if run.stage ~= stage then return {'moved'} end
 local total = total_of(run.line)
 if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end
 set('epoch', run.epoch + 1)
-owe('resend:' .. stage .. ':' .. run.epoch)
+owe('resend:' .. stage .. ':0:' .. (limit_of(run.line) and run.sent or total) .. ':' .. run.epoch)
 touch()
 return answer('resent')

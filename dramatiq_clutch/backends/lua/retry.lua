@@ -8,13 +8,19 @@ if ARGV[6] ~= '' then call('HSET', head, 'since', ARGV[6]) end
 local cancelled = run.state == 'cancelled'
 local from = cancelled and OPEN or DEAD
 local again = run.state == 'succeeded' and {} or call('ZRANGEBYSCORE', here.standing, from * SPAN, '+inf')
+local unsent = tonumber(run.again) -- an earlier retry isn't through: those are of this one
+if unsent and not cancelled then
+  local waiting = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN + unsent, (OPEN + 1) * SPAN - 1)
+  for _, member in ipairs(waiting) do again[#again + 1] = member end
+end
 local parked = {}
 local all = call('HGETALL', outbox)
 for index = 1, #all, 2 do
   local duty = cjson.decode(all[index + 1])
   if duty.parked then parked[all[index]] = duty end
 end
-local nested = run.state ~= 'succeeded' and has_nested()
+local total = total_of(run.line)
+local nested = run.state ~= 'succeeded' and total and has_nested()
 local revived = cancelled or #again > 0 or next(parked) ~= nil or run.error ~= ''
 if run.state == 'succeeded' then revived = next(parked) ~= nil end
 if not (revived or nested) then return answer('nothing') end
@@ -41,13 +47,12 @@ if revived then
   run.error = ''
   if run.state ~= 'succeeded' then heal(0) end
 end
-local total = total_of(run.line)
 if cancelled and (not total or total == 0) then
   owe_stage(stage, run.line)
 elseif cancelled then
-  owe('resume:' .. stage .. ':' .. run.epoch)
+  owe_again('resume')
 elseif #again > 0 or nested then
-  owe('retry:' .. stage .. ':' .. run.epoch)
+  owe_again('retry')
 end
 look()
 touch()

@@ -1,11 +1,12 @@
 -- The common case of `record`: members' first attempts succeed, and others are still to come.
 -- KEYS  marks of the jobs' stage
--- ARGV  how many members the stage has, then for each of some members: its index, 'S' .. result
+-- ARGV  how many members the stage has; how many attempts make a look worth while (0: the last one),
+--       then for each of some members: its index, 'S' .. result
 -- returns for each: 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': only that
 --         can tell
-local marks, total = KEYS[1], tonumber(ARGV[1])
+local marks, total, batch = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local words, fresh, latest = {}, 0, nil
-for index = 2, #ARGV, 2 do
+for index = 3, #ARGV, 2 do
   local counts = redis.call('HSETNX', marks, ARGV[index], ARGV[index + 1]) == 1
   words[#words + 1] = counts and 'counts' or 'look'
   if counts then fresh, latest = fresh + 1, #words end
@@ -14,7 +15,8 @@ local fields = redis.call('HLEN', marks)
 if fields == fresh then -- no live key: the stage is over, or has expired
   redis.call('DEL', marks)
   for index = 1, #words do words[index] = 'look' end
-elseif latest and fields - 1 >= total then
-  words[latest] = 'last'
+elseif latest then
+  local before, now = fields - 1 - fresh, fields - 1
+  if now >= total or (batch > 0 and math.floor(before / batch) < math.floor(now / batch)) then words[latest] = 'last' end
 end
 return words
