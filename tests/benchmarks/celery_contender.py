@@ -1,0 +1,83 @@
+"""Celery: chords and chains, with Redis as broker and as result backend, and two worker processes.
+
+A worker imports this module with BENCH_CELERY set to the server's address; a producer makes the contender itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import celery
+
+from tests.benchmarks.contender import Contender, job, step, text
+from tests.benchmarks.workers import CeleryWorker
+
+
+class Chords(Contender):
+    name = "Celery chord, chain"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.app = celery.Celery("bench", broker=url, backend=url)
+        self.job, self.step, self.text = (self.task(function) for function in (job, step, text))
+
+        def total(values: list[int]) -> int:
+            return sum(values)
+
+        def report(values: list[int]) -> None:
+            self.answer(sum(values))
+
+        def last(value: int) -> None:
+            self.answer(step(value))
+
+        def length(texts: list[str]) -> None:
+            self.answer(sum(map(len, texts)))
+
+        self.total, self.report = self.task(total), self.task(report)
+        self.last, self.length = self.task(last), self.task(length)
+
+    def task(self, function: Callable[..., Any]) -> Any:
+        return self.app.task(function, name=function.__name__)
+
+    @classmethod
+    def worker(cls, url: str, env: Mapping[str, str]) -> CeleryWorker:
+        return CeleryWorker("tests.benchmarks.celery_contender", pool=2, env={**env, "BENCH_CELERY": url})
+
+    def stored(self) -> list[bytes]:
+        messages: list[bytes] = self.client.lrange("celery", 0, -1)
+        return messages
+
+    def close(self) -> None:
+        super().close()
+        # Or each result would look for the server, which is gone when the result is collected, in order to unsubscribe.
+        consumer = self.app.backend.result_consumer
+        consumer.stop()
+        consumer.subscribed_to.clear()
+        self.app.close()
+
+    def fan(self, count: int) -> None:
+        celery.chord(map(self.job.s, range(count)), self.report.s()).apply_async()
+
+    def series(self, beside: int, length: int) -> None:
+        for _ in range(beside):
+            later = [self.step.s() for _ in range(length - 2)]
+            celery.chain(self.step.s(0), *later, self.last.s()).apply_async()
+
+    def nested(self, outer: int, inner: int) -> None:
+        parts = [celery.chord(map(self.job.s, range(inner)), self.total.s()) for _ in range(outer)]
+        celery.chord(parts, self.report.s()).apply_async()
+
+    def small(self, runs: int) -> None:
+        for _ in range(runs):
+            # Immutable, or each would get the results of the stage before.
+            stages = [celery.group(map(self.job.si, range(3))) for _ in range(3)]
+            celery.chain(*stages, self.report.s()).apply_async()
+
+    def results(self, count: int, size: int) -> None:
+        celery.chord((self.text.s(size) for _ in range(count)), self.length.s()).apply_async()
+
+
+if "BENCH_CELERY" in os.environ:
+    app = Chords(os.environ["BENCH_CELERY"]).app
