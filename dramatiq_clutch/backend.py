@@ -27,8 +27,8 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: How many members of a stage one caller sends. A larger range is shared out.
-SHARE = 1_000
+#: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
+SHARE = 250
 
 #: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
 LAST = 2**31

@@ -164,7 +164,8 @@ class Clutch(Description):
         for offset, chunk in _chunks(rows):
             caller = dataclasses.replace(caller, now=current_millis())
             engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
-            fingerprint.add(chunk)
+            if claimed:
+                fingerprint.add(chunk)
         claim = fingerprint.of(spec, lines) if claimed else ""
         try:
             reply = engine.create(run_id, Plan(spec, tuple(lines), ()), caller, claim=claim, draft=draft)

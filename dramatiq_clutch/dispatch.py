@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import redis
 from dramatiq import Broker, Message, Middleware
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
 from redis.exceptions import NoScriptError, RedisError
 
+from . import wire
 from .errors import BrokerUnavailable
 from .outages import way_out
 from .plan import changed
@@ -95,7 +95,7 @@ def _execute(broker: RedisBroker, calls: list[list[Any]]) -> None:
     dispatch = broker.scripts["dispatch"]
     for last_try in (False, True):
         commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
-        answers = _send_once(broker.client, commands)
+        answers = wire.send(broker.client, commands)
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
         if len(errors) > len(calls) or (last_try and errors):
@@ -103,31 +103,6 @@ def _execute(broker: RedisBroker, calls: list[list[Any]]) -> None:
         if not calls:
             return
         broker.client.script_load(dispatch.script)
-
-
-def _send_once(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The answers to commands that are sent in one round trip; an error is an answer, too.
-
-    The client would repeat a pipeline whose reply is lost, and nobody would know that there may be two copies of its
-    messages. Without, that is BrokerUnavailable, and who sends them again says so.
-    """
-    pool: Any = client.connection_pool
-    connection = pool.get_connection() if redis.VERSION >= (5, 3) else pool.get_connection("EVALSHA")
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [_answer(connection) for _ in commands]
-    except BaseException:
-        connection.disconnect()  # or the next one to use it would read our answers
-        raise
-    finally:
-        pool.release(connection)
-
-
-def _answer(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        return error
 
 
 def _overrides(broker: Broker, hook: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from dramatiq import Message
@@ -122,7 +122,7 @@ class Members:
 
     @cached_property
     def spec(self) -> Spec:
-        return Spec.from_bytes(self.duty.spec) if self.duty.spec else self.engine.spec(self.run_id)
+        return _spec_from(self.duty.spec) if self.duty.spec else self.engine.spec(self.run_id)
 
     @cached_property
     def nested(self) -> dict[int, Plan]:
@@ -226,6 +226,12 @@ class Members:
         if len(rows) < end - start:
             raise DamagedState(f"the plan of run {self.run_id!r} lacks messages of stage {self.stage}")
         return [from_row(row) for row in rows]
+
+
+@lru_cache(maxsize=16)
+def _spec_from(data: bytes) -> Spec:
+    """The spec that comes along with duty after duty of a series."""
+    return Spec.from_bytes(data)
 
 
 def _open(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Sequence[Duty]:

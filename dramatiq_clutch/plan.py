@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dramatiq import Message
+from dramatiq import Message, get_encoder
 
 from .errors import DamagedState
 
@@ -270,7 +270,7 @@ class Tag:
 
 def to_row(message: Message[Any]) -> bytes:
     """A message as Dramatiq's encoder writes it, without what is given when it is sent: id and timestamp."""
-    return MESSAGE + changed(message, message_id="", message_timestamp=0).encode()
+    return MESSAGE + get_encoder().encode({**vars(message), "message_id": "", "message_timestamp": 0})
 
 
 def changed(message: Message[Any], **fields: Any) -> Message[Any]:

@@ -8,6 +8,8 @@ from typing import Any, Union
 
 from dramatiq import Actor, Broker, GenericActor, Message, group, pipeline
 
+from .plan import changed
+
 #: A class-based actor is a class only to the eyes of a type checker.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]
 Source = Callable[[], "Iterable[Step]"]
@@ -109,8 +111,7 @@ def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Message[Any] | Des
 
 def _plain(message: Message[Any]) -> Message[Any]:
     """A copy without `pipe_target`, or Dramatiq would send the next step as well."""
-    options = {name: value for name, value in message.options.items() if name != "pipe_target"}
-    return Message(**{**message.asdict(), "options": options})
+    return changed(message, options={name: value for name, value in message.options.items() if name != "pipe_target"})
 
 
 def _from_pipeline(composition: pipeline) -> Description:

@@ -95,7 +95,7 @@ def run_worker() -> RunWorker:
 
 @contextmanager
 def running_worker(broker: dramatiq.Broker, *, threads: int = 4) -> Iterator[dramatiq.Worker]:
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=threads)
+    worker = dramatiq.Worker(broker, worker_timeout=20, worker_threads=threads)
     worker.start()
     try:
         yield worker

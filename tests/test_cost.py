@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -13,7 +14,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, dispatch, previous_results
+from dramatiq_clutch import Clutch, dispatch, previous_results, wire
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.plan import Tag
 from dramatiq_clutch.together import Together
@@ -116,19 +117,21 @@ def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_c
         runs.append(number)
         return number
 
-    works, calls = dispatch._answer, [0]  # noqa: SLF001
+    lost: list[int] = []
 
-    def answer(connection: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise redis.ConnectionError("the reply is lost")
-        return works(connection)
+    def send(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+        answers = wire.send(client, commands)
+        if len(commands) == 3 and not lost:
+            lost.append(3)
+            raise redis.ConnectionError("the replies are lost")
+        return answers
 
     run = Clutch().then(first).parallel(job.message(n) for n in range(3)).run()
-    monkeypatch.setattr(dispatch, "_answer", answer)
+    monkeypatch.setattr(dispatch, "wire", SimpleNamespace(send=send))
     with running_worker(redis_broker, threads=1):
         assert run.get_result(block=True) == [0, 1, 2]
     assert sorted(runs) == [0, 1, 2]
+    assert lost
 
 
 # Several threads' calls in one round trip

@@ -17,6 +17,7 @@ import redis
 from dramatiq import Encoder
 from redis.exceptions import NoScriptError, RedisError
 
+from .. import wire
 from ..backend import SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
 from ..errors import DamagedState, StateUnavailable
 from ..outages import way_out
@@ -32,6 +33,9 @@ CHUNK = 1_000
 
 #: The longest a blocking call may block, in seconds: below the socket timeout (5 s) that redis-py gives a client.
 LONGEST_BLOCK = 2.0
+
+#: What is called for each job, by workers, who wait and repeat by themselves: without what a client does besides.
+WORKERS = ("guard", "record", "succeed", "confirm")
 
 #: The kinds of members that have had an attempt and not succeeded. A member's score is its kind * SPAN + its index.
 KINDS: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
@@ -80,6 +84,7 @@ class RedisBackend(ClutchBackend):
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
+        self._is_plain = isinstance(self.client, redis.Redis)  # not a RedisCluster
         self._succeed: Together[Record, bytes] = Together(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
@@ -176,7 +181,7 @@ class RedisBackend(ClutchBackend):
     def _record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag
         outcome = (tag.member, record.ending, tag.epoch, record.attempt, record.payload)
-        rest = (record.nested, "1" if record.of_run else "")
+        rest = (record.nested, "1" if record.of_run else "", "1" if caller.touch else "")
         return self._transition("record", tag.run_id, tag.stage, caller, *outcome, *rest)
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
@@ -186,10 +191,13 @@ class RedisBackend(ClutchBackend):
         return self._transition("open", run_id, duty.stage, caller, duty.id, total)
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        done = "" if cursor is None else cursor
-        stage = int(duty.snapshot["head"]["stage"]) if duty.snapshot else duty.stage
-        word = self._transition("confirm", run_id, stage, caller, duty.id, done).word
-        return word if word != "moved" else self._reply(self._present("confirm", run_id, caller, duty.id, done)).word
+        keys = [self._key(run_id, part) for part in ("head", "outbox")]
+        args = [duty.id, "" if cursor is None else cursor, caller.now, caller.lease, caller.lease_ms]
+        word: str = self._run("confirm", keys, args, bare=True).decode()
+        if word == "tidy":
+            self._present("tidy", run_id, caller)
+            return "confirmed"
+        return word
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
         return self._reply(self._present("fail", run_id, caller, duty.id, details))
@@ -320,11 +328,17 @@ class RedisBackend(ClutchBackend):
 
     def _run(self, name: str, keys: list[str], args: list[Any], *, bare: bool = False) -> Any:
         text = script_text(name, bare=bare)
-        script = _registered(text)
-        try:
-            return self._ask(lambda: self.client.evalsha(script, len(keys), *keys, *args))
-        except NoScriptError:
-            return self._ask(lambda: self.client.eval(text, len(keys), *keys, *args))
+        arguments = (len(keys), *keys, *args)
+        plain = self._is_plain and name in WORKERS
+        with translated():
+            try:
+                return self._evaluate("EVALSHA", _registered(text), *arguments, plain=plain)
+            except NoScriptError:
+                return self._evaluate("EVAL", text, *arguments, plain=plain)
+
+    def _evaluate(self, *command: Any, plain: bool) -> Any:
+        client: Any = self.client
+        return wire.ask(client, command) if plain else client.execute_command(*command)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         with translated():

@@ -137,7 +137,7 @@ class StubRun:
         self.owe_send(owner, 0, total)
 
     def owe_send(self, owner: str, start: int, end: int) -> None:
-        lead = math.ceil(self.share / 10)
+        lead = math.ceil(self.share * 2 / 5)
         if end - start <= 2 * self.share or self.line.nested:
             self.owe(owner, f"send:{self.stage}:{start}:{end}")
             return

@@ -66,7 +66,9 @@ class Jobs:
         self.broker = RedisBroker(url=url, heartbeat_timeout=HEARTBEAT, maintenance_chance=1_000_000)
         self.client: redis.Redis = self.broker.client
         backend = WatchedBackend(url=url)
-        self.broker.add_middleware(ClutchMiddleware(backend, lease=2_000, sweep_interval=500, result_ttl=HOUR))
+        ours = ClutchMiddleware(backend, lease=2_000, sweep_interval=500, result_ttl=HOUR)
+        self.broker.add_middleware(ours)
+        object.__setattr__(ours.engine(self.broker), "share", 8)  # wide stages are shared out
         client = self.client
         for middleware in self.broker.middleware:
             if isinstance(middleware, dramatiq.middleware.Retries):
@@ -151,6 +153,9 @@ class Jobs:
             )
         if shape == "nesting":
             return root.then(self.nests.message(f"{name} nests", 2)).then(self.collect.message(f"{name} end"))
+        if shape == "limited":
+            steps: Any = lambda: (add(f"{name} {n}", n) for n in range(20))  # noqa: E731
+            return root.parallel(steps, limit=3).then(add(f"{name} end", 0))
         if shape == "mapped":
             three, double = root.then(self.numbers.message(f"{name} list", 10)), cast(Any, self.double)
             return three.map(double.message(f"{name} map")).then(add(f"{name} end", 0))
@@ -166,6 +171,7 @@ class Jobs:
 SHAPES: dict[str, Any] = {
     "series": 5,
     "wide": sum(range(20)),
+    "limited": sum(range(20)),
     "nested": [0, 2, 4],
     "nesting": [[[0, 2, 4], [0, 2, 4]]],
     "mapped": 90,

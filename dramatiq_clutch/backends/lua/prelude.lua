@@ -69,8 +69,12 @@ local function stand(member, kind)
   call('ZADD', here.standing, kind * SPAN + tonumber(member), member)
 end
 
-local function touch()
+local function update()
   call('HSET', head, 'updated', now)
+end
+
+local function touch()
+  update()
   for index = 1, 15 do
     if index ~= 5 then call('PEXPIRE', KEYS[index], run.ttl) end
   end
@@ -101,19 +105,24 @@ end
 
 -- The snapshot that goes with a duty, of this moment.
 local function moment()
-  call('HSET', head, 'updated', now)
+  update()
   return snapshot()
 end
 
+local given = {} -- what this call owes itself: it has it from the start
+
 local function owe(id, shown, whose)
-  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = whose and now + lease_ms or 0,
-    lease = '', cursor = 0, snapshot = shown}
-  if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then call('PEXPIRE', outbox, run.ttl) end
+  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = now + lease_ms,
+    lease = whose and '' or lease, cursor = 0, snapshot = shown}
+  if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then
+    call('PEXPIRE', outbox, run.ttl)
+    given[id] = not whose
+  end
 end
 
 -- Members to send. Many are shared out: the first of them own what follows, and do it as soon as they are at work.
 local function owe_send(index, line, from, to)
-  local lead = math.ceil(run.share / 10)
+  local lead = math.ceil(run.share * 2 / 5)
   if to - from <= 2 * run.share or has_flag('r', line) then return owe('send:' .. index .. ':' .. from .. ':' .. to) end
   local next, size = from + lead, math.max(run.share, math.ceil((to - from - lead) / lead))
   owe('send:' .. index .. ':' .. from .. ':' .. next .. ':' .. math.ceil((to - next) / size))
@@ -218,9 +227,8 @@ local function complete(dead)
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
   if stage + 1 == run.stages then return rest('succeeded') end
   if run.state == 'failed' then heal(0) end
-  set('stage', stage + 1)
-  set('alarmed', false)
-  set('mourned', false)
+  run.stage, run.alarmed, run.mourned = stage + 1, false, false
+  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0')
   call('HSET', after.marks, '', '')
   call('PEXPIRE', after.marks, run.ttl)
   owe_stage(stage + 1, call('HGET', head, 's' .. (stage + 1)))
@@ -295,10 +303,12 @@ local function take()
   for index = 1, #all, 2 do
     local id, duty = all[index], cjson.decode(all[index + 1])
     owing = owing or not duty.parked
-    if not duty.parked and (duty.owner == owner or duty.due <= now) then
-      local again = duty.lease ~= '' and '1' or '0'
-      duty.due, duty.lease = now + lease_ms, lease
-      call('HSET', outbox, id, cjson.encode(duty))
+    if given[id] or not duty.parked and (duty.owner == owner or duty.due <= now) then
+      local again = not given[id] and duty.lease ~= '' and '1' or '0'
+      if not given[id] then
+        duty.due, duty.lease = now + lease_ms, lease
+        call('HSET', outbox, id, cjson.encode(duty))
+      end
       local line = call('HGET', head, 's' .. string.match(id, '^%a[%a_]*:(%d+)')) or ''
       local reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
       if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9] = needs(id, line) end

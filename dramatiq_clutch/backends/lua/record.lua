@@ -1,9 +1,10 @@
 -- Record how an attempt ended, or how a nested run stands.
 -- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details,
---       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run
+--       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run,
+--       13 '1' when the expiry of all keys is to be put off; those that a transition makes have theirs anyway
 -- returns {'counts' | 'duplicate' | 'stale' | 'over' | 'refused' | 'unknown', duty...}
 local member, ending, epoch, attempt, payload = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
-local nested, of_run = ARGV[11], ARGV[12] == '1'
+local nested, of_run, due = ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
 local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 local LAST = 2 ^ 31 -- the attempt of a run that is gone: whatever it has told, it is dead until the next epoch
 
@@ -38,8 +39,10 @@ if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
 elseif ending == 'succeeded' and nested == '' then
   call('HSET', here.marks, member, 'S' .. payload)
-  call('ZREM', here.standing, member)
-  call('HDEL', here.details, member)
+  if stands then
+    call('ZREM', here.standing, member)
+    call('HDEL', here.details, member)
+  end
 elseif ending == 'succeeded' then
   call('HSET', here.marks, member, 'N')
   call('HSET', here.nests, member, nested)
@@ -54,6 +57,6 @@ else
   word = 'stale'
 end
 look()
-touch()
+if due or ending ~= 'succeeded' or nested ~= '' then touch() else update() end
 clean_up()
 return answer(word)
