@@ -173,7 +173,8 @@ class World:
         """Of the stage that was just worked on, no more are on their way than its limit allows, retries apart."""
         snapshot = self.backend.snapshot(tag.run_id)
         limit = StageLine.parse(snapshot["head"][f"s{tag.stage}"]).limit if snapshot else None
-        if snapshot and snapshot["head"]["state"] == "running" and limit is not None:
+        head = snapshot["head"] if snapshot else {}
+        if limit is not None and head["state"] == "running" and int(head["stage"]) == tag.stage:
             places = {Tag.from_option(one.options["clutch"]) for one in self.waiting if not one.options.get("retries")}
             of_stage = {(one.member, one.epoch) for one in places if (one.run_id, one.stage) == (tag.run_id, tag.stage)}
             stands = self.backend.standing(tag.run_id, tag.stage, 0, tag.of)
