@@ -279,7 +279,7 @@ def test_confirming_names_the_lease_so_a_sleeper_confirms_nobody_elses(store: St
 
 
 def test_a_cursor_is_kept_and_renews_the_lease(store: Store) -> None:
-    (duty,) = store.create(1000).duties
+    (duty,) = store.create(500).duties
     store.now += LEASE - 1
     caller = Caller("x", store.now, duty.lease, LEASE)
     assert store.backend.confirm(store.run_id, duty, caller, cursor=400) == "confirmed"

@@ -36,6 +36,7 @@ class Measured:
       commands: Redis commands a job, those in scripts, too.
       worker: how many bytes the worker's processes grew at most, over what they had when warm.
       server: the same for the server, in bytes a job.
+      busy: seconds a job that the server's processor worked, the broker's part included.
     """
 
     rate: float
@@ -44,6 +45,7 @@ class Measured:
     commands: float
     worker: float
     server: float
+    busy: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,16 @@ def measure(kind: type[Contender], shape: Shape, env: Mapping[str, str], limit: 
         after = bench.client.info()
     commands = after["total_commands_processed"] - before["total_commands_processed"]
     server = after["used_memory_peak"] - before["used_memory"]
-    return Measured(shape.jobs / ended, ended, started, commands / shape.jobs, worker.growth, server / shape.jobs)
+    busy = sum(after[kind] - before[kind] for kind in ("used_cpu_user", "used_cpu_sys"))
+    return Measured(
+        rate=shape.jobs / ended,
+        seconds=ended,
+        start=started,
+        commands=commands / shape.jobs,
+        worker=worker.growth,
+        server=server / shape.jobs,
+        busy=busy / shape.jobs,
+    )
 
 
 def weigh(kind: type[Contender], shape: Shape) -> float:

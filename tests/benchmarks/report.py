@@ -31,9 +31,9 @@ def comparison(shape: Shape, taken: Taken, weights: Mapping[type[Contender], flo
     """One row a contender; one that can't express the shape has no measurements."""
     yardstick, rate = _yardstick(taken)
     header = ["", "jobs/s", yardstick, "Redis commands a job", "time to start", "bytes a message"]
-    header += ["worker's memory grew by", "server's memory, a job"]
+    header += ["worker's memory grew by", "server's memory, a job", "server's processor, a job"]
     rows = [
-        [kind.name, *(_cells(measured, weights[kind], rate) if measured else [NOTHING] * 7)]
+        [kind.name, *(_cells(measured, weights[kind], rate) if measured else [NOTHING] * 8)]
         for kind, measured in taken.items()
     ]
     return f"\n**{shape.title}**\n\n{table(header, rows)}\n"
@@ -48,6 +48,7 @@ def _cells(measured: Sequence[Measured], weight: float, yardstick: float) -> lis
         f"{weight:,.0f}",
         f"{of(measured, 'worker') / 1e6:.1f} MB",
         f"{of(measured, 'server'):,.0f} B",
+        f"{of(measured, 'busy') * 1e6:,.0f} µs",
     ]
 
 

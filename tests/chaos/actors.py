@@ -57,7 +57,7 @@ class WatchedBackend(RedisBackend):
         for duty in reply.duties:
             if duty.kind == "send":
                 where = RELEASES if not duty.again else REPEATED
-                self._note(lambda where=where, duty=duty: self.client.hincrby(where, f"{run_id} {duty.stage}", 1))
+                self._note(lambda where=where, duty=duty: self.client.hincrby(where, f"{run_id} {duty.id}", 1))
         return reply
 
 

@@ -194,7 +194,7 @@ class Chaos:
                 verdict.wrong.append(f"job {name} was let go after its success")
         for where, count in client.hgetall(RELEASES).items():
             if int(count) > 1:
-                verdict.wrong.append(f"stage {where.decode()} was released {int(count)} times")
+                verdict.wrong.append(f"{where.decode()} was given {int(count)} times as if it were new")
         executions = [int(count) for count in client.hvals(EXECUTIONS)]
         verdict.jobs, verdict.executions = len(executions), sum(executions)
         verdict.absorbed = int(client.get(ABSORBED) or 0)
