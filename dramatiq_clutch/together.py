@@ -23,10 +23,18 @@ class Together(Generic[Item, Answer]):
     """Whoever calls while a round trip is under way waits; the first of those then takes all the others' along.
 
     Nobody waits for company: a lone call goes at once.
+
+    Parameters:
+      perform: Does several calls. When it is interrupted, the next to come does them again.
+      interrupted: What the others' calls raise instead, if they must not be done twice unknowingly.
     """
 
-    def __init__(self, perform: Callable[[Sequence[Item]], Sequence[Answer]]) -> None:
-        self._perform = perform
+    def __init__(
+        self,
+        perform: Callable[[Sequence[Item]], Sequence[Answer]],
+        interrupted: Callable[[], Exception] | None = None,
+    ) -> None:
+        self._perform, self._interrupted = perform, interrupted
         self._turn = threading.Lock()
         self._waiting: list[Call[Item, Answer]] = []
         self._lock = threading.Lock()
@@ -52,8 +60,12 @@ class Together(Generic[Item, Answer]):
             for call in calls:
                 call.error = error
         except BaseException:  # an interrupt is this thread's alone: the others' calls wait for the next turn
-            with self._lock:
-                self._waiting = calls + self._waiting
+            if self._interrupted is None:
+                with self._lock:
+                    self._waiting = calls + self._waiting
+            else:
+                for call in calls:
+                    call.done, call.error = True, self._interrupted()
             raise
         else:
             for call, answer in zip(calls, answers, strict=True):

@@ -33,7 +33,7 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     wire = _wires.get(client)
     if wire is None:
         the_client = ref(client)  # a wire that held its client would keep it for ever
-        wire = _wires.setdefault(client, Together(lambda batches: _send_all(the_client(), batches)))
+        wire = _wires.setdefault(client, Together(lambda batches: _send_all(the_client(), batches), _interrupted))
     return wire(commands)
 
 
@@ -49,6 +49,10 @@ def _send_all(client: redis.Redis | None, batches: Sequence[Sequence[Command]]) 
     assert client is not None  # whoever calls holds it
     answers = iter(_send(client, list(chain(*batches))))
     return [list(islice(answers, len(batch))) for batch in batches]
+
+
+def _interrupted() -> Exception:
+    return redis.ConnectionError("a round trip was interrupted: nobody can tell what was done")
 
 
 def _send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:

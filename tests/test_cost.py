@@ -176,6 +176,33 @@ def test_an_error_is_everybodys_and_an_interrupt_only_the_threads_it_struck() ->
     assert together(3) == 3  # and takes the abandoned call along
 
 
+def test_what_must_not_be_done_twice_unknowingly_is_an_error_of_those_it_was_done_for() -> None:
+    class Interrupted(BaseException): ...
+
+    under_way, all_wait = threading.Event(), threading.Event()
+    trips: list[list[int]] = []
+
+    def perform(items: Sequence[int]) -> Sequence[int]:
+        trips.append(list(items))
+        under_way.set()
+        assert all_wait.wait(10)
+        if len(trips) == 2:
+            raise Interrupted
+        return items
+
+    together: Together[int, int] = Together(perform, lambda: ConnectionError("interrupted"))
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together, 0)
+        assert under_way.wait(10)
+        others = [pool.submit(together, number) for number in range(1, 4)]
+        wait_until("all others wait", lambda: len(together._waiting) == 3)  # noqa: SLF001
+        all_wait.set()
+        assert first.result(10) == 0
+        errors = [future.exception(10) for future in others]
+    assert sorted(type(error).__name__ for error in errors) == ["ConnectionError", "ConnectionError", "Interrupted"]
+    assert sorted(map(sorted, trips)) == [[0], [1, 2, 3]]
+
+
 def test_a_lone_call_goes_at_once() -> None:
     together: Together[int, int] = Together(lambda items: items)
     began = time.monotonic()
