@@ -220,7 +220,7 @@ class Members:
         return replace(step, spec=replace(step.spec, given=self.engine.backend.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
-        if self.duty.rows and not self.line.mapped:
+        if self.duty.rows and len(self.duty.rows) == self.duty.end - self.duty.start:
             return [from_row(row) for row in self.duty.rows[start - self.duty.start : end - self.duty.start]]
         rows = self.engine.backend.rows(self.run_id, self.line.offset + start, self.line.offset + end)
         if len(rows) < end - start:

@@ -135,6 +135,18 @@ def test_a_key_that_has_expired_releases_nothing(redis_broker: RedisBroker, part
         assert not redis_broker.client.exists(key(run, part))
 
 
+def test_a_plan_that_lacks_rows_fails_the_run_and_says_so(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    run = Clutch().then(jobs.job.message("a")).parallel(jobs.job.message("b"), jobs.job.message("c")).run()
+    redis_broker.client.rpop(key(run, "plan"))
+    with running_worker(redis_broker):
+        wait_until("the run has failed", lambda: run.status().state == "failed")
+    error = run.status().error
+    assert error is not None
+    assert "lacks messages of stage 1" in error.exception_text
+    assert jobs.began == ["a"]
+
+
 @pytest.mark.parametrize("damage", [b"", b"junk", b"m", b"r", b"mjunk", b"r\x00\x00\x00\x05abc"])
 def test_a_damaged_plan_fails_the_run_and_says_so(redis_broker: RedisBroker, damage: bytes) -> None:
     jobs = Jobs(redis_broker)
