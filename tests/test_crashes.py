@@ -80,7 +80,8 @@ def work_until_killed(server: Server, run: Run, crash: str) -> bool:
     first = worker(server, crash)
     try:
         first.start()
-        wait_until("it has died, or has nothing more to do", lambda: is_dead() or is_over(run), timeout=30)
+        # One that dies before it has told its supervisor that it has booted keeps that waiting for 30 s.
+        wait_until("it has died, or has nothing more to do", lambda: is_dead() or is_over(run), timeout=60)
         return is_dead()
     except AssertionError:
         print(first.log)

@@ -275,7 +275,7 @@ class TwoBackends(RuleBasedStateMachine):
             return
         places = 0
         for member, stands in enumerate(self.stub.standing(self.run_id, stage, 0, run.sent)):
-            is_run = member in run.trouble[stage] and run.trouble[stage][member].is_run
+            is_run = run.has_nested() and member in run.trouble[stage] and run.trouble[stage][member].is_run
             working = stands is not None and is_run and stands.kind in ("attempted", "failing")
             places += stands is None or stands.kind == "open" or working
         # Any number of places may be open of runs that a retry has revived, or that began anew.

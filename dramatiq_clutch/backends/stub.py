@@ -162,7 +162,8 @@ class StubRun:
         open_ones = sorted(member for member, one in trouble.items() if one.kind == "open")
         start = total if self.again is None else self.again
         waiting = sum(member < start for member in open_ones)
-        held = sum(one.is_run and one.kind in ("attempted", "failing") for one in trouble.values())
+        runs = [one for one in trouble.values() if one.is_run] if self.has_nested() else []
+        held = sum(one.kind in ("attempted", "failing") for one in runs)
         unmarked = self.sent - len(self.results[self.stage]) - len(trouble)
         room = self.line.limit - unmarked - waiting - held
         if self.again is not None:

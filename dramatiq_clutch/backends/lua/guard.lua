@@ -10,4 +10,5 @@ if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage th
 local total = run[3] and tonumber(string.match(run[3], '^%d+ (%d+) '))
 if tonumber(run[2]) < stage or total ~= of then return 'unknown' end
 local stands = redis.call('HGET', marks, member)
-return stands and stands ~= '' and 'done' or 'go'
+local first = stands and string.sub(stands, 1, 1)
+return (first == 'S' or first == 'N') and 'done' or 'go'
