@@ -271,8 +271,8 @@ class TwoBackends(RuleBasedStateMachine):
             return
         stage = self.present_stage()
         limit, run = self.plan.lines[stage].limit, self.stub.runs[self.run_id]
-        if limit is None or run.again is not None:  # what a retry hasn't come to yet isn't on its way
-            return
+        if limit is None or run.line.total is None or run.again is not None:
+            return  # nothing has been sent yet; or what a retry hasn't come to yet isn't on its way
         places = 0
         for member, stands in enumerate(self.stub.standing(self.run_id, stage, 0, run.sent)):
             is_run = run.has_nested() and member in run.trouble[stage] and run.trouble[stage][member].is_run
