@@ -278,9 +278,9 @@ class TwoBackends(RuleBasedStateMachine):
             is_run = run.has_nested() and member in run.trouble[stage] and run.trouble[stage][member].is_run
             working = stands is not None and is_run and stands.kind in ("attempted", "failing")
             places += stands is None or stands.kind == "open" or working
-        # Any number of places may be open of runs that a retry has revived, or that began anew.
+        # Runs that a retry has revived, that began anew, or that a job's retry has nested come on top.
         revived = sum(one.kind == "open" for one in run.trouble[stage].values())
-        assert places <= max(limit, revived)
+        assert places <= limit + revived
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:
         """The messages that a duty is for are on their way."""
