@@ -342,11 +342,13 @@ def status_of(backend: ClutchBackend, run_id: str) -> Any:
 
 
 def comparable(answer: Any) -> Any:
-    """A reply with its snapshots as the statuses that they show."""
+    """A reply with its snapshots as the statuses that they show, without what may come along to save reading it."""
     if not isinstance(answer, Reply):
         return answer
     return answer.word, [
-        replace(duty, snapshot=None) if not duty.snapshot else (duty.id, duty.lease, status_from("", duty.snapshot))
+        replace(duty, spec=b"", rows=(), previous=None)
+        if not duty.snapshot
+        else (duty.id, duty.lease, status_from("", duty.snapshot))
         for duty in answer.duties
     ]
 

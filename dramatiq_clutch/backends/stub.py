@@ -275,7 +275,7 @@ class StubRun:
         if line.mapped or duty.end - duty.start > FEW:
             return duty
         source = self.lines[duty.stage - 1] if line.piped and self.stage == duty.stage > 0 else None
-        result = self.results[duty.stage - 1].get(0, b"") if source and source.total == 1 else None
+        result = self.results[duty.stage - 1].get(0) if source and source.total == 1 else None
         previous = (str(source), b"S" + result) if result is not None and len(result) < LITTLE else None
         rows = self.rows[line.offset + duty.start : line.offset + duty.end]
         return replace(duty, spec=self.spec or b"", rows=rows, previous=previous)

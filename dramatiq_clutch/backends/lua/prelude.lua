@@ -288,7 +288,7 @@ local function needs(id, line)
   if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {} end
   local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
   local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[tonumber(index)]
-  if has_flag('i', line) and index ~= '0' and marks then
+  if has_flag('i', line) and index ~= '0' and tonumber(index) == run.stage and marks then
     local source = call('HGET', head, 's' .. (index - 1)) or ''
     if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
       previous = {source, call('HGET', marks, '0') or ''}
