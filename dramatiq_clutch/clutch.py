@@ -243,8 +243,8 @@ def _plan(
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
     spec, lines, rows = _read(description, broker, queue=queue, start_at=start_at, inherits=inherits)
-    all_rows = tuple(rows)
-    return Plan(spec, tuple(lines), all_rows)
+    whole = tuple(rows)  # before the lines, which are there when these have been read
+    return Plan(spec, tuple(lines), whole)
 
 
 def _read(

@@ -26,6 +26,9 @@ from .status import RunStatus, details_of, failure_details, status_from
 #: How many members are sent between two confirmations.
 CHUNK = 1_000
 
+#: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
+LITTLE = 10_000
+
 logger = get_logger(__name__)
 
 #: A duty's work. It yields other runs' work that has to be done before it goes on: what is owed is confirmed only
@@ -122,7 +125,10 @@ class Members:
 
     @cached_property
     def spec(self) -> Spec:
-        return _spec_from(self.duty.spec) if self.duty.spec else self.engine.spec(self.run_id)
+        data = self.duty.spec
+        if not data:
+            return self.engine.spec(self.run_id)
+        return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
 
     @cached_property
     def nested(self) -> dict[int, Plan]:
