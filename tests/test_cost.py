@@ -14,7 +14,8 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, dispatch, previous_results, wire
+from dramatiq_clutch import Clutch, ClutchMiddleware, dispatch, previous_results, wire
+from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.plan import Tag
 from dramatiq_clutch.together import Together
@@ -40,6 +41,42 @@ def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: Red
         assert run.get_result(block=True, timeout=60_000) == sum(range(jobs))
         commands = redis_broker.client.info("stats")["total_commands_processed"] - before
     assert commands / jobs <= 13
+
+
+@pytest.mark.parametrize(("shape", "most"), [("a wide stage", 1.0), ("a series", 3.5)])
+def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, shape: str, most: float
+) -> None:
+    """Counted where ours go: over the wire, and by the backend's own client. The broker has another one."""
+    trips: list[str] = []
+    send, backend = wire._send, RedisBackend(client=redis.Redis(connection_pool=redis_broker.client.connection_pool))  # noqa: SLF001
+    execute = backend.client.execute_command
+
+    def watched_send(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+        trips.append("wire")
+        return send(client, commands)
+
+    def watched_execute(*command: Any, **options: Any) -> Any:
+        trips.append(str(command[0]))
+        return execute(*command, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(wire, "_send", watched_send)
+    monkeypatch.setattr(backend.client, "execute_command", watched_execute)
+    redis_broker.middleware[:] = [one for one in redis_broker.middleware if not isinstance(one, ClutchMiddleware)]
+    redis_broker.add_middleware(ClutchMiddleware(backend, sweep_interval=None))
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number + 1
+
+    jobs = 1_000 if shape == "a wide stage" else 50
+    wide = Clutch().parallel(job.message(number) for number in range(jobs))
+    series = Clutch().then(job.message(0)).then(*(job for _ in range(jobs - 1)), pipe=True)
+    with running_worker(redis_broker, threads=8):
+        run = (wide if shape == "a wide stage" else series).run()
+        trips.clear()
+        wait_until("it has succeeded", lambda: redis_broker.client.exists(f"dramatiq-clutch:{{{run.run_id}}}:mark"), 60)
+    assert jobs / 10 < len(trips) <= most * jobs
 
 
 @pytest.mark.parametrize("sent_by", ["this process", "another process"])

@@ -334,6 +334,14 @@ def test_a_producer_killed_while_it_writes_leaves_what_expires_and_starts_nothin
 # A large release is shared out
 
 
+@pytest.mark.parametrize(("members", "sent"), [(500, 500), (501, 100)])
+def test_a_stage_of_more_than_500_is_shared_out(broker: dramatiq.Broker, jobs: Jobs, members: int, sent: int) -> None:
+    run = Clutch().parallel(named(jobs, members)).run()
+    assert on_their_way(broker) == sent
+    with running_worker(broker):
+        assert len(run.get_result(block=True, timeout=30_000)) == members
+
+
 @pytest.fixture
 def shares(broker: dramatiq.Broker) -> list[Duty]:
     """Who sends more than 20 members shares them out. Returns the duties to send that were given to anybody."""
