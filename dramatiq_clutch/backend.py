@@ -7,7 +7,7 @@ repeat a call whose reply was lost), and raises `StateUnavailable` for what wait
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ GuardWord = Literal["go", "done", "over", "unknown"]
 
 #: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
 SHARE = 250
+
+#: Makes the command that confirms a duty from the key of a list and the ids that must be the last in it.
+Confirmation = Callable[[str, Sequence[str]], Sequence[Any]]
 
 #: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
 LAST = 2**31
@@ -218,6 +221,11 @@ class ClutchBackend(abc.ABC):
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
         """The duty is done (or done up to `cursor`: then its lease begins anew). `lost` if the lease has passed to
         somebody else. When a succeeded run owes nothing any more, all but its status and result goes."""
+
+    def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:  # noqa: ARG002
+        """What confirms a duty over the broker's `client`, right behind the messages it sent: only if they are there,
+        for an error in front of it doesn't stop a command. None where that can't be."""
+        return None
 
     @abc.abstractmethod
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:

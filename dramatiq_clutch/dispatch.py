@@ -14,6 +14,7 @@ from dramatiq.errors import ConnectionClosed, ConnectionFailed
 from redis.exceptions import NoScriptError, RedisError
 
 from . import wire
+from .backend import Confirmation
 from .errors import BrokerUnavailable
 from .outages import way_out
 from .plan import changed
@@ -24,19 +25,23 @@ CHUNK = 500
 Outgoing = tuple[Message[Any], int | None]
 
 
-def send(broker: Broker, outgoing: Sequence[Outgoing]) -> None:
+def send(broker: Broker, outgoing: Sequence[Outgoing], confirmation: Confirmation | None = None) -> bool:
     """Enqueue messages, each with its delay in milliseconds (or None).
 
     A `RedisBroker` takes them in one round trip a chunk, through its own script; any other broker, and a subclass with
-    an `enqueue` of its own, one by one. Raises BrokerUnavailable if the broker is away: some may have been sent then.
+    an `enqueue` of its own, one by one. A few take the `confirmation` of their duty along. Returns whether it has been
+    confirmed. Raises BrokerUnavailable if the broker is away: some may have been sent then.
     """
+    confirmed = False
     with translated():
         if isinstance(broker, RedisBroker) and type(broker).enqueue is RedisBroker.enqueue:
             for at in range(0, len(outgoing), CHUNK):
-                _send_pipelined(broker, outgoing[at : at + CHUNK])
+                chunk = outgoing[at : at + CHUNK]
+                confirmed = _send_pipelined(broker, chunk, confirmation if len(outgoing) < wire.FEW else None)
         else:
             for message, delay in outgoing:
                 broker.enqueue(message, delay=delay)
+    return confirmed
 
 
 @contextmanager
@@ -53,16 +58,22 @@ def translated() -> Iterator[None]:
         raise BrokerUnavailable(f"the broker can't be used for now ({hint}): {error}") from error
 
 
-def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> None:
+def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing], confirmation: Confirmation | None) -> bool:
     prepared = [_prepare(message, delay) for message, delay in outgoing]
     before, after = _overrides(broker, "before_enqueue"), _overrides(broker, "after_enqueue")
     if before:
         for message, delay in prepared:
             broker.emit_before("enqueue", message, delay)
-    _execute(broker, [_arguments(broker, message) for message, _ in prepared])
+    queues = {message.queue_name for message, _ in prepared}
+    along: list[wire.Command] = []
+    if confirmation is not None and len(queues) == 1:
+        ids = [message.options["redis_message_id"] for message, _ in prepared]
+        along.append(confirmation(f"{broker.namespace}:{queues.pop()}", ids))
+    (answer,) = _execute(broker, [_arguments(broker, message) for message, _ in prepared], along) or [None]
     if after:
         for message, delay in prepared:
             broker.emit_after("enqueue", message, delay)
+    return answer in (b"confirmed", b"lost")
 
 
 def _prepare(message: Message[Any], delay: int | None) -> Outgoing:
@@ -89,20 +100,22 @@ def _arguments(broker: RedisBroker, message: Message[Any]) -> list[Any]:
     ]
 
 
-def _execute(broker: RedisBroker, calls: list[list[Any]]) -> None:
-    """Run the broker's script for all calls in one round trip. After a SCRIPT FLUSH, those that found no script have
-    done nothing and are repeated."""
+def _execute(broker: RedisBroker, calls: list[list[Any]], along: Sequence[wire.Command]) -> list[Any]:
+    """Run the broker's script for all calls in one round trip, and what goes along with it, whose answers it returns.
+    After a SCRIPT FLUSH, those that found no script have done nothing and are repeated."""
     dispatch = broker.scripts["dispatch"]
     for last_try in (False, True):
         commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
-        answers = wire.send(broker.client, commands)
+        answers = wire.send(broker.client, [*commands, *along])
+        answers, others = answers[: len(calls)], answers[len(calls) :]
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
         if len(errors) > len(calls) or (last_try and errors):
             raise next(error for error in errors if last_try or not isinstance(error, NoScriptError))
         if not calls:
-            return
+            break
         broker.client.script_load(dispatch.script)
+    return others
 
 
 def _overrides(broker: Broker, hook: str) -> bool:

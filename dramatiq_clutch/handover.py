@@ -16,7 +16,7 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from .backend import LAST, Caller, Duty, Record, Reply, Standing
+from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
 from .errors import DamagedState, HandOverFailed, Unavailable
@@ -106,7 +106,8 @@ def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
     elif duty.kind == "halt":
         yield from _halt(engine, run_id, duty)
     elif duty.kind == "send":
-        yield from _send(engine, run_id, duty, caller)
+        if (yield from _send(engine, run_id, duty, caller)):
+            return ()
     else:
         yield from _send_again(engine, run_id, duty, caller)
     engine.backend.confirm(run_id, duty, _now(caller))
@@ -246,8 +247,8 @@ def _open(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Sequence[D
     return engine.backend.open(run_id, duty, total, _now(caller)).duties
 
 
-def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
-    """Send and start members, chunk by chunk."""
+def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Generator[Work, None, bool]:
+    """Send and start members, chunk by chunk. Returns whether that has been confirmed."""
     members = Members(engine, run_id, duty)
     if duty.leaders:  # should they come late, a sweeper does what they own
         engine.backend.look_again(run_id, current_millis() + engine.lease_ms, run_ttl=engine.run_ttl)
@@ -258,12 +259,20 @@ def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
                 starting.append(_start(engine, members.place(member, 0), step))
             else:
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
-        send(engine.broker, outgoing)
+        is_all = end == duty.end and not (starting or duty.leaders)
+        if send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None):
+            engine.let_go(run_id, duty.stage, members.line.total or 0)
+            return True
         engine.let_go(run_id, duty.stage, members.line.total or 0)
         yield from starting
         yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
-            return  # the lease has passed to somebody else, who sends the rest
+            break  # the lease has passed to somebody else, who sends the rest
+    return False
+
+
+def _confirmation(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Confirmation | None:
+    return engine.backend.confirmation(run_id, duty, caller, getattr(engine.broker, "client", None))
 
 
 def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:

@@ -18,7 +18,19 @@ from dramatiq import Encoder
 from redis.exceptions import NoScriptError, RedisError
 
 from .. import wire
-from ..backend import SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing, decode_snapshot
+from ..backend import (
+    SHARE,
+    Caller,
+    ClutchBackend,
+    Confirmation,
+    Duty,
+    Ending,
+    GuardWord,
+    Record,
+    Reply,
+    Standing,
+    decode_snapshot,
+)
 from ..errors import DamagedState, StateUnavailable
 from ..outages import way_out
 from ..plan import EVENTS, Plan, Tag, rows_of
@@ -198,6 +210,14 @@ class RedisBackend(ClutchBackend):
             self._present("tidy", run_id, caller)
             return "confirmed"
         return word
+
+    def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:
+        if client is not self.client or not self._is_plain:
+            return None
+        script = _registered(script_text("confirm", bare=True))
+        keys = [self._key(run_id, part) for part in ("head", "outbox")]
+        args = [duty.id, "", caller.now, caller.lease, caller.lease_ms]
+        return lambda queue, ids: ("EVALSHA", script, 3, *keys, queue, *args, *ids)
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
         return self._reply(self._present("fail", run_id, caller, duty.id, details))

@@ -1,7 +1,7 @@
 -- A duty is done, or done up to a cursor: then its lease begins anew.
--- KEYS  head, outbox
--- ARGV  duty, cursor ('' when it is done), now (ms), lease, lease_ms
--- returns 'confirmed'; 'tidy': that was the last one of a run that has succeeded; 'lost'
+-- KEYS  head, outbox; and, when it goes with what has been sent for the duty, the broker's queue
+-- ARGV  duty, cursor ('' when it is done), now (ms), lease, lease_ms; the ids that must be the last in that queue
+-- returns 'confirmed'; 'tidy': that was the last one of a run that has succeeded; 'lost'; 'unseen': nothing is changed
 local head, outbox, id, cursor = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local stored = redis.call('HGET', outbox, id)
 local duty = stored and cjson.decode(stored)
@@ -11,6 +11,14 @@ if cursor ~= '' then
   redis.call('HSET', outbox, id, cjson.encode(duty))
   return 'confirmed'
 end
+if KEYS[3] then
+  local sent = #ARGV - 5
+  local last = redis.call('LRANGE', KEYS[3], -sent, -1)
+  for index = 1, sent do
+    if last[index] ~= ARGV[5 + index] then return 'unseen' end
+  end
+end
+local succeeded = redis.call('HGET', head, 'state') == 'succeeded'
+if succeeded and KEYS[3] then return 'unseen' end
 redis.call('HDEL', outbox, id)
-if redis.call('HGET', head, 'state') ~= 'succeeded' or redis.call('EXISTS', outbox) == 1 then return 'confirmed' end
-return 'tidy'
+return succeeded and redis.call('EXISTS', outbox) == 0 and 'tidy' or 'confirmed'

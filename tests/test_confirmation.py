@@ -1,0 +1,163 @@
+"""A duty is confirmed in the round trip that sends its messages, and only if they were sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import current_millis
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, wire
+from dramatiq_clutch.backend import Caller, Duty
+from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.backends.redis import script_text
+from dramatiq_clutch.engine import engine_of
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+
+QUEUE = "sent"
+
+
+@dataclass
+class Owed:
+    """A run that owes the messages of its only stage, and whoever has taken that duty."""
+
+    backend: RedisBackend
+    run_id: str
+    duty: Duty
+    caller: Caller
+
+    def confirm(self, *ids: str, lease: str | None = None) -> bytes:
+        caller = Caller(self.caller.owner, self.caller.now, lease or self.caller.lease, self.caller.lease_ms)
+        confirmation = self.backend.confirmation(self.run_id, self.duty, caller, self.backend.client)
+        assert confirmation is not None
+        answer: bytes = wire.ask(self.backend.client, confirmation(QUEUE, ids))
+        return answer
+
+    @property
+    def is_owed(self) -> bool:
+        return bool(self.backend.client.hexists(f"dramatiq-clutch:{{{self.run_id}}}:outbox", self.duty.id))
+
+
+@pytest.fixture
+def owed(redis_broker: RedisBroker) -> Owed:
+    """Of a run of two jobs, one after the other, whose first duty has just been taken once more."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    engine = engine_of(redis_broker)
+    backend = engine.backend
+    assert isinstance(backend, RedisBackend)
+    with pytest.MonkeyPatch.context() as patch:  # run() confirms by itself
+        patch.setattr(RedisBackend, "confirmation", lambda *_: None)
+        patch.setattr(RedisBackend, "confirm", lambda *_, **__: "confirmed")
+        run = Clutch().then(job).then(job).run()
+    caller = Caller("somebody", current_millis() + 2 * engine.lease_ms, "lease", engine.lease_ms)
+    (duty,) = backend.owed(run.run_id, caller).duties
+    backend.client.script_load(script_text("confirm", bare=True))
+    redis_broker.client.rpush(QUEUE, "an earlier one", "one", "other")
+    redis_broker.client.expire(QUEUE, 60)
+    return Owed(backend, run.run_id, duty, caller)
+
+
+@pytest.mark.parametrize("ids", [("other",), ("one", "other"), ("an earlier one", "one", "other")])
+def test_what_is_last_in_the_queue_was_sent(owed: Owed, ids: Sequence[str]) -> None:
+    assert owed.confirm(*ids) == b"confirmed"
+    assert not owed.is_owed
+    assert owed.confirm(*ids) == b"lost"
+
+
+@pytest.mark.parametrize("ids", [("one",), ("other", "one"), ("one", "lost"), ("lost", "other"), tuple("abcdef")])
+def test_what_is_not_there_was_not(owed: Owed, ids: Sequence[str]) -> None:
+    assert owed.confirm(*ids) == b"unseen"
+    assert owed.is_owed
+
+
+def test_a_sleeper_confirms_nobody_elses(owed: Owed) -> None:
+    assert owed.confirm("other", lease="an old one") == b"lost"
+    assert owed.is_owed
+
+
+def test_what_tidies_a_run_up_is_confirmed_by_itself(owed: Owed) -> None:
+    owed.backend.client.hset(f"dramatiq-clutch:{{{owed.run_id}}}:head", "state", "succeeded")
+    assert owed.confirm("other") == b"unseen"
+    assert owed.is_owed
+
+
+def test_another_server_can_not_tell(owed: Owed, redis_client: redis.Redis) -> None:
+    assert owed.backend.confirmation(owed.run_id, owed.duty, owed.caller, redis_client) is None
+    assert owed.backend.confirmation(owed.run_id, owed.duty, owed.caller, None) is None
+
+
+def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes on with the next command after an error."""
+    broker, answers = redis_broker, list[list[Any]]()
+    away, refused = threading.Event(), threading.Event()
+    send, dispatch = wire.send, broker.scripts["dispatch"]
+    broken = broker.client.register_script("return redis.error_reply('OOM the memory is used up')")
+    broker.client.script_load(broken.script)
+
+    def watched(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+        if away.is_set():
+            commands = [[broken.sha if part == dispatch.sha else part for part in command] for command in commands]
+        found = send(client, commands)
+        if away.is_set() and len(found) == 2:
+            answers.append(found)
+            refused.set()
+        return found
+
+    monkeypatch.setattr(wire, "send", watched)
+    runs: list[str] = []
+
+    @dramatiq.actor
+    def first() -> None:
+        runs.append("first")
+        away.set()
+
+    @dramatiq.actor
+    def last() -> None:
+        runs.append("last")
+
+    with running_worker(broker):
+        run = Clutch().then(first).then(last).run()
+        assert refused.wait(20)
+        away.clear()
+        run.get_result(block=True)
+    (enqueued, confirmed), *_ = answers
+    assert isinstance(enqueued, redis.ResponseError)
+    assert confirmed == b"unseen"
+    assert runs == ["first", "last"]
+
+
+@pytest.mark.parametrize("store", ["the broker's", "its own"])
+def test_nothing_stays_owed(redis_broker: RedisBroker, store: str) -> None:
+    """Also where the confirmation can't go along, and where another message gets in between."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    @dramatiq.actor(queue_name="elsewhere")
+    def other() -> None: ...
+
+    if store == "its own":
+        redis_broker.middleware[:] = [one for one in redis_broker.middleware if not isinstance(one, ClutchMiddleware)]
+        pool = redis_broker.client.connection_pool
+        redis_broker.add_middleware(ClutchMiddleware(RedisBackend(client=redis.Redis(connection_pool=pool))))
+    with running_worker(redis_broker):
+        for run in [Clutch().then(job).parallel(job, other).then(job).run() for _ in range(20)]:
+            run.get_result(block=True)
+            wait_until("nothing is owed", partial(_owes_nothing, redis_broker.client, run.run_id))
+
+
+def _owes_nothing(client: redis.Redis, run_id: str) -> bool:
+    return not client.exists(f"dramatiq-clutch:{{{run_id}}}:outbox")
