@@ -110,6 +110,7 @@ class SimRun:
             tree = Tree(name, (Step(member.leaf.nests, many=True),))
             member.run = self.child(self.members.index(member), name, tree, [])
             member.view = "open"
+            self.judge()  # that the job has ended is one event, what becomes of its runs another
         elif outcome == "ok":
             member.view, member.result = "ok", member.identity
         elif order > member.order:

@@ -27,13 +27,19 @@ local LITTLE = 10000 -- and a result of so many bytes
 
 local call = redis.call
 local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
-  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again')
+  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again', 's' .. (stage + 1))
 local run = {
   state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = fields[4],
   result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
   error = fields[9] or '', epoch = tonumber(fields[10] or 0), told = fields[11] or '', claim = fields[12] or '',
   line = fields[13] or '', share = tonumber(fields[14] or 0), sent = tonumber(fields[15] or 0), again = fields[16] or '',
+  next = fields[17],
 }
+
+local function line_of(index)
+  if index == stage and run.line ~= '' then return run.line end
+  return index == stage + 1 and run.next or call('HGET', head, 's' .. index) or ''
+end
 
 local function total_of(line)
   return tonumber(string.match(line, '^%d+ (%d+) '))
@@ -231,7 +237,7 @@ local function complete(dead)
   call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0')
   call('HSET', after.marks, '', '')
   call('PEXPIRE', after.marks, run.ttl)
-  owe_stage(stage + 1, call('HGET', head, 's' .. (stage + 1)))
+  owe_stage(stage + 1, line_of(stage + 1))
 end
 
 local function judge()
@@ -289,7 +295,7 @@ local function needs(id, line)
   local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
   local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[tonumber(index)]
   if has_flag('i', line) and index ~= '0' and tonumber(index) == run.stage and marks then
-    local source = call('HGET', head, 's' .. (index - 1)) or ''
+    local source = line_of(index - 1)
     if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
       previous = {source, call('HGET', marks, '0') or ''}
     end
@@ -309,7 +315,7 @@ local function take()
         duty.due, duty.lease = now + lease_ms, lease
         call('HSET', outbox, id, cjson.encode(duty))
       end
-      local line = call('HGET', head, 's' .. string.match(id, '^%a[%a_]*:(%d+)')) or ''
+      local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
       local reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
       if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9] = needs(id, line) end
       duties[#duties + 1] = {seq = duty.seq, reply = reply}

@@ -22,8 +22,8 @@ for index = 11, #ARGV, 2 do call('HSET', head, ARGV[index], ARGV[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
   'token', owner, 'since', epoch, 'created', now, 'updated', now)
 local stored = call('HMGET', head, 'stages', 'events', 'told', 's0', 'share')
-run.state, run.stages, run.events, run.told, run.line = 'running', tonumber(stored[1]), stored[2], stored[3], stored[4]
-run.share = tonumber(stored[5])
+run.state, run.stages, run.events, run.told = 'running', tonumber(stored[1]), stored[2], stored[3]
+run.line, run.share = stored[4] or '', tonumber(stored[5])
 if run.stages == 0 then
   rest('succeeded')
   tell()
