@@ -260,10 +260,10 @@ def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Generator[
             else:
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
         is_all = end == duty.end and not (starting or duty.leaders)
-        if send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None):
-            engine.let_go(run_id, duty.stage, members.line.total or 0)
-            return True
+        confirmed = send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None)
         engine.let_go(run_id, duty.stage, members.line.total or 0)
+        if confirmed:
+            return True
         yield from starting
         yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import product, starmap
 from pathlib import Path
 
 from tests.benchmarks.celery_contender import Chords
@@ -39,17 +40,18 @@ def plot(file: Path, sizes: Sequence[int], env: Mapping[str, str], limit: float)
     draw(found, file)
 
 
-def all_shapes(fans: Sequence[int], beside: Sequence[int]) -> list[Shape]:
-    series = (Series(count, 100) for count in beside)
+def all_shapes(fans: Sequence[int], beside: Sequence[int], lengths: Sequence[int]) -> list[Shape]:
+    series = starmap(Series, product(beside, lengths))
     return [*map(Fan, fans), *series, Nested(20, 20), Small(200), Results(1_000, 10_000)]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = sorted({shape.name for shape in all_shapes([1], [1])})
+    names = sorted({shape.name for shape in all_shapes([1], [1], [1])})
     parser.add_argument("--shapes", nargs="+", choices=names, default=names, help="default is all")
     parser.add_argument("--jobs", type=int, nargs="+", default=[500, 5_000], help="sizes of the fan")
     parser.add_argument("--beside", type=int, nargs="+", default=[8, 64], help="how many series side by side")
+    parser.add_argument("--length", type=int, nargs="+", default=[100], help="of each of them")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--prefetch", type=int, help="dramatiq_queue_prefetch of all Dramatiq workers; default is 16")
     parser.add_argument("--limit", type=float, default=600, help="seconds that one measurement may take")
@@ -75,7 +77,7 @@ def main() -> None:
         plot(given.plot, [size for size in SIZES if size <= given.most], env, given.limit)
         return
     print(f"Medians of {given.repeat}; Dramatiq's prefetch: {given.prefetch or 'default'}")
-    for shape in all_shapes(given.jobs, given.beside):
+    for shape in all_shapes(given.jobs, given.beside, given.length):
         if shape.name in given.shapes:
             print(compare(shape, given.repeat, env, given.limit), flush=True)
 
