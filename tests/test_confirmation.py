@@ -19,6 +19,7 @@ from dramatiq_clutch.backend import Caller, Duty
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis import script_text
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.errors import StateUnavailable
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 
@@ -88,8 +89,44 @@ def test_a_sleeper_confirms_nobody_elses(owed: Owed) -> None:
 
 def test_what_tidies_a_run_up_is_confirmed_by_itself(owed: Owed) -> None:
     owed.backend.client.hset(f"dramatiq-clutch:{{{owed.run_id}}}:head", "state", "succeeded")
-    assert owed.confirm("other") == b"unseen"
+    assert owed.confirm("other") == b"tidy"
     assert owed.is_owed
+
+
+def test_the_last_confirmation_is_repeated_until_the_run_is_tidied_up(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is cut off when it has been told that it confirms the last duty."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    @dramatiq.actor
+    def heard(status: dict[str, Any]) -> None: ...
+
+    backend: Any = engine_of(redis_broker).backend
+    works, cut_off = backend._present, list[str]()  # noqa: SLF001
+
+    def present(name: str, *args: Any) -> Any:
+        if name == "tidy" and not cut_off:
+            cut_off.append(name)
+            raise StateUnavailable("the connection is lost")
+        return works(name, *args)
+
+    monkeypatch.setattr(backend, "_present", present)
+    with running_worker(redis_broker):
+        run = Clutch(on_finish=heard).then(job).run()
+        run.get_result(block=True)
+        key = f"dramatiq-clutch:{{{run.run_id}}}"
+        wait_until("nothing is left but status and result", lambda: _keys(redis_broker.client, key) == LEFT)
+    assert cut_off
+
+
+LEFT = {b"head", b"bell", b"mark", b"marks:0"}
+
+
+def _keys(client: redis.Redis, key: str) -> set[bytes]:
+    return {found.removeprefix(f"{key}:".encode()) for found in client.scan_iter(f"{key}:*", count=1_000)}
 
 
 def test_another_server_can_not_tell(owed: Owed, redis_client: redis.Redis) -> None:

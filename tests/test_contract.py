@@ -296,6 +296,23 @@ def test_what_is_owed_survives_a_lost_reply(store: Store) -> None:
     assert kinds(store.record(0, "succeeded", of=1)) == ["send"]
 
 
+@pytest.mark.parametrize("stages", [(3, 1), (3,)])
+def test_a_duty_to_send_what_is_over_is_dropped(store: Store, stages: tuple[int, ...]) -> None:
+    """Its messages were sent, or nothing could have come back; that was just never confirmed."""
+    (unconfirmed,) = store.create(*stages, events=()).duties
+    for member in range(3):
+        store.record(member, "succeeded")
+    store.now += LEASE
+    assert [duty.id for duty in store.backend.owed(store.run_id, store.caller()).duties] == ["send:1:0:1"][
+        : len(stages) - 1
+    ]
+    caller = Caller("x", store.now, unconfirmed.lease, LEASE)
+    assert store.backend.fail(store.run_id, unconfirmed, failure_details(LookupError("gone")), caller) == Reply("lost")
+    assert store.confirm(unconfirmed) == ["lost"]
+    assert store.status().state == ("running" if len(stages) == 2 else "succeeded")
+    assert len(store.backend.rows(store.run_id, 0, 1)) == len(stages) - 1
+
+
 def test_a_duty_that_cannot_be_done_fails_the_run(store: Store) -> None:
     (duty,) = store.create(1).duties
     caller = Caller("x", store.now, duty.lease, LEASE)

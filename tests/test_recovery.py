@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
-from dramatiq_clutch.backend import ClutchBackend, Record
+from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Record
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.engine import Engine
+from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
 from dramatiq_clutch.plan import Tag
 from tests import recovery_actors
@@ -434,3 +435,38 @@ def test_a_nested_runs_activity_is_its_ancestors(server: Server) -> None:
         run = Clutch().then(Clutch().then(grandchild)).run()
         with running_worker(broker, threads=1):
             assert run.get_result(block=True) == list(range(40))
+
+
+def test_a_stage_is_over_before_its_sender_has_confirmed(
+    broker: dramatiq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results that a mapped stage was made of are gone by then: nobody may try to send it once more."""
+    jobs, engine, late, acked = Jobs(broker), engine_of(broker), list[str](), threading.Event()
+    confirm = engine.backend.confirm
+
+    class Acked(dramatiq.Middleware):
+        def after_ack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            if message.actor_name == "numbers":
+                acked.set()
+
+    @dramatiq.actor(broker=broker)
+    def last() -> int:
+        assert acked.wait(20)
+        return sum(previous_results())
+
+    def slow(run_id: str, duty: Duty, caller: Caller, **rest: Any) -> str:
+        if duty.kind == "send" and duty.stage == 1 and not late:
+            late.append(duty.id)
+            wait_until("the stage is over", lambda: engine.backend.snapshot(run_id)["head"]["stage"] == "2")  # type: ignore[index]
+            raise StateUnavailable("the connection is lost")
+        return confirm(run_id, duty, caller, **rest)
+
+    broker.add_middleware(Acked())
+    monkeypatch.setattr(engine.backend, "confirm", slow)
+    monkeypatch.setattr(engine.backend, "confirmation", lambda *_: None)
+    with running_worker(broker):
+        run = Clutch(broker=broker, on_failure=jobs.alert).then(jobs.numbers).map(jobs.double).then(last).run()
+        assert run.get_result(block=True) == 12
+    assert late == ["send:1:0:3"]
+    assert not jobs.alerts
+    assert sorted(map(str, jobs.runs)) == ["1", "2", "3", "numbers"]

@@ -194,7 +194,8 @@ class RedisBackend(ClutchBackend):
         tag = record.tag
         outcome = (tag.member, record.ending, tag.epoch, record.attempt, record.payload)
         rest = (record.nested, "1" if record.of_run else "", "1" if caller.touch else "")
-        return self._transition("record", tag.run_id, tag.stage, caller, *outcome, *rest)
+        reply = self._transition("record", tag.run_id, tag.stage, caller, *outcome, *rest)
+        return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" else reply
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
         return self._reply(self._present("owed", run_id, caller))
@@ -206,10 +207,7 @@ class RedisBackend(ClutchBackend):
         keys = [self._key(run_id, part) for part in ("head", "outbox")]
         args = [duty.id, "" if cursor is None else cursor, caller.now, caller.lease, caller.lease_ms]
         word: str = self._run("confirm", keys, args, bare=True).decode()
-        if word == "tidy":
-            self._present("tidy", run_id, caller)
-            return "confirmed"
-        return word
+        return self._reply(self._present("tidy", run_id, caller, duty.id)).word if word == "tidy" else word
 
     def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:
         if client is not self.client or not self._is_plain:

@@ -256,8 +256,12 @@ class StubRun:
             self.judge(owner)
         self.tell(owner)
 
+    def is_moot(self, duty: Duty) -> bool:
+        return duty.kind in MOVES and (duty.stage < self.stage or self.state == "succeeded")
+
     def take(self, caller: Caller) -> tuple[Duty, ...]:
         duties = []
+        self.outbox = {name: owed for name, owed in self.outbox.items() if not self.is_moot(owed.duty)}
         for name, owed in self.outbox.items():
             if not owed.parked and (owed.owner == caller.owner or owed.due <= caller.now):
                 stage = owed.duty.stage
@@ -377,6 +381,7 @@ class StubBackend(ClutchBackend):
             if run is None:
                 return Reply("over" if tag.run_id in self.buried else "unknown")
             if run.state == "succeeded" or run.stage > tag.stage:
+                run.look(caller.owner, run.stage)
                 return Reply("over", run.take(caller))
             if run.stage == tag.stage and (run.line.total is None or tag.member >= run.line.total):
                 return Reply("refused")
@@ -430,8 +435,9 @@ class StubBackend(ClutchBackend):
             if run is None:
                 return Reply("unknown")
             run.look(caller.owner, run.stage)
+            duties = run.take(caller)
             owing = any(not owed.parked for owed in run.outbox.values())
-            return Reply("owing" if owing else "clear", run.take(caller))
+            return Reply("owing" if owing else "clear", duties)
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
         with self._transition(run_id, caller) as run:
@@ -461,6 +467,9 @@ class StubBackend(ClutchBackend):
         with self._transition(run_id, caller) as run:
             owed = run.held(duty, caller) if run else None
             if run is None or owed is None:
+                return Reply("lost")
+            if run.is_moot(duty):
+                del run.outbox[duty.id]
                 return Reply("lost")
             if duty.kind in EVENTS or (run.state == "succeeded" and duty.kind != "tell"):
                 del run.outbox[duty.id]

@@ -16,7 +16,6 @@ if bury ~= '' and tonumber(call('HGET', head, 'since')) > tonumber(bury) then re
 if run.state ~= 'running' then
   return answer(run.state == 'cancelled' and call('HGET', head, 'cancelled_by') == owner and 'cancelled' or 'over')
 end
-local MOVES = {send = true, open = true, start = true, retry = true, resume = true, resend = true}
 for _, id in ipairs(call('HKEYS', outbox)) do
   if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end
 end

@@ -1,7 +1,8 @@
 -- A duty is done, or done up to a cursor: then its lease begins anew.
 -- KEYS  head, outbox; and, when it goes with what has been sent for the duty, the broker's queue
 -- ARGV  duty, cursor ('' when it is done), now (ms), lease, lease_ms; the ids that must be the last in that queue
--- returns 'confirmed'; 'tidy': that was the last one of a run that has succeeded; 'lost'; 'unseen': nothing is changed
+-- returns 'confirmed'; 'lost'; and having changed nothing, 'unseen', or 'tidy': it is the last one of a run that has
+--         succeeded
 local head, outbox, id, cursor = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local stored = redis.call('HGET', outbox, id)
 local duty = stored and cjson.decode(stored)
@@ -18,7 +19,6 @@ if KEYS[3] then
     if last[index] ~= ARGV[5 + index] then return 'unseen' end
   end
 end
-local succeeded = redis.call('HGET', head, 'state') == 'succeeded'
-if succeeded and KEYS[3] then return 'unseen' end
+if redis.call('HGET', head, 'state') == 'succeeded' and redis.call('HLEN', outbox) == 1 then return 'tidy' end
 redis.call('HDEL', outbox, id)
-return succeeded and redis.call('EXISTS', outbox) == 0 and 'tidy' or 'confirmed'
+return 'confirmed'

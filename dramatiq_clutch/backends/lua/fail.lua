@@ -5,6 +5,11 @@ local id, details = ARGV[6], ARGV[7]
 local duty = run.state and held(id)
 if not duty then return {'lost'} end
 if run.stage ~= stage then return {'moved'} end
+if is_moot(id) then
+  call('HDEL', outbox, id)
+  clean_up()
+  return {'lost'}
+end
 local callback = string.sub(id, 1, 3) == 'on_' or string.sub(id, 1, 10) == 'completion'
 local tells = string.sub(id, 1, 4) == 'tell'
 if callback or (run.state == 'succeeded' and not tells) then

@@ -303,13 +303,25 @@ local function needs(id, line)
   return call('HGET', head, 'spec'), rows, previous
 end
 
+-- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody has
+-- done it and not confirmed it. What it would read is perhaps gone.
+local MOVES = {send = true, open = true, start = true, retry = true, resume = true, resend = true}
+
+local function is_moot(id)
+  local kind, index = string.match(id, '^(%a+):(%d+)')
+  return MOVES[kind] and (tonumber(index) < run.stage or run.state == 'succeeded')
+end
+
 -- The duties that are the caller's now, in the order in which they came up; and whether anything is owed at all.
 local function take()
   local all, duties, owing = call('HGETALL', outbox), {}, false
   for index = 1, #all, 2 do
     local id, duty = all[index], cjson.decode(all[index + 1])
-    owing = owing or not duty.parked
-    if given[id] or not duty.parked and (duty.owner == owner or duty.due <= now) then
+    local moot = is_moot(id)
+    owing = owing or not (moot or duty.parked)
+    if moot then
+      call('HDEL', outbox, id)
+    elseif given[id] or not duty.parked and (duty.owner == owner or duty.due <= now) then
       local again = not given[id] and duty.lease ~= '' and '1' or '0'
       if not given[id] then
         duty.due, duty.lease = now + lease_ms, lease
@@ -341,7 +353,11 @@ end
 
 -- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known.
 local function clean_up()
-  if run.state ~= 'succeeded' or call('HLEN', outbox) > 0 then return end
+  if run.state ~= 'succeeded' then return end
+  for _, id in ipairs(call('HKEYS', outbox)) do
+    if is_moot(id) then call('HDEL', outbox, id) end
+  end
+  if call('EXISTS', outbox) == 1 then return end
   call('SET', mark, run.claim, 'PX', run.claim ~= '' and run.ttl or A_DAY)
   call('UNLINK', plan, outbox)
   call('HDEL', head, 'spec')

@@ -9,7 +9,7 @@ local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEA
 local LAST = 2 ^ 31 -- the attempt of a run that is gone: whatever it has told, it is dead until the next epoch
 
 if not run.state then return {call('EXISTS', mark) == 1 and 'over' or 'unknown'} end
-if run.state == 'succeeded' or run.stage > stage then return answer('over') end
+if run.state == 'succeeded' or run.stage > stage then return {'over'} end -- `owed` has the keys for what there is to do
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused'} end
 if run.state == 'cancelled' then

@@ -56,4 +56,5 @@ elseif #again > 0 or nested then
 end
 look()
 touch()
+clean_up()
 return answer('retried')
