@@ -14,19 +14,23 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
 from dramatiq_clutch.engine import engine_of
 
-BEGAN, HEARD = "began", "heard"
+BEGAN, HEARD, CRASHED = "began", "heard", "crashed"
 
 
-def crash_at(target: Any, method: str, nth: int, moment: str) -> None:
+def crash_at(client: Any, target: Any, method: str, nth: int, moment: str) -> None:
     works, calls = getattr(target, method), itertools.count(1)
+
+    def crash() -> None:
+        client.set(CRASHED, method)  # Dramatiq's supervisor may wait for ever for one that dies while it boots
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         is_the_one = next(calls) == nth  # other threads call it, too
         if is_the_one and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            crash()
         answer = works(*args, **kwargs)
         if is_the_one:
-            os.kill(os.getpid(), signal.SIGKILL)
+            crash()
         return answer
 
     setattr(target, method, wrapper)
@@ -124,7 +128,7 @@ if "CRASH_URL" in os.environ:
         target = targets.get(method, backend)
         if method == "confirm":  # as where runs are kept on a server of their own
             backend.confirmation = lambda *_: None
-        crash_at(target, method, int(nth), moment)
+        crash_at(broker.client, target, method, int(nth), moment)
 
 if __name__ == "__main__":
     verb = sys.argv[1]

@@ -13,7 +13,7 @@ import pytest
 
 from dramatiq_clutch import Run
 from dramatiq_clutch.backend import ClutchBackend
-from tests.crash_actors import BEGAN, HEARD, RESULT, Jobs
+from tests.crash_actors import BEGAN, CRASHED, HEARD, RESULT, Jobs
 from tests.support.awaiting import wait_until
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
@@ -33,7 +33,7 @@ def world(server: Server) -> Iterator[Jobs]:
         client.flushall()
     jobs = Jobs(server.url)
     yield jobs
-    jobs.broker.client.delete(BEGAN, HEARD)
+    jobs.broker.client.delete(BEGAN, HEARD, CRASHED)
     jobs.broker.close()
 
 
@@ -64,25 +64,20 @@ def assert_same_end(world: Jobs, run: Run) -> None:
 def test_a_worker_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     run = world.clutch().run(run_id="crash")
     nth = 2 if boundary in ("record", "confirm", "guard", "send", "spec", "rows") else 1
-    died = work_until_killed(server, run, f"{boundary} {nth} {moment}")
+    died = work_until_killed(server, world, run, f"{boundary} {nth} {moment}")
     assert died or boundary in ("due", "owed")  # the sweeper may come too late
     with worker(server):
         assert_same_end(world, run)
 
 
-def work_until_killed(server: Server, run: Run, crash: str) -> bool:
+def work_until_killed(server: Server, world: Jobs, run: Run, crash: str) -> bool:
     """A worker that kills itself, unless it never comes to that. Returns whether it has."""
-
-    def is_dead() -> bool:
-        # Its supervisor says so at once, and may take its time to end.
-        return not first.running or "exited unexpectedly" in first.log
-
+    client: Any = world.broker.client
     first = worker(server, crash)
     try:
         first.start()
-        # One that dies before it has told its supervisor that it has booted keeps that waiting for 30 s.
-        wait_until("it has died, or has nothing more to do", lambda: is_dead() or is_over(run), timeout=60)
-        return is_dead()
+        wait_until("it dies, or has nothing more to do", lambda: client.exists(CRASHED) or is_over(run), timeout=60)
+        return bool(client.exists(CRASHED))
     except AssertionError:
         print(first.log)
         raise
@@ -108,7 +103,7 @@ def test_a_producer_is_killed(server: Server, world: Jobs, boundary: str, moment
 @pytest.mark.parametrize("boundary", ["cancel", "confirm", "nested", "rows"])
 def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     run = world.clutch().run(run_id="crash")
-    work_until_killed(server, run, "create 1 after")  # when the first nested run has just been started
+    work_until_killed(server, world, run, "create 1 after")  # when the first nested run has just been started
     ended = producer(server, "cancel", f"{boundary} 1 {moment}")
     if boundary == "cancel" and moment == "before":
         assert ended == -9
@@ -125,7 +120,7 @@ def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, momen
 @pytest.mark.parametrize("boundary", ["retry", "standing", "send", "confirm"])
 def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     run = world.clutch().run(run_id="crash")
-    work_until_killed(server, run, "create 1 after")
+    work_until_killed(server, world, run, "create 1 after")
     assert producer(server, "cancel") == 0  # a retry of a cancelled run has the most to do
     assert producer(server, "retry", f"{boundary} 1 {moment}") == -9
     if boundary == "retry" and moment == "before":
@@ -137,7 +132,7 @@ def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, momen
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, world: Jobs, moment: str) -> None:
     run = world.wide().run(run_id="crash")
-    work_until_killed(server, run, f"_send_pipelined 2 {moment}")  # the second chunk of the stage
+    work_until_killed(server, world, run, f"_send_pipelined 2 {moment}")  # the second chunk of the stage
     client: Any = world.broker.client
     assert 0 < client.hlen("dramatiq:default.msgs") <= 1_001
     with worker(server):

@@ -116,11 +116,12 @@ def test_a_wrong_password_is_told(server: Server) -> None:
 def test_the_store_away_for_a_while_changes_nothing_and_floods_no_log(caplog: pytest.LogCaptureFixture) -> None:
     with Server(durable=True) as server, on(RedisBackend(url=server.url, **IMPATIENT)) as (broker, jobs):
         run = Clutch().parallel(jobs.job.message(str(n)) for n in range(40)).then(jobs.total).run()
-        jobs.script["20"] = ["wait"]
+        jobs.script["20"], jobs.script["21"] = ["wait"], ["wait"]
         with running_worker(broker, threads=2), caplog.at_level(logging.WARNING):
-            wait_until("it works", lambda: "20" in jobs.began)
+            wait_until("both threads are at work", lambda: {"20", "21"} <= set(jobs.began))
             server.kill()
             jobs.gates["20"].set()
+            jobs.gates["21"].set()
             wait_until("both threads wait", lambda: caplog.text.count("waits, unacked") == 2)
             began = time.monotonic()
             wait_until("a while to pass", lambda: time.monotonic() - began > 2)

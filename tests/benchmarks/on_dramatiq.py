@@ -51,7 +51,7 @@ class OnDramatiq(Contender):
 
 
 class Floor(OnDramatiq):
-    """No group, no results, nobody who waits. The last job to end says so."""
+    """No group, no results, nobody who waits. The last job to end says so; in a series each job sends the next."""
 
     name = "floor: plain send()"
     hands_on = False
@@ -62,12 +62,23 @@ class Floor(OnDramatiq):
             if self.client.incr("bench:done") == count:
                 self.answer()
 
-        self.job = count_down
+        @dramatiq.actor
+        def hop(left: int) -> None:
+            if left:
+                self.step.send(left - 1)
+            else:
+                self.answer()
+
+        self.job, self.step = count_down, hop
 
     def fan(self, count: int) -> None:
         self.client.delete("bench:done")
         for number in range(count):
             self.job.send(number, count)
+
+    def series(self, beside: int, length: int) -> None:
+        for _ in range(beside):
+            self.step.send(length - 1)
 
 
 class Clutches(OnDramatiq):

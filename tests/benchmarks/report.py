@@ -29,20 +29,20 @@ def of(measured: Sequence[Measured], figure: str) -> float:
 
 def comparison(shape: Shape, taken: Taken, weights: Mapping[type[Contender], float]) -> str:
     """One row a contender; one that can't express the shape has no measurements."""
-    yardstick, rate = _yardstick(taken)
-    header = ["", "jobs/s", yardstick, "Redis commands a job", "time to start", "bytes a message"]
-    header += ["worker's memory grew by", "server's memory, a job", "server's processor, a job"]
+    header = ["", "jobs/s", "of the floor", "of the best peer with results", "Redis commands a job", "time to start"]
+    header += ["bytes a message", "worker's memory grew by", "server's memory, a job", "server's processor, a job"]
+    rates = _floors(taken), _best_peers(taken)
     rows = [
-        [kind.name, *(_cells(measured, weights[kind], rate) if measured else [NOTHING] * 8)]
+        [kind.name, *(_cells(measured, weights[kind], rates) if measured else [NOTHING] * (len(header) - 1))]
         for kind, measured in taken.items()
     ]
     return f"\n**{shape.title}**\n\n{table(header, rows)}\n"
 
 
-def _cells(measured: Sequence[Measured], weight: float, yardstick: float) -> list[str]:
+def _cells(measured: Sequence[Measured], weight: float, yardsticks: Iterable[float]) -> list[str]:
     return [
         f"{of(measured, 'rate'):,.0f}",
-        f"{of(measured, 'rate') / yardstick:.2f}" if yardstick else NOTHING,
+        *(f"{of(measured, 'rate') / yardstick:.2f}" if yardstick else NOTHING for yardstick in yardsticks),
         f"{of(measured, 'commands'):.1f}",
         f"{of(measured, 'start'):.2f} s",
         f"{weight:,.0f}",
@@ -52,9 +52,11 @@ def _cells(measured: Sequence[Measured], weight: float, yardstick: float) -> lis
     ]
 
 
-def _yardstick(taken: Taken) -> tuple[str, float]:
-    """What the rates are compared to: the floor's, or that of the fastest other one that hands results on."""
-    if taken.get(Floor):
-        return "of the floor", of(taken[Floor], "rate")
+def _floors(taken: Taken) -> float:
+    return of(taken[Floor], "rate") if taken.get(Floor) else 0
+
+
+def _best_peers(taken: Taken) -> float:
+    """The rate of the fastest other one that hands results on."""
     peers = [measured for kind, measured in taken.items() if measured and kind.hands_on and kind is not Clutches]
-    return "of the best peer with results", max((of(measured, "rate") for measured in peers), default=0)
+    return max((of(measured, "rate") for measured in peers), default=0)
