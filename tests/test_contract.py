@@ -431,6 +431,14 @@ def test_nothing_counts_in_a_cancelled_run_but_that_a_nested_run_has_succeeded(s
     assert store.status().state == "cancelled"
 
 
+def test_a_late_record_of_a_cancelled_run_takes_what_nobody_does(store: Store) -> None:
+    store.confirm(*store.create(1, events=("on_finish",)).duties)
+    store.backend.cancel(store.run_id, store.caller("cancel"))
+    store.now += LEASE
+    reply = store.record(0, "succeeded", of=1)
+    assert (reply.word, kinds(reply)) == ("over", ["on_finish"])
+
+
 def test_a_cancelled_run_owes_nothing_that_would_send_or_start_anything(store: Store) -> None:
     (duty,) = store.create(3, events=("on_finish",)).duties
     reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))

@@ -92,7 +92,8 @@ def test_a_nested_run_holds_its_place_until_it_settles(broker: dramatiq.Broker, 
     with running_worker(broker):
         wait_until("its retry to work", lambda: jobs.began == ["slow", "slow"])
         wait_until("its failure to be told", lambda: run.status().stages[0].failing == 1)
-        assert on_their_way(broker) == 1
+        wait_until("its first attempt to be acked", lambda: on_their_way(broker) == 1)
+        assert jobs.began == ["slow", "slow"]
         jobs.gates["slow"].set()
         assert run.get_result(block=True) == ["slow", "next"]
     assert jobs.began == ["slow", "slow", "next"]

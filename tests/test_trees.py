@@ -222,6 +222,7 @@ def is_on_its_way(stands: Standing | None, epoch: int) -> bool:
 
 @pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("store", ["redis", "stub"])
+@pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_random_trees_do_what_the_interpreter_does(
     store: str, examples: int, server: Server, redis_client: redis.Redis
 ) -> None:

@@ -2,20 +2,21 @@
 -- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details,
 --       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run,
 --       13 '1' when the expiry of all keys is to be put off; those that a transition makes have theirs anyway
--- returns {'counts' | 'duplicate' | 'stale' | 'over' | 'refused' | 'unknown', duty...}
+-- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', duty...}, or {'over'}: `owed` has the keys for what
+--         there may be to do
 local member, ending, epoch, attempt, payload = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 local nested, of_run, due = ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
 local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 local LAST = 2 ^ 31 -- the attempt of a run that is gone: whatever it has told, it is dead until the next epoch
 
 if not run.state then return {call('EXISTS', mark) == 1 and 'over' or 'unknown'} end
-if run.state == 'succeeded' or run.stage > stage then return {'over'} end -- `owed` has the keys for what there is to do
+if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused'} end
 if run.state == 'cancelled' then
   -- What a nested run has come to is kept for a retry: it tells but once. A job's result is dropped, it works again.
   if not (of_run and ending == 'succeeded' and run.stage == stage and call('HEXISTS', here.halted, '') == 1) then
-    return answer('over')
+    return {'over'}
   end
   call('HSET', here.halted, member, 'S' .. payload)
   call('ZREM', here.standing, member)
