@@ -30,11 +30,11 @@ class Store:
     def caller(self, owner: str = "somebody") -> Caller:
         return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE)
 
-    def create(self, *totals: int | None, events: Sequence[str] = ("on_failure",)) -> Reply:
+    def create(self, *totals: int | None, events: Sequence[str] = ("on_failure",), limit: int | None = None) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`."""
         lines, rows = [], 0
         for total in totals:
-            lines.append(StageLine(rows, total, many=True, mapped=total is None))
+            lines.append(StageLine(rows, total, many=True, mapped=total is None, limit=limit))
             rows += 1 if total is None else total
         plan = Plan(Spec("name", None, None, dict.fromkeys(events, (b"row",))), tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
@@ -460,6 +460,21 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store
     assert standing == [Standing("succeeded"), Standing("succeeded"), Standing("open", 1)]
     assert store.record(2, "dead", order=(0, 4)).word == "stale"
     assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
+
+
+def test_what_an_earlier_retry_has_sent_has_its_place_in_the_limit_of_the_next(store: Store) -> None:
+    def sent(reply: Reply) -> list[str]:
+        store.confirm(*reply.duties)
+        return [duty.id for duty in reply.duties]
+
+    assert sent(store.create(5, limit=2)) == ["send:0:0:2"]
+    assert sent(store.record(1, "dead", of=5)) == ["send:0:2:3"]
+    assert sent(store.backend.retry(store.run_id, store.caller())) == ["retry:0:0:1:1"]  # where there is nobody to send
+    assert sent(store.record(2, "succeeded", of=5)) == ["retry:0:1:3:1"]  # which sends 1
+    assert sent(store.record(0, "dead", of=5)) == ["send:0:3:4"]
+    assert sent(store.backend.retry(store.run_id, store.caller())) == []  # 1 and 3 are on their way
+    assert sent(store.record(3, "succeeded", of=5)) == ["retry:0:0:4:2"]  # which sends 0
+    assert sent(store.record(1, "succeeded", of=5, order=(1, 0))) == ["send:0:4:5"]
 
 
 def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: Store) -> None:

@@ -28,13 +28,15 @@ FEW, LITTLE = 10, 10_000
 
 @dataclass(slots=True)
 class Trouble:
-    """A member that has had an attempt and not succeeded. `retried` is the epoch in which it works again."""
+    """A member that has had an attempt and not succeeded. `retried` is the epoch in which it works again;
+    `sent_before` says that it was sent by an earlier retry of a stage with a limit than the present one."""
 
     kind: Ending
     is_run: bool = False
     order: tuple[int, int] = (-1, -1)
     details: bytes = b""
     retried: int = 0
+    sent_before: bool = False
 
 
 @dataclass(slots=True)
@@ -161,13 +163,13 @@ class StubRun:
         trouble = self.trouble[self.stage]
         open_ones = sorted(member for member, one in trouble.items() if one.kind == "open")
         start = total if self.again is None else self.again
-        waiting = sum(member < start for member in open_ones)
+        waiting = sum(member < start or trouble[member].sent_before for member in open_ones)
         runs = [one for one in trouble.values() if one.is_run] if self.has_nested() else []
         held = sum(one.kind in ("attempted", "failing") for one in runs)
         unmarked = self.sent - len(self.results[self.stage]) - len(trouble)
         room = self.line.limit - unmarked - waiting - held
         if self.again is not None:
-            following = [member for member in open_ones if member >= start][: max(room, 0) + 1]
+            following = [one for one in open_ones if one >= start and not trouble[one].sent_before][: max(room, 0) + 1]
             end = following[-1] if len(following) > max(room, 0) else self.sent
             if end > start:
                 self.owe(owner, f"retry:{self.stage}:{start}:{end}:{self.epoch}")
@@ -514,7 +516,10 @@ class StubBackend(ClutchBackend):
             again = [
                 one
                 for member, one in trouble.items()
-                if not succeeded and (cancelled or one.kind == "dead" or (one.kind == "open" and member >= unsent))
+                if not succeeded
+                and (
+                    cancelled or one.kind == "dead" or (one.kind == "open" and member >= unsent and not one.sent_before)
+                )
             ]
             if cancelled:
                 run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
@@ -524,7 +529,10 @@ class StubBackend(ClutchBackend):
             if not (revived or nested):
                 return Reply("nothing", run.take(caller))
             run.epoch, run.updated = run.epoch + 1, caller.now
+            for one in trouble.values():
+                one.sent_before = one.kind == "open" and bool(run.lines and run.line.limit)
             for one in again:
+                one.sent_before = False
                 one.kind, one.retried, one.details = "open", run.epoch, b""
             for owed in parked:
                 owed.parked, owed.owner, owed.due = False, caller.owner, 0

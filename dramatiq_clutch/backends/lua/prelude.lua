@@ -20,6 +20,7 @@ local lease, lease_ms = ARGV[4], tonumber(ARGV[5])
 
 local OPEN, ATTEMPTED, FAILING, DEAD = 0, 1, 2, 3
 local SPAN = 2 ^ 40 -- a member's score is its kind * SPAN + its index, so that each kind is a range, in order
+local HALF = SPAN / 2 -- added for those that an earlier retry of a stage with a limit has sent
 local MOST_FAILURES = 100
 local A_DAY = 86400000
 local FEW = 10 -- so many members come along with the duty to send them
@@ -167,16 +168,16 @@ local function count_held()
 end
 
 -- A stage with a limit: let as many members follow as have given up their places. `again` is the first member that a
--- retry has still to look at; those behind it don't count, nobody has sent them again.
+-- retry has still to look at; those behind it don't count, unless an earlier retry has sent them.
 local function fill(total, marks)
   local limit = limit_of(run.line)
   if not limit then return end
   local from, open = tonumber(run.again), OPEN * SPAN
-  local waiting = call('ZCOUNT', here.standing, open, open + (from or SPAN) - 1)
+  local waiting = count(OPEN) - (from and call('ZCOUNT', here.standing, open + from, open + HALF - 1) or 0)
   local room = limit - (run.sent - marks) - waiting - count_held()
   if from then
     local most = math.max(room, 0)
-    local next = call('ZRANGEBYSCORE', here.standing, open + from, open + SPAN - 1, 'LIMIT', 0, most + 1)
+    local next = call('ZRANGEBYSCORE', here.standing, open + from, open + HALF - 1, 'LIMIT', 0, most + 1)
     local to = tonumber(next[most + 1] or run.sent)
     if to > from then
       owe('retry:' .. stage .. ':' .. from .. ':' .. to .. ':' .. run.epoch)
@@ -303,8 +304,8 @@ local function needs(id, line)
   return call('HGET', head, 'spec'), rows, previous
 end
 
--- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody has
--- done it and not confirmed it. What it would read is perhaps gone.
+-- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody
+-- has done it and not confirmed it. What it would read is perhaps gone.
 local MOVES = {send = true, open = true, start = true, retry = true, resume = true, resend = true}
 
 local function is_moot(id)

@@ -2,8 +2,8 @@
 -- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details,
 --       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run,
 --       13 '1' when the expiry of all keys is to be put off; those that a transition makes have theirs anyway
--- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', duty...}, or {'over'}: `owed` has the keys for what
---         there may be to do
+-- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', duty...}, or {'over'}: `owed` has the keys for
+--         what there may be to do
 local member, ending, epoch, attempt, payload = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 local nested, of_run, due = ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
 local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}

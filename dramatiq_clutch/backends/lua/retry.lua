@@ -10,7 +10,7 @@ local from = cancelled and OPEN or DEAD
 local again = run.state == 'succeeded' and {} or call('ZRANGEBYSCORE', here.standing, from * SPAN, '+inf')
 local unsent = tonumber(run.again) -- an earlier retry isn't through: those are of this one
 if unsent and not cancelled then
-  local waiting = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN + unsent, (OPEN + 1) * SPAN - 1)
+  local waiting = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN + unsent, OPEN * SPAN + HALF - 1)
   for _, member in ipairs(waiting) do again[#again + 1] = member end
 end
 local parked = {}
@@ -26,6 +26,10 @@ if run.state == 'succeeded' then revived = next(parked) ~= nil end
 if not (revived or nested) then return answer('nothing') end
 
 set('epoch', run.epoch + 1)
+if limit_of(run.line) and not cancelled then -- those on their way are not of this retry, and count
+  local sent = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN, OPEN * SPAN + (unsent or HALF) - 1)
+  for _, member in ipairs(sent) do call('ZADD', here.standing, OPEN * SPAN + HALF + tonumber(member), member) end
+end
 for _, member in ipairs(again) do
   local order = string.match(call('HGET', here.details, member) or '', '^%-?%d+ %-?%d+ ') or '-1 -1 '
   call('HSET', here.details, member, order .. run.epoch)
