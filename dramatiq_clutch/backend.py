@@ -52,7 +52,8 @@ class Duty:
     - the name of a callback, with the `snapshot` of the moment.
 
     `again` says that it was given before. What a `send` needs may come along, to save reading it: the encoded `spec`,
-    the `rows`, and `previous`, the result of a stage of one (its line, and what its member has left).
+    the `rows`, and `previous`, the result of a stage of one (its line, and what its member has left). So may the duty
+    that follows, `ahead`, where one job comes after another. A `birth` tells a run from an earlier one of its name.
     """
 
     id: str
@@ -64,6 +65,8 @@ class Duty:
     spec: bytes = b""
     rows: tuple[bytes, ...] = ()
     previous: tuple[str, bytes] | None = None
+    ahead: Duty | None = None
+    birth: bytes = b""
 
     @property
     def kind(self) -> str:
@@ -97,10 +100,12 @@ class Duty:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A transition's answer: what became of it, and the duties that are now the caller's."""
+    """A transition's answer: what became of it, and the duties that are now the caller's. What it has `sent` onward by
+    itself is nobody's any more."""
 
     word: str
     duties: tuple[Duty, ...] = ()
+    sent: Duty | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,17 @@ class Record:
         """Whether nothing but its place may have to change: a job in parallel with others has succeeded."""
         plain = not (self.nested or self.of_run or self.tag.leads)
         return self.ending == "succeeded" and self.tag.of > 1 and plain
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """The message of a `duty` that isn't owed yet, ready to be sent in the step that would owe it: the broker's own
+    `script` enqueues it, called with one `key` and these `arguments`."""
+
+    duty: Duty
+    script: str
+    key: str
+    arguments: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +216,14 @@ class ClutchBackend(abc.ABC):
         """Say whether a job is still wanted. Changes nothing."""
 
     @abc.abstractmethod
-    def record(self, record: Record, caller: Caller) -> Reply:
+    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         """Record how an attempt ended. A member's first success is final; another record that isn't newer (epoch,
         attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
         and counting is by membership: neither a duplicate nor a missing key can release anything. Of a stage with a
         limit, as many more members are owed as have given up their places: jobs by an attempt, runs by settling.
         In the common case (`Record.is_common`, and the caller has no need to touch) only the place changes, and no
-        duties are given."""
+        duties are given. What goes `onward` is sent where its duty would be owed by this very record, and only if the
+        store `shares` the broker's client; it may always be left."""
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
@@ -221,6 +238,10 @@ class ClutchBackend(abc.ABC):
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
         """The duty is done (or done up to `cursor`: then its lease begins anew). `lost` if the lease has passed to
         somebody else. When a succeeded run owes nothing any more, all but its status and result goes."""
+
+    def shares(self, client: Any) -> bool:  # noqa: ARG002
+        """Whether the broker's `client` is the store's own, so that what goes to both can go in one step."""
+        return False
 
     def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:  # noqa: ARG002
         """What confirms a duty over the broker's `client`, right behind the messages it sent: only if they are there,

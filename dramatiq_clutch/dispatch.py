@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeGuard
 from uuid import uuid4
 
 from dramatiq import Broker, Message, Middleware
@@ -14,7 +14,7 @@ from dramatiq.errors import ConnectionClosed, ConnectionFailed
 from redis.exceptions import NoScriptError, RedisError
 
 from . import wire
-from .backend import Confirmation
+from .backend import Confirmation, Duty, Onward
 from .errors import BrokerUnavailable
 from .outages import way_out
 from .plan import changed
@@ -34,7 +34,7 @@ def send(broker: Broker, outgoing: Sequence[Outgoing], confirmation: Confirmatio
     """
     confirmed = False
     with translated():
-        if isinstance(broker, RedisBroker) and type(broker).enqueue is RedisBroker.enqueue:
+        if is_plain(broker):
             for at in range(0, len(outgoing), CHUNK):
                 chunk = outgoing[at : at + CHUNK]
                 confirmed = _send_pipelined(broker, chunk, confirmation if len(outgoing) < wire.FEW else None)
@@ -42,6 +42,24 @@ def send(broker: Broker, outgoing: Sequence[Outgoing], confirmation: Confirmatio
             for message, delay in outgoing:
                 broker.enqueue(message, delay=delay)
     return confirmed
+
+
+def is_plain(broker: Broker) -> TypeGuard[RedisBroker]:
+    """Whether a broker enqueues as a `RedisBroker` does."""
+    return isinstance(broker, RedisBroker) and type(broker).enqueue is RedisBroker.enqueue
+
+
+def make_ready(broker: RedisBroker, duty: Duty, outgoing: Outgoing) -> tuple[Onward, Outgoing]:
+    """A message that the state store is to enqueue, and what to call `has_gone` with when it has."""
+    prepared = _prepare(*outgoing)
+    _announce(broker, "before", [prepared])
+    script: Any = broker.scripts["dispatch"].script
+    text = script.decode() if isinstance(script, bytes) else script
+    return Onward(duty, text, broker.namespace, _arguments(broker, prepared[0])), prepared
+
+
+def has_gone(broker: Broker, prepared: Outgoing) -> None:
+    _announce(broker, "after", [prepared])
 
 
 @contextmanager
@@ -60,19 +78,14 @@ def translated() -> Iterator[None]:
 
 def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing], confirmation: Confirmation | None) -> bool:
     prepared = [_prepare(message, delay) for message, delay in outgoing]
-    before, after = _overrides(broker, "before_enqueue"), _overrides(broker, "after_enqueue")
-    if before:
-        for message, delay in prepared:
-            broker.emit_before("enqueue", message, delay)
+    _announce(broker, "before", prepared)
     queues = {message.queue_name for message, _ in prepared}
     along: list[wire.Command] = []
     if confirmation is not None and len(queues) == 1:
         ids = [message.options["redis_message_id"] for message, _ in prepared]
         along.append(confirmation(f"{broker.namespace}:{queues.pop()}", ids))
     (answer,) = _execute(broker, [_arguments(broker, message) for message, _ in prepared], along) or [None]
-    if after:
-        for message, delay in prepared:
-            broker.emit_after("enqueue", message, delay)
+    _announce(broker, "after", prepared)
     return answer in (b"confirmed", b"lost")
 
 
@@ -118,6 +131,9 @@ def _execute(broker: RedisBroker, calls: list[list[Any]], along: Sequence[wire.C
     return others
 
 
-def _overrides(broker: Broker, hook: str) -> bool:
-    """Whether any middleware does something there: calling 10 empty methods a message costs more than sending it."""
-    return any(getattr(type(middleware), hook) is not getattr(Middleware, hook) for middleware in broker.middleware)
+def _announce(broker: Broker, when: Literal["before", "after"], prepared: Sequence[Outgoing]) -> None:
+    """Call the hooks, if any middleware does something there: 10 empty methods cost more than sending a message."""
+    hook, emit = f"{when}_enqueue", broker.emit_before if when == "before" else broker.emit_after
+    if any(getattr(type(middleware), hook) is not getattr(Middleware, hook) for middleware in broker.middleware):
+        for message, delay in prepared:
+            emit("enqueue", message, delay)

@@ -11,13 +11,16 @@ from typing import Any
 from dramatiq import Broker, Middleware
 from dramatiq.common import current_millis
 
-from .backend import SHARE, Caller, ClutchBackend, Reply
+from .backend import SHARE, Caller, ClutchBackend, Duty, Reply
 from .errors import NotConfigured, ResultsGone, RunNotFound
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
 
 #: Of how many runs a process remembers when it put their expiry off.
 MOST_TOUCHED = 10_000
+
+#: Of how many runs it remembers the job that comes next.
+MOST_AHEAD = 1_000
 
 #: For how long a run that was not cancelled is taken for that, in seconds.
 REMEMBERED = 1.0
@@ -39,6 +42,7 @@ class Engine:
     touched: dict[str, int] = field(default_factory=dict)
     wanted: dict[tuple[str, int, int], float] = field(default_factory=dict)
     lists: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+    ahead: dict[tuple[str, int], Duty] = field(default_factory=dict)
     share: int = SHARE
 
     def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
@@ -62,6 +66,13 @@ class Engine:
         """Whether one was within the last second: then the stage has as many members as the message says, and the run
         can't have been cancelled for longer."""
         return time.monotonic() - self.wanted.get((tag.run_id, tag.stage, tag.of), -REMEMBERED) < REMEMBERED
+
+    def look_ahead(self, run_id: str, duty: Duty | None) -> None:
+        """Remember what the stage that is now at work will owe, for the process that does its job."""
+        if duty is not None:
+            if len(self.ahead) >= MOST_AHEAD:
+                self.ahead.clear()
+            self.ahead[run_id, duty.stage] = duty
 
     def is_due(self, run_id: str) -> bool:
         """Whether this process has to put the expiry of the run's keys off: a few times in its `run_ttl`."""

@@ -27,7 +27,7 @@ from .backends import RedisBackend, StubBackend
 from .dispatch import send
 from .engine import Engine, EngineMiddleware
 from .errors import DamagedState, NotConfigured, Unavailable
-from .handover import hand_over, report_gone, sweep
+from .handover import hand_over, record_onward, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .status import failure_details
 
@@ -226,14 +226,14 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
-        touch, backend = engine.is_due(run_id), engine.backend
+        touch = engine.is_due(run_id)
         caller = engine.caller(job.tag.owner, touch=touch)
         if job.exit in ("done", "over"):
-            reply = backend.owed(run_id, caller)
+            reply = engine.backend.owed(run_id, caller)
         else:
             ending, payload = self._ending(broker, message, job)
             nested = job.wrapper if ending == "succeeded" else b""
-            reply = backend.record(Record(job.tag, job.attempt, ending, payload, nested), caller)
+            reply = record_onward(engine, Record(job.tag, job.attempt, ending, payload, nested), caller)
             if reply.word in ("unknown", "refused"):
                 logger.error(
                     "Message %s has worked for nothing: its place in run %s is %s.",

@@ -37,9 +37,9 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     return wire(commands)
 
 
-def ask(client: redis.Redis, command: Command) -> Any:
-    """The answer to one command. Raises what the server answers, besides."""
-    (answer,) = send(client, [command])
+def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
+    """The answer to one command; `alone` waits for nobody else's. Raises what the server answers, besides."""
+    (answer,) = (_send if alone else send)(client, [command])
     if isinstance(answer, Exception):
         raise answer
     return answer

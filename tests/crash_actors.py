@@ -110,6 +110,10 @@ class Jobs:
             .then(self.total)
         )
 
+    def series(self) -> Clutch:
+        """One job after another: each but the first is sent with the record of the one before."""
+        return Clutch(broker=self.broker).then(*map(self.count.message, range(8))).parallel(self.add)
+
     def wide(self) -> Clutch:
         """A stage of a thousand, sent by the worker that has done the job before."""
         return Clutch(broker=self.broker).then(self.thousand).map(self.count).then(self.add)

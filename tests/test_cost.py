@@ -42,7 +42,7 @@ def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: Red
     assert commands / jobs <= 13
 
 
-@pytest.mark.parametrize(("shape", "most"), [("a wide stage", 1.0), ("a series", 2.5)])
+@pytest.mark.parametrize(("shape", "most"), [("a wide stage", 1.0), ("a series", 1.3)])
 def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
     redis_broker: RedisBroker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, shape: str, most: float
 ) -> None:

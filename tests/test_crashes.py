@@ -140,3 +140,17 @@ def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, 
     began = [int(count) for count in client.hvals(BEGAN)]
     assert len(began) == 1_001
     assert sum(began) <= 1_001 + 2
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2, 5, 8, 9])
+def test_a_worker_is_killed_in_a_series(server: Server, world: Jobs, nth: int, moment: str) -> None:
+    """What a record sends along is sent if, and only if, the record counts."""
+    run = world.series().run(run_id="crash")
+    assert work_until_killed(server, world, run, f"record {nth} {moment}")
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == [7]
+    client: Any = world.broker.client
+    began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
+    assert sorted(began) == [*map(str, range(8)), "add"]
+    assert sum(began.values()) == 9 + (moment == "before")  # a job that wasn't recorded runs again, and no other

@@ -26,6 +26,7 @@ from ..backend import (
     Duty,
     Ending,
     GuardWord,
+    Onward,
     Record,
     Reply,
     Standing,
@@ -55,11 +56,14 @@ SPAN = 2**40
 
 
 @cache
-def script_text(name: str, *, bare: bool) -> str:
-    """The text of a script: `bare` as it is, or after the prelude."""
+def script_text(name: str, *, bare: bool, enqueue: str = "") -> str:
+    """The text of a script: `bare` as it is, or after the prelude, and after a broker's script that it may call."""
     folder = resources.files(__package__) / "lua"
     text = (folder / f"{name}.lua").read_text()
-    return text if bare else (folder / "prelude.lua").read_text() + text
+    if bare:
+        return text
+    between = f"local function enqueue(KEYS, ARGV)\n{enqueue}\nend\n" if enqueue else ""
+    return (folder / "prelude.lua").read_text() + between + text
 
 
 @contextmanager
@@ -167,14 +171,14 @@ class RedisBackend(ClutchBackend):
         keys = [self._key(tag.run_id, part) for part in ("head", "mark", f"marks:{tag.stage}")]
         return cast(GuardWord, self._run("guard", keys, [tag.stage, tag.member, tag.of], bare=True).decode())
 
-    def record(self, record: Record, caller: Caller) -> Reply:
+    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         if record.is_common and not caller.touch:
             word = self._succeed(record)
             if word == b"counts":
                 return Reply("counts")
             if word == b"last":  # the whole transition finds it applied
-                return replace(self._record(record, caller), word="counts")
-        return self._record(record, caller)
+                return replace(self._record(record, caller, None), word="counts")
+        return self._record(record, caller, onward)
 
     def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
         """The common case for several records: one call for each stage that they are of."""
@@ -190,11 +194,16 @@ class RedisBackend(ClutchBackend):
             words |= {id(record): word for record, word in zip(of_stage, answers, strict=True)}
         return [words[id(record)] for record in records]
 
-    def _record(self, record: Record, caller: Caller) -> Reply:
+    def _record(self, record: Record, caller: Caller, onward: Onward | None) -> Reply:
         tag = record.tag
-        outcome = (tag.member, record.ending, tag.epoch, record.attempt, record.payload)
-        rest = (record.nested, "1" if record.of_run else "", "1" if caller.touch else "")
-        reply = self._transition("record", tag.run_id, tag.stage, caller, *outcome, *rest)
+        args: list[Any] = [tag.member, record.ending, tag.epoch, record.attempt, record.payload]
+        args += [record.nested, "1" if record.of_run else "", "1" if caller.touch else ""]
+        if onward is None:
+            reply = self._transition("record", tag.run_id, tag.stage, caller, *args)
+        else:
+            args += [onward.duty.id, onward.duty.birth, *onward.arguments]
+            more: dict[str, Any] = {"extra_keys": (onward.key,), "enqueue": onward.script}
+            reply = self._reply(self._call("record", tag.run_id, tag.stage, caller, *args, **more), onward.duty)
         return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" else reply
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
@@ -209,8 +218,11 @@ class RedisBackend(ClutchBackend):
         word: str = self._run("confirm", keys, args, bare=True).decode()
         return self._reply(self._present("tidy", run_id, caller, duty.id)).word if word == "tidy" else word
 
+    def shares(self, client: Any) -> bool:
+        return client is self.client and self._is_plain
+
     def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:
-        if client is not self.client or not self._is_plain:
+        if not self.shares(client):
             return None
         script = _registered(script_text("confirm", bare=True))
         keys = [self._key(run_id, part) for part in ("head", "outbox")]
@@ -339,31 +351,43 @@ class RedisBackend(ClutchBackend):
         return self._reply(self._call(name, run_id, stage, caller, *args, extra_keys=extra_keys))
 
     def _call(
-        self, name: str, run_id: str, stage: int, caller: Caller, *args: Any, extra_keys: Sequence[str] = ()
+        self,
+        name: str,
+        run_id: str,
+        stage: int,
+        caller: Caller,
+        *args: Any,
+        extra_keys: Sequence[str] = (),
+        enqueue: str = "",
     ) -> Any:
         who = [stage, caller.now, caller.owner, caller.lease, caller.lease_ms]
-        return self._run(name, [*self._keys(run_id, stage), *extra_keys], [*who, *args])
+        return self._run(name, [*self._keys(run_id, stage), *extra_keys], [*who, *args], enqueue=enqueue)
 
-    def _run(self, name: str, keys: list[str], args: list[Any], *, bare: bool = False) -> Any:
-        text = script_text(name, bare=bare)
+    def _run(self, name: str, keys: list[str], args: list[Any], *, bare: bool = False, enqueue: str = "") -> Any:
+        text = script_text(name, bare=bare, enqueue=enqueue)
         arguments = (len(keys), *keys, *args)
         plain = self._is_plain and name in WORKERS
         with translated():
             try:
-                return self._evaluate("EVALSHA", _registered(text), *arguments, plain=plain)
+                return self._evaluate("EVALSHA", _registered(text), *arguments, plain=plain, alone=bool(enqueue))
             except NoScriptError:
-                return self._evaluate("EVAL", text, *arguments, plain=plain)
+                return self._evaluate("EVAL", text, *arguments, plain=plain, alone=bool(enqueue))
 
-    def _evaluate(self, *command: Any, plain: bool) -> Any:
+    def _evaluate(self, *command: Any, plain: bool, alone: bool) -> Any:
+        # What enqueues goes alone: messages that come one by one reach an idle consumer sooner than all at once.
         client: Any = self.client
-        return wire.ask(client, command) if plain else client.execute_command(*command)
+        return wire.ask(client, command, alone=alone) if plain else client.execute_command(*command)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         with translated():
             return call()
 
-    def _reply(self, raw: Any) -> Reply:
-        return Reply(raw[0].decode(), tuple(map(_duty_from, raw[1:])))
+    def _reply(self, raw: Any, onward: Duty | None = None) -> Reply:
+        word, *duties = raw
+        if word != b"onward" or onward is None:
+            return Reply(word.decode(), tuple(map(_duty_from, duties)))
+        ahead, *duties = duties
+        return Reply("counts", tuple(map(_duty_from, duties)), replace(onward, ahead=_ahead_from(onward, ahead)))
 
 
 @cache
@@ -374,8 +398,8 @@ def _registered(text: str) -> str:
 
 def _duty_from(raw: Any) -> Duty:
     name, lease, cursor, again, line, snapshot, *needs = raw
-    spec, rows, previous = needs or (b"", (), ())
-    return Duty(
+    spec, rows, previous, ahead = needs or (b"", (), (), ())
+    duty = Duty(
         id=name.decode(),
         lease=lease.decode(),
         cursor=int(cursor),
@@ -385,6 +409,23 @@ def _duty_from(raw: Any) -> Duty:
         spec=spec or b"",
         rows=tuple(rows),
         previous=(previous[0].decode(), previous[1]) if previous else None,
+    )
+    return replace(duty, ahead=_ahead_from(duty, ahead)) if ahead else duty
+
+
+def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
+    """The duty that will follow this one; whoever is to do it adds the result to its line."""
+    if not ahead:
+        return None
+    line, row, birth = ahead
+    return Duty(
+        id=f"send:{duty.stage + 1}:0:1",
+        lease="",
+        line=line.decode(),
+        spec=duty.spec,
+        rows=(row,),
+        previous=(duty.line, b""),
+        birth=birth,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from dramatiq import Encoder
 
-from ..backend import LAST, SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Record, Reply, Standing
+from ..backend import LAST, SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Onward, Record, Reply, Standing
 from ..errors import DamagedState
 from ..plan import EVENTS, Plan, StageLine, Tag, rows_of
 from ..status import MOST_FAILURES, Snapshot
@@ -377,7 +377,7 @@ class StubBackend(ClutchBackend):
             done = tag.member in run.results[tag.stage] or tag.member in run.nests[tag.stage]
             return "done" if done else "go"
 
-    def record(self, record: Record, caller: Caller) -> Reply:
+    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         tag = record.tag
         with self._transition(tag.run_id, caller) as run:
             if run is None:

@@ -11,7 +11,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
-from dramatiq_clutch.backend import Caller, Duty, GuardWord, Record, Reply
+from dramatiq_clutch.backend import Caller, Duty, GuardWord, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.plan import Tag
 
@@ -40,8 +40,8 @@ class WatchedBackend(RedisBackend):
             self._note(lambda: self.client.incr(ABSORBED))
         return word
 
-    def record(self, record: Record, caller: Caller) -> Reply:
-        reply = super().record(record, caller)
+    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+        reply = super().record(record, caller, onward)
         if record.ending == "succeeded" and reply.word in ("counts", "duplicate") and not record.of_run:
             moment = self._note(lambda: self.client.incr(CLOCK))
             self._note(lambda: self.client.hsetnx(SUCCESSES, record.tag.message_id, moment))
@@ -54,7 +54,7 @@ class WatchedBackend(RedisBackend):
         return self._watched(run_id, super().owed(run_id, caller))
 
     def _watched(self, run_id: str, reply: Reply) -> Reply:
-        for duty in reply.duties:
+        for duty in (*reply.duties, *([reply.sent] if reply.sent else ())):
             if duty.kind == "send":
                 where = RELEASES if not duty.again else REPEATED
                 self._note(lambda where=where, duty=duty: self.client.hincrby(where, f"{run_id} {duty.id}", 1))

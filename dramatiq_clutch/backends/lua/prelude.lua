@@ -3,7 +3,8 @@
 --         and halted; of the next: marks
 --   ARGV  the stage those keys are of, now (ms), owner, lease, lease_ms, and then its own
 -- and returns {word, duty, duty, ...}, a duty being {id, lease, cursor, again, line, snapshot}, and for a small `send`
--- what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}.
+-- what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}; and what comes next,
+-- where one job follows another: {line, row, birth}, or {}.
 --
 -- marks    hash: member -> 'S' .. result; 'N' for one whose job has nested runs; 'R' for a run, '' for a job that has
 --          had an attempt. The field '' tells a live key from one that has expired
@@ -28,18 +29,20 @@ local LITTLE = 10000 -- and a result of so many bytes
 
 local call = redis.call
 local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
-  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again', 's' .. (stage + 1))
+  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again', 's' .. (stage + 1), 's' .. (stage + 2),
+  'created', 'token')
 local run = {
   state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = fields[4],
   result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
   error = fields[9] or '', epoch = tonumber(fields[10] or 0), told = fields[11] or '', claim = fields[12] or '',
   line = fields[13] or '', share = tonumber(fields[14] or 0), sent = tonumber(fields[15] or 0), again = fields[16] or '',
-  next = fields[17],
+  later = {[stage + 1] = fields[17] or nil, [stage + 2] = fields[18] or nil},
+  birth = (fields[19] or '') .. ' ' .. (fields[20] or ''), -- tells it from an earlier one of its name
 }
 
 local function line_of(index)
   if index == stage and run.line ~= '' then return run.line end
-  return index == stage + 1 and run.next or call('HGET', head, 's' .. index) or ''
+  return run.later[index] or call('HGET', head, 's' .. index) or ''
 end
 
 local function total_of(line)
@@ -117,8 +120,10 @@ local function moment()
 end
 
 local given = {} -- what this call owes itself: it has it from the start
+local go_onward -- does a duty in this very call, if it can
 
 local function owe(id, shown, whose)
+  if go_onward and go_onward(id) then return end
   local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = now + lease_ms,
     lease = whose and '' or lease, cursor = 0, snapshot = shown}
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then
@@ -288,20 +293,31 @@ local function look()
   tell()
 end
 
--- What a duty to send a few members needs: the spec, their rows, and the result of a stage of one before them.
+-- The stage that follows, if it is one job. The first stage asks for none: whoever sends it seldom does its job.
+local function next_of(index)
+  local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
+  local offset, total = string.match(line, '^(%d+) (%d+) ')
+  if total ~= '1' or has_flag('m', line) or has_flag('r', line) then return {} end
+  local row = call('LINDEX', plan, offset)
+  return row and #row <= LITTLE and {line, row, run.birth} or {}
+end
+
+-- What a duty to send a few members needs: the spec, their rows, and the result of a stage of one before them; and
+-- what follows them.
 local function needs(id, line)
   local index, from, to = string.match(id, '^send:(%d+):(%d+):(%d+)')
   local offset = string.match(line, '^%d+')
-  if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {} end
+  if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {}, {} end
+  index = tonumber(index)
   local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
-  local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[tonumber(index)]
-  if has_flag('i', line) and index ~= '0' and tonumber(index) == run.stage and marks then
+  local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[index]
+  if has_flag('i', line) and index > 0 and index == run.stage and marks then
     local source = line_of(index - 1)
     if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
       previous = {source, call('HGET', marks, '0') or ''}
     end
   end
-  return call('HGET', head, 'spec'), rows, previous
+  return call('HGET', head, 'spec'), rows, previous, total_of(line) == 1 and next_of(index) or {}
 end
 
 -- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody
@@ -330,7 +346,7 @@ local function take()
       end
       local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
       local reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
-      if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9] = needs(id, line) end
+      if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9], reply[10] = needs(id, line) end
       duties[#duties + 1] = {seq = duty.seq, reply = reply}
     end
   end

@@ -2,8 +2,12 @@
 -- ARGV  6 member, 7 ending, 8 epoch, 9 attempt, 10 payload: the result, or the failure's details,
 --       11 plan of the runs that the job nested, or '', 12 '1' for the word of a nested run,
 --       13 '1' when the expiry of all keys is to be put off; those that a transition makes have theirs anyway
--- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', duty...}, or {'over'}: `owed` has the keys for
---         what there may be to do
+--       and, when a message may go onward, 14 its duty, 15 the birth of the run it is of, then what `enqueue` takes: the
+--       broker's own script, which has been put in between the prelude and this
+-- KEYS  16 what `enqueue` takes
+-- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', duty...}; {'onward', {line, row, birth} of what
+--         comes next, duty...}: it counts, and the message has gone; or {'over'}: `owed` has the keys for what there
+--         may be to do
 local member, ending, epoch, attempt, payload = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 local nested, of_run, due = ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
 local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
@@ -24,7 +28,8 @@ if run.state == 'cancelled' then
   touch()
   return answer('counts')
 end
-if run.stage < stage or call('EXISTS', here.marks) == 0 then return {'unknown'} end
+local marks = call('HMGET', here.marks, '', member)
+if run.stage < stage or not marks[1] then return {'unknown'} end
 
 local function newer()
   local last = call('HGET', here.details, member)
@@ -33,7 +38,7 @@ local function newer()
   return epoch > last_epoch or (epoch == last_epoch and attempt > last_attempt)
 end
 
-local stands, word = call('HGET', here.marks, member), 'counts'
+local stands, word = marks[2], 'counts'
 local first = string.sub(stands or '', 1, 1)
 if attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
@@ -57,7 +62,19 @@ elseif newer() then
 else
   word = 'stale'
 end
+
+-- Enqueue the message of a duty. Where that fails, it is owed.
+local onward = false
+go_onward = ARGV[14] and function(id)
+  if id ~= ARGV[14] or run.birth ~= ARGV[15] then return false end
+  onward = pcall(enqueue, {KEYS[16]}, {unpack(ARGV, 16)})
+  return onward
+end
+
 look()
 if due or ending ~= 'succeeded' or nested ~= '' then touch() else update() end
 clean_up()
-return answer(word)
+if not onward then return answer(word) end
+local reply = answer('onward')
+table.insert(reply, 2, next_of(run.stage))
+return reply
