@@ -16,8 +16,8 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from .backend import LAST, Caller, Confirmation, Duty, Onward, Record, Reply, Standing
-from .dispatch import Outgoing, has_gone, is_plain, make_ready, send
+from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
+from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
 from .errors import DamagedState, HandOverFailed, Unavailable
 from .plan import CALLBACK, EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
@@ -46,17 +46,6 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
             stack.pop()
         else:
             stack.append(deeper)
-
-
-def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
-    """Record how a job's attempt ended. Where one job follows it, and this process knows which, that is sent in the
-    same step: then there is no moment in which it is owed."""
-    onward, prepared = _make_onward(engine, record) or (None, None)
-    reply = engine.backend.record(record, caller, onward)
-    if reply.sent is not None and prepared is not None:
-        has_gone(engine.broker, prepared)
-        _remember(engine, record.tag.run_id, reply.sent, 1)
-    return reply
 
 
 def sweep(engine: Engine, limit: int = 100) -> int:
@@ -272,7 +261,7 @@ def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Generator[
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
         is_all = end == duty.end and not (starting or duty.leaders)
         confirmed = send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None)
-        _remember(engine, run_id, duty, members.line.total or 0)
+        remember(engine, run_id, duty, members.line.total or 0)
         if confirmed:
             return True
         yield from starting
@@ -282,23 +271,8 @@ def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Generator[
     return False
 
 
-def _make_onward(engine: Engine, record: Record) -> tuple[Onward, Outgoing] | None:
-    """The message of the stage that this record may release."""
-    run_id, stage, broker = record.tag.run_id, record.tag.stage + 1, engine.broker
-    duty = engine.ahead.pop((run_id, stage), None)
-    if duty is None or duty.previous is None or record.ending != "succeeded" or record.nested or not is_plain(broker):
-        return None
-    try:
-        members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], SUCCEEDED + record.payload)))
-        (step,) = members.read(0, 1)
-        assert isinstance(step, Message)
-        return make_ready(broker, duty, members.outgoing(0, step, 0, again=False))
-    except Exception as error:  # once it is owed, this is met again, and the run fails of it
-        logger.debug("Stage %d of run %s isn't sent with the record before it: %r", stage, run_id, error)
-        return None
-
-
-def _remember(engine: Engine, run_id: str, sent: Duty, total: int) -> None:
+def remember(engine: Engine, run_id: str, sent: Duty, total: int) -> None:
+    """Remember that these members were sent just now, and what comes after them."""
     engine.let_go(run_id, sent.stage, total)
     if engine.backend.shares(getattr(engine.broker, "client", None)):
         engine.look_ahead(run_id, sent.ahead)

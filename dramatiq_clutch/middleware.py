@@ -27,8 +27,9 @@ from .backends import RedisBackend, StubBackend
 from .dispatch import send
 from .engine import Engine, EngineMiddleware
 from .errors import DamagedState, NotConfigured, Unavailable
-from .handover import hand_over, record_onward, report_gone, sweep
+from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
+from .onward import record_onward
 from .status import failure_details
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up

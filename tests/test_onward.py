@@ -20,7 +20,8 @@ from dramatiq_clutch.backend import Caller, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import StateUnavailable
-from dramatiq_clutch.handover import hand_over, record_onward
+from dramatiq_clutch.handover import hand_over
+from dramatiq_clutch.onward import record_onward
 from dramatiq_clutch.plan import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -103,20 +104,6 @@ def test_a_job_that_has_not_succeeded_sends_nothing(series: Series, ending: str)
     assert len(series.sent) == 2
 
 
-@pytest.mark.parametrize("kind", ["a run", "mapped", "two jobs"])
-def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, kind: str) -> None:
-    @dramatiq.actor
-    def job(value: int = 0) -> None: ...
-
-    begun = Clutch().then(job, job)
-    clutches = {"a run": begun.then(Clutch().then(job)), "mapped": begun.map(job), "two jobs": begun.parallel(job, job)}
-    series = Series(redis_broker, engine_of(redis_broker), clutches[kind].run(run_id="series"))
-    series.record(0)
-    assert len(series.sent) == 2
-    assert not series.engine.ahead
-    series.record(1)
-
-
 def test_nor_does_one_whose_failure_is_allowed(redis_broker: RedisBroker) -> None:
     """Its stage is released, but the next one's argument is no result."""
 
@@ -128,26 +115,6 @@ def test_nor_does_one_whose_failure_is_allowed(redis_broker: RedisBroker) -> Non
     series.record(0)
     assert series.record(1, ending="dead").sent is None
     assert series.messages[-1].args == ([None],)
-
-
-def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
-    """A nested run tells its parent that it works again, when a retry of its second job succeeds."""
-
-    @dramatiq.actor
-    def job() -> None: ...
-
-    Clutch().then(Clutch().then(job, job, job)).run(run_id="series")
-    engine = engine_of(redis_broker)
-    series = Series(redis_broker, engine, Run("series~0.0"))
-    series.record(0)
-    tag = Tag("series~0.0", 1, 0, 1)
-    caller = engine.caller(tag.owner)
-    failed = engine.backend.record(Record(tag, 0, "failing", b"{}"), caller)  # in another process
-    hand_over(engine, tag.run_id, failed, caller)
-    reply = record_onward(engine, Record(tag, 1, "succeeded", b"1"), caller)
-    assert reply.sent is not None
-    assert [duty.id for duty in reply.duties] == ["tell:2"]
-    assert len(series.sent) == 3
 
 
 def test_nor_does_one_that_has_nested_runs(series: Series) -> None:
@@ -170,6 +137,40 @@ def test_nor_one_of_a_cancelled_run(series: Series) -> None:
     assert series.run.cancel()
     assert series.record(1).word == "over"
     assert len(series.sent) == 2
+
+
+def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
+    """A nested run tells its parent that it works again, when a retry of its second job succeeds."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    Clutch().then(Clutch().then(job, job, job)).run(run_id="series")
+    engine = engine_of(redis_broker)
+    series = Series(redis_broker, engine, Run("series~0.0"))
+    series.record(0)
+    tag = Tag("series~0.0", 1, 0, 1)
+    caller = engine.caller(tag.owner)
+    failed = engine.backend.record(Record(tag, 0, "failing", b"{}"), caller)  # in another process
+    hand_over(engine, tag.run_id, failed, caller)
+    reply = record_onward(engine, Record(tag, 1, "succeeded", b"1"), caller)
+    assert reply.sent is not None
+    assert [duty.id for duty in reply.duties] == ["tell:2"]
+    assert len(series.sent) == 3
+
+
+@pytest.mark.parametrize("kind", ["a run", "mapped", "two jobs"])
+def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, kind: str) -> None:
+    @dramatiq.actor
+    def job(value: int = 0) -> None: ...
+
+    begun = Clutch().then(job, job)
+    clutches = {"a run": begun.then(Clutch().then(job)), "mapped": begun.map(job), "two jobs": begun.parallel(job, job)}
+    series = Series(redis_broker, engine_of(redis_broker), clutches[kind].run(run_id="series"))
+    series.record(0)
+    assert len(series.sent) == 2
+    assert not series.engine.ahead
+    series.record(1)
 
 
 def test_an_enqueue_that_fails_is_owed(series: Series) -> None:

@@ -168,6 +168,8 @@ def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
                 other.get_result(block=True)
                 tolerant = Clutch().parallel(jobs.job.message("bad"), allow_failures=True).then(jobs.total).run()
                 assert tolerant.get_result(block=True) == ["bad"]
+                series = Clutch().then(*map(jobs.job.message, ("x", "y", "z"))).run()
+                assert series.get_result(block=True) == "z"
                 for middleware in broker.middleware:
                     if isinstance(middleware, ClutchMiddleware):
                         middleware.sweep(broker)

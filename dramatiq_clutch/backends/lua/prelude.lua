@@ -298,7 +298,7 @@ local function next_of(index)
   local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
   local offset, total = string.match(line, '^(%d+) (%d+) ')
   if total ~= '1' or has_flag('m', line) or has_flag('r', line) then return {} end
-  local row = call('LINDEX', plan, offset)
+  local row = call('LRANGE', plan, offset, offset)[1]
   return row and #row <= LITTLE and {line, row, run.birth} or {}
 end
 
