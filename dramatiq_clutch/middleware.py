@@ -87,10 +87,12 @@ class ClutchMiddleware(EngineMiddleware):
 
     def engine(self, broker: Broker) -> Engine:
         """What works for this broker. Raises NotConfigured if there is no backend for it."""
-        if broker not in self._engines:
+        engine = self._engines.get(broker)
+        if engine is None:
             backend = self.backend or _backend_of(broker)
-            self._engines[broker] = Engine(broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping)
-        return self._engines[broker]
+            engine = Engine(broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping)
+            engine = self._engines.setdefault(broker, engine)
+        return engine
 
     # The worker's life
 
