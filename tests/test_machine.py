@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.plan import EVENTS, Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import status_from
@@ -153,9 +153,19 @@ class TwoBackends(RuleBasedStateMachine):
         touch=st.booleans(),
         of_run=st.booleans(),
         nests=st.integers(0, 5),
+        goes=st.booleans(),
     )
     def record(
-        self, stage: int, member: int, ending: Any, epoch: int, attempt: int, touch: bool, of_run: bool, nests: int
+        self,
+        stage: int,
+        member: int,
+        ending: Any,
+        epoch: int,
+        attempt: int,
+        touch: bool,
+        of_run: bool,
+        nests: int,
+        goes: bool,
     ) -> Any:
         present = self.present_stage()
         stage = min(max(present + stage, 0), len(self.sizes) - 1)
@@ -168,8 +178,36 @@ class TwoBackends(RuleBasedStateMachine):
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
         nested = b"plan" if ending == "succeeded" and nests == 0 and not of_run else b""
-        reply = self.both(lambda b: b.record(Record(tag, attempt, ending, payload, nested, of_run), caller))
+        record = Record(tag, attempt, ending, payload, nested, of_run)
+        onward = self.onward(stage + 1) if goes else None
+        if onward is None:
+            reply = self.both(lambda b: b.record(record, caller))
+        else:
+            reply = self.record_onward(record, caller, onward)
         return multiple(*((duty, caller) for duty in reply.duties))
+
+    def onward(self, stage: int) -> Onward | None:
+        """What is ready for a stage of one job."""
+        if stage >= len(self.sizes) or self.sizes[stage] != 1 or self.plan.lines[stage].mapped:
+            return None
+        head: Any = self.client.hmget(f"dramatiq-clutch:{{{self.run_id}}}:head", ["created", "token"])
+        duty = Duty(f"send:{stage}:0:1", "", birth=b" ".join(head))
+        return Onward(duty, "redis.call('RPUSH', KEYS[1], ARGV[1])", "sent", [duty.id])
+
+    def record_onward(self, record: Record, caller: Caller, onward: Onward) -> Reply:
+        """What Redis has sent by itself, the stub owes; that is all the difference."""
+        before = self.client.llen("sent")
+        went, owed = self.redis.record(record, caller, onward), self.stub.record(record, caller)
+        self.watch(owed)
+        assert self.client.llen("sent") == before + (went.sent is not None)
+        if went.sent is not None:
+            (duty,) = (duty for duty in owed.duties if duty.id == onward.duty.id)
+            assert self.stub.confirm(self.run_id, duty, caller) == "confirmed"
+            self.send(duty)
+            owed = replace(owed, duties=tuple(one for one in owed.duties if one is not duty))
+        assert onward.duty.id not in {duty.id for duty in owed.duties if not duty.again}
+        assert comparable(went) == comparable(owed)
+        return owed
 
     @rule(target=held, owner=st.sampled_from(["sweeper", "0.0", "1.1", "run:x"]))
     def ask(self, owner: str) -> Any:
@@ -340,7 +378,7 @@ def comparable(answer: Any) -> Any:
     if not isinstance(answer, Reply):
         return answer
     return answer.word, [
-        replace(duty, spec=b"", rows=(), previous=None)
+        replace(duty, spec=b"", rows=(), previous=None, ahead=None)
         if not duty.snapshot
         else (duty.id, duty.lease, status_from("", duty.snapshot))
         for duty in answer.duties
