@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +97,8 @@ class TwoBackends(RuleBasedStateMachine):
 
     @initialize(
         target=held,
-        sizes=st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=1, max_size=4),
+        sizes=st.sampled_from([(1, 1, 1), (2, 1, 1, 1)])
+        | st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=1, max_size=4),
         events=st.sets(st.sampled_from(EVENTS)),
         tolerant=st.integers(0, 15),
         nested=st.integers(0, 15),
@@ -108,7 +110,7 @@ class TwoBackends(RuleBasedStateMachine):
     )
     def create(
         self,
-        sizes: list[int | None],
+        sizes: Sequence[int | None],
         events: set[str],
         tolerant: int,
         nested: int,
@@ -118,11 +120,10 @@ class TwoBackends(RuleBasedStateMachine):
         child: bool,
         claim: str,
     ) -> Any:
-        sizes[0] = sizes[0] or 0  # a first stage can't be mapped
-        self.sizes = list(sizes)
+        self.sizes = [sizes[0] or 0, *sizes[1:]]  # a first stage can't be mapped
         lines: list[StageLine] = []
         rows: list[bytes] = []
-        for index, size in enumerate(sizes):
+        for index, size in enumerate(self.sizes):
             allows, runs, pipes = (bool(bits & 1 << index) for bits in (tolerant, nested, piped))
             limit = limits[index]
             lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit))
@@ -185,6 +186,12 @@ class TwoBackends(RuleBasedStateMachine):
         else:
             reply = self.record_onward(record, caller, onward)
         return multiple(*((duty, caller) for duty in reply.duties))
+
+    @rule(target=held, member=st.integers(0, 6))
+    def a_job_succeeds_at_once(self, member: int) -> Any:
+        """Of a series: the most common thing that happens."""
+        member = min(member, max((self.sizes[self.present_stage()] or 1) - 1, 0))
+        return self.record(0, member, "succeeded", 0, 0, touch=False, of_run=False, nests=1, goes=True)
 
     def onward(self, stage: int) -> Onward | None:
         """What is ready for a stage of one job."""
