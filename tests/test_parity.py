@@ -289,6 +289,7 @@ def test_the_callbacks_on_real_workers(world: World, kind: str) -> None:
     assert run.cancel()
     both_heard(f"{E} cancelled")
     world.open("gate of the cancelled")
+    wait_until("its job is over", lambda: not world.client.hlen("dramatiq:default.msgs"))
 
 
 def test_processes_that_race_for_an_id_start_one_run(world: World, own_server: Server) -> None:
