@@ -181,10 +181,13 @@ class TwoBackends(RuleBasedStateMachine):
         nested = b"plan" if ending == "succeeded" and nests == 0 and not of_run else b""
         record = Record(tag, attempt, ending, payload, nested, of_run)
         onward = self.onward(stage + 1) if goes else None
+        failed = self.has_failed()
+        self.heals += failed  # a newer attempt takes a failed run up again, and may ring at once
         if onward is None:
             reply = self.both(lambda b: b.record(record, caller))
         else:
             reply = self.record_onward(record, caller, onward)
+        self.heals -= failed and self.has_failed() and not reply.duties
         return multiple(*((duty, caller) for duty in reply.duties))
 
     @rule(target=held, member=st.integers(0, 6))
@@ -325,6 +328,10 @@ class TwoBackends(RuleBasedStateMachine):
         if duty.kind in ("send", "retry", "resume", "resend"):
             start, end = max(duty.start, duty.cursor), duty.end if cursor is None else min(cursor, duty.end)
             self.on_its_way |= {(duty.stage, member) for member in range(start, end)}
+
+    def has_failed(self) -> bool:
+        snapshot = self.stub.snapshot(self.run_id)
+        return snapshot is not None and snapshot["head"]["state"] == "failed"
 
     def present_stage(self) -> int:
         snapshot = self.stub.snapshot(self.run_id)
