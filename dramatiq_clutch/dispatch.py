@@ -59,6 +59,7 @@ def make_ready(broker: RedisBroker, duty: Duty, outgoing: Outgoing) -> tuple[Onw
 
 
 def has_gone(broker: Broker, prepared: Outgoing) -> None:
+    """Tell the hooks that the state store has enqueued it."""
     _announce(broker, "after", [prepared])
 
 

@@ -139,6 +139,20 @@ def test_nor_one_of_a_cancelled_run(series: Series) -> None:
     assert len(series.sent) == 2
 
 
+def test_a_broker_that_enqueues_in_its_own_way_does_so(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    enqueued: list[str] = []
+
+    class Own(RedisBroker):
+        def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+            enqueued.append(message.message_id)
+            return super().enqueue(message, delay=delay)
+
+    monkeypatch.setattr(series.broker, "__class__", Own)
+    assert series.record(1).sent is None
+    assert enqueued == ["series/2.0"]
+    assert len(series.sent) == 3
+
+
 def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
     """A nested run tells its parent that it works again, when a retry of its second job succeeds."""
 
