@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import dramatiq
@@ -13,12 +13,22 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import ClutchMiddleware
+from tests.support import workers
 from tests.support.keyspace import assert_all_expire
 from tests.support.server import Server
 
 RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
 
 SERVER = pytest.StashKey[Server]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its worker processes have said."""
+    report = yield
+    if report.failed:
+        report.sections += [("Log of a worker", worker.log) for worker in workers.OPEN]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -255,9 +255,10 @@ def with_callbacks(world: World, who: str) -> Clutch:
     return world.clutch(**{option: listener.message(who) for option in CALLBACKS})
 
 
-@pytest.mark.parametrize("kind", ["series", "written down", "while running"])
-def test_the_callbacks_on_real_workers(world: World, kind: str) -> None:
-    jobs, nested = world.jobs, kind != "series"
+@pytest.mark.parametrize(("kind", "depth"), [("series", 0), ("written down", 1), ("while running", 2)])
+def test_the_callbacks_on_real_workers(world: World, kind: str, depth: int) -> None:
+    """`depth` is the child's: what a job nests is a run of its own, in the runs that the job has nested."""
+    jobs, nested = world.jobs, depth > 0
 
     def clutch(step: Any) -> Clutch:
         name, args = step.actor_name, step.args
@@ -285,7 +286,8 @@ def test_the_callbacks_on_real_workers(world: World, kind: str) -> None:
 
     run = clutch(jobs.wait.message("cancelled", "gate of the cancelled")).run()
     if nested:
-        wait_until("the child is there", lambda: world.client.keys(f"*{run.run_id}~*:head"))
+        child = "~0.0" * depth  # cancelled before it is started it would call nobody
+        wait_until("the child is there", lambda: world.client.exists(f"dramatiq-clutch:{{{run.run_id}{child}}}:head"))
     assert run.cancel()
     both_heard(f"{E} cancelled")
     world.open("gate of the cancelled")

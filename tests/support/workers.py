@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,9 @@ from types import TracebackType
 from tests.support.awaiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+
+#: Those that have not been closed: when a test fails, it shows their logs.
+OPEN: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 class Worker:
@@ -36,6 +40,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._log = Path(self._folder.name, "worker.log")
+        OPEN.add(self)
 
     @property
     def log(self) -> str:
@@ -89,6 +94,7 @@ class Worker:
         """Kill it and remove its log. It can't be started again."""
         self.kill()
         self._folder.cleanup()
+        OPEN.discard(self)
 
     def __enter__(self) -> Worker:
         try:
