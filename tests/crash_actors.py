@@ -39,7 +39,7 @@ def crash_at(client: Any, target: Any, method: str, nth: int, moment: str) -> No
 class Jobs:
     def __init__(self, url: str) -> None:
         self.broker = broker = RedisBroker(url=url, heartbeat_timeout=1_500, maintenance_chance=1_000_000)
-        broker.add_middleware(ClutchMiddleware(lease=500, sweep_interval=100))
+        broker.add_middleware(ClutchMiddleware(lease=1_000, sweep_interval=100))
         client = broker.client
 
         @dramatiq.actor(broker=broker)

@@ -404,6 +404,32 @@ def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(store: Store
     assert told(store.record(0, "succeeded", stage=1, of=1)) == ["5 succeeded"]
 
 
+@pytest.mark.parametrize("works_again", [False, True], ids=["nothing to retry", "another member is dead"])
+def test_a_run_that_a_parent_revives_tells_it_again_how_it_stands(store: Store, works_again: bool) -> None:
+    """A parent that was cancelled hasn't heard of it, and takes all that it revives for open."""
+    plan = Plan(Spec(parent=Place("parent", 0, 0)), (StageLine(0, 2, many=True),), (b"row",) * 2)
+    store.backend.create(store.run_id, plan, store.caller("start"), run_ttl=TTL, result_ttl=TTL)
+
+    def told(since: int | None) -> tuple[str, list[str]]:
+        reply = store.backend.retry(store.run_id, store.caller(f"retry:{since}"), since=since)
+        store.confirm(*reply.duties)
+        found = [duty.snapshot["head"]["told"] for duty in reply.duties if duty.kind == "tell" and duty.snapshot]
+        return reply.word, found
+
+    assert told(1) == ("nothing", [])  # it is open
+    store.record(0, "failing", of=2)
+    store.confirm(*store.record(1, "failing", of=2).duties)
+    if works_again:
+        store.record(1, "dead", of=2, order=(0, 1))
+        assert told(2) == ("retried", ["attempted"])
+    else:
+        assert told(2) == ("nothing", ["failing"])
+        assert told(None) == ("nothing", [])
+    store.record(1, "attempted", of=2, order=(3, 0))
+    store.confirm(*store.record(0, "attempted", of=2, order=(3, 0)).duties)
+    assert told(3) == ("nothing", ["attempted"])
+
+
 def test_a_newer_word_takes_the_place_of_one_that_is_not_yet_told(store: Store) -> None:
     plan = Plan(Spec(parent=Place("parent", 0, 0)), (StageLine(0, 1),), (b"row",))
     store.backend.create(store.run_id, plan, store.caller("start"), run_ttl=TTL, result_ttl=TTL)

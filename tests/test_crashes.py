@@ -56,7 +56,9 @@ def assert_same_end(world: Jobs, run: Run) -> None:
     began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
     jobs = 2 + 3 + 3 + 1 + 2 + 1 + 1
     assert len(began) == jobs
-    assert sum(began.values()) <= jobs + 1 + 2  # one heals; two may have been at work when their worker died
+    # One heals; two may have been at work when their worker died; and if it died between sending a stage (of three at
+    # most) and confirming, that is sent again: two copies of a job that are at work side by side are not known as such.
+    assert sum(began.values()) <= jobs + 1 + 2 + 3
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -224,8 +224,13 @@ class TwoBackends(RuleBasedStateMachine):
         reply = self.both(lambda b: b.owed(self.run_id, caller))
         return multiple(*((duty, caller) for duty in reply.duties))
 
-    @rule(target=held, verb=st.sampled_from(["cancel", "retry", "retry", "resend"]), seldom=st.integers(0, 3))
-    def change(self, verb: str, seldom: int) -> Any:
+    @rule(
+        target=held,
+        verb=st.sampled_from(["cancel", "retry", "retry", "resend"]),
+        seldom=st.integers(0, 3),
+        since=st.none() | st.integers(3, 5),
+    )
+    def change(self, verb: str, seldom: int, since: int | None) -> Any:
         if seldom:
             return multiple()
         if verb == "cancel":  # which drops what it may owe again when the run is taken up again
@@ -234,7 +239,8 @@ class TwoBackends(RuleBasedStateMachine):
                 self.given.pop(self.present_stage(), None)
         self.heals += verb == "retry"  # which may ring at once: a callback that couldn't be sent failed the run
         caller = self.caller(f"{verb}:x")
-        reply = self.both(lambda b: getattr(b, verb)(self.run_id, caller))
+        parents = {"since": since} if verb == "retry" and self.plan.spec.parent else {}
+        reply = self.both(lambda b: getattr(b, verb)(self.run_id, caller, **parents))
         if reply.word == "cancelled":
             self.on_its_way.clear()  # what arrives now is skipped
         if verb == "retry" and reply.word != "retried":
@@ -320,7 +326,7 @@ class TwoBackends(RuleBasedStateMachine):
         stage = self.present_stage()
         limit, run = self.plan.lines[stage].limit, self.stub.runs[self.run_id]
         if limit is not None and run.line.total is not None:  # else nothing has been sent yet
-            standing = self.stub.standing(self.run_id, stage, 0, run.sent)
+            standing = self.stub.standing(self.run_id, stage, 0, min(run.sent, run.line.total))
             assert sum(stands is None for stands in standing) <= limit
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:

@@ -235,7 +235,7 @@ class StubRun:
         else:
             self.fill(owner, total)
 
-    def tell(self, owner: str) -> None:
+    def tell(self, owner: str, *, again: bool = False) -> None:
         if not self.told:
             return
         if self.state != "running":
@@ -244,19 +244,19 @@ class StubRun:
             word = "failing"
         else:
             word = "attempted" if self.told in ("failing", "attempted") else "open"
-        if word == self.told:
+        if word == self.told and not again:
             return
         self.outbox.pop(f"tell:{self.revision}", None)
         self.told = word
         self.revision += 1
         self.owe(owner, f"tell:{self.revision}", self.moment())
 
-    def look(self, owner: str, stage: int) -> None:
+    def look(self, owner: str, stage: int, *, again: bool = False) -> None:
         if stage != self.stage:
             return
         if self.state in ("running", "failed") and not self.error and self.lines:
             self.judge(owner)
-        self.tell(owner)
+        self.tell(owner, again=again)
 
     def is_moot(self, duty: Duty) -> bool:
         return duty.kind in MOVES and (duty.stage < self.stage or self.state == "succeeded")
@@ -526,7 +526,9 @@ class StubBackend(ClutchBackend):
             parked = [owed for owed in run.outbox.values() if owed.parked]
             nested = not succeeded and run.has_nested() and run.line.total is not None
             revived = bool(cancelled or again or parked or (run.error and not succeeded))
+            unheard = since is not None and run.told in ("failing", "attempted")  # by a parent that was cancelled
             if not (revived or nested):
+                run.tell(caller.owner, again=unheard)
                 return Reply("nothing", run.take(caller))
             run.epoch, run.updated = run.epoch + 1, caller.now
             for one in trouble.values():
@@ -546,7 +548,7 @@ class StubBackend(ClutchBackend):
                 run.owe_again(caller.owner, "resume")
             elif again or nested:
                 run.owe_again(caller.owner, "retry")
-            run.look(caller.owner, run.stage)
+            run.look(caller.owner, run.stage, again=unheard)
             return Reply("retried", run.take(caller))
 
     def resend(self, run_id: str, caller: Caller) -> Reply:

@@ -265,8 +265,9 @@ local function judge()
   end
 end
 
--- A nested run's word to its parent, whenever it changes. A newer one takes the place of one that is not yet told.
-local function tell()
+-- A nested run's word to its parent, whenever it changes; `again`: although it hasn't. A newer one takes the place of one
+-- that is not yet told.
+local function tell(again)
   if run.told == '' then return end
   local word = 'open'
   if run.state == 'succeeded' then
@@ -278,7 +279,7 @@ local function tell()
   elseif run.told == 'failing' or run.told == 'attempted' then
     word = 'attempted'
   end
-  if word == run.told then return end
+  if word == run.told and not again then return end
   set('told', word)
   local revision = call('HINCRBY', head, 'rev', 1)
   call('HDEL', outbox, 'tell:' .. (revision - 1))
@@ -286,11 +287,11 @@ local function tell()
 end
 
 -- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
-local function look()
+local function look(again)
   if run.stage ~= stage then return end -- the keys are of another stage
   local works = run.state == 'running' or run.state == 'failed'
   if works and run.error == '' then judge() end
-  tell()
+  tell(again)
 end
 
 -- The stage that follows, if it is one job. The first stage asks for none: whoever sends it seldom does its job.

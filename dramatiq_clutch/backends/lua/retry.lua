@@ -23,7 +23,12 @@ local total = total_of(run.line)
 local nested = run.state ~= 'succeeded' and total and has_nested()
 local revived = cancelled or #again > 0 or next(parked) ~= nil or run.error ~= ''
 if run.state == 'succeeded' then revived = next(parked) ~= nil end
-if not (revived or nested) then return answer('nothing') end
+-- A parent that was cancelled hasn't heard that its run is failing, and takes it for one that has had no attempt.
+local unheard = ARGV[6] ~= '' and (run.told == 'failing' or run.told == 'attempted')
+if not (revived or nested) then
+  tell(unheard)
+  return answer('nothing')
+end
 
 set('epoch', run.epoch + 1)
 if limit_of(run.line) and not cancelled then -- those on their way are not of this retry, and count
@@ -58,7 +63,7 @@ elseif cancelled then
 elseif #again > 0 or nested then
   owe_again('retry')
 end
-look()
+look(unheard)
 touch()
 clean_up()
 return answer('retried')
