@@ -264,7 +264,7 @@ class ClutchBackend(abc.ABC):
         """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded.
         Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
         `unknown`. `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and
-        one that was hasn't heard a run's word, which is told again."""
+        what a cancelled parent hasn't heard (that it is failing, or was) is told again."""
 
     @abc.abstractmethod
     def resend(self, run_id: str, caller: Caller) -> Reply:

@@ -24,7 +24,7 @@ SERVER = pytest.StashKey[Server]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that fails shows what its worker processes have said."""
+    """A test that fails shows what the worker processes of its fixtures have said."""
     report = yield
     if report.failed:
         report.sections += [("Log of a worker", worker.log) for worker in workers.OPEN]

@@ -239,8 +239,8 @@ class TwoBackends(RuleBasedStateMachine):
                 self.given.pop(self.present_stage(), None)
         self.heals += verb == "retry"  # which may ring at once: a callback that couldn't be sent failed the run
         caller = self.caller(f"{verb}:x")
-        parents = {"since": since} if verb == "retry" and self.plan.spec.parent else {}
-        reply = self.both(lambda b: getattr(b, verb)(self.run_id, caller, **parents))
+        as_parent = {"since": since} if verb == "retry" and self.plan.spec.parent else {}
+        reply = self.both(lambda b: getattr(b, verb)(self.run_id, caller, **as_parent))
         if reply.word == "cancelled":
             self.on_its_way.clear()  # what arrives now is skipped
         if verb == "retry" and reply.word != "retried":

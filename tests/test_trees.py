@@ -234,6 +234,27 @@ def test_random_trees_do_what_the_interpreter_does(
     trees()
 
 
+@pytest.mark.parametrize("store", ["redis", "stub"])
+def test_what_began_to_fail_while_its_parent_was_cancelled_is_heard_of_after_a_retry(
+    store: str, redis_client: redis.Redis
+) -> None:
+    child = Tree("child", (Step((Leaf("job"),)),))
+    tree = Tree("parent", (Step((Leaf("other"), child), many=True),))
+    # First the share; then for each delivery, which message it is, whether it comes again (9), how the job ends.
+    script = iter([1_000, 1, 9, "die", 1, 0, "fail", 1, 0, "fail", 0, 0, "ok"])
+    world = World(
+        RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, lambda _: next(script)
+    )
+    world.collect()
+    for verb in (None, "cancel", None, None, "retry", None):
+        if verb is None:
+            world.deliver(["ok", "fail", "die"], duplicates=True)
+        else:
+            change(world, verb)
+        world.check()
+    assert world.events == {"child": "FDEF", "parent": "DEF"}
+
+
 def play(backend: Any, tree: Tree, data: st.DataObject) -> None:
     world = World(backend, tree, data.draw)
     world.collect()

@@ -17,7 +17,7 @@ from tests.support.awaiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
-#: Those that have not been closed: when a test fails, it shows their logs.
+#: Those that have not been closed: a test that fails shows their logs.
 OPEN: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 

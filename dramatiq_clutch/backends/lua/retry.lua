@@ -23,7 +23,7 @@ local total = total_of(run.line)
 local nested = run.state ~= 'succeeded' and total and has_nested()
 local revived = cancelled or #again > 0 or next(parked) ~= nil or run.error ~= ''
 if run.state == 'succeeded' then revived = next(parked) ~= nil end
--- A parent that was cancelled hasn't heard that its run is failing, and takes it for one that has had no attempt.
+-- A parent that was cancelled hasn't heard that this run is failing, or was, and takes it for open.
 local unheard = ARGV[6] ~= '' and (run.told == 'failing' or run.told == 'attempted')
 if not (revived or nested) then
   tell(unheard)
