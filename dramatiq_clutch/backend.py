@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dramatiq import Encoder, get_encoder
 
-from .plan import Plan, Tag
+from .plan import CallbackTag, Plan, Tag
 from .status import Snapshot
 
 #: `open` is a nested run's word: it works again, and has had no attempt since.
@@ -26,6 +26,16 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`, or its run cancelled; its place
 #: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
+
+#: How a member stands that has had an attempt: `waiting` to be sent again by a retry, or as it ended.
+Standing = Literal["waiting", "open", "attempted", "failing", "dead", "succeeded"]
+
+#: What else a reply says of the run: it `rests`, and owes nothing more; it was at rest and `wakes`; there are `more`
+#: shares of work, for anybody.
+Note = Literal["", "rests", "wakes", "more"]
+
+#: What sweepers listen for: that there is work for them before their interval is over.
+SWEEP = "!sweep"
 
 #: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
 SHARE = 250
@@ -46,14 +56,17 @@ class Duty:
     - `send`: the members `start` ≤ i < `end` of `stage`, from `cursor` on, of which the first `leaders` own the shares
       that follow; `open`: a stage that is empty or mapped;
     - `start`: the runs that a job (`start` is its member) nested;
-    - `retry`, `resume`, `resend` in an `epoch`: members again, of a range; the first those that were dead, the others
-      all that haven't succeeded (of a cancelled run, or by hand);
-    - `halt`: cancel the runs of a stage; `tell`: say to the parent how the run stands, which is in the `snapshot`;
+    - `retry`: send again what waits for that, as `reopen` gives it; `cursor` counts how often it has;
+    - `resume`, in an `epoch`: the members of a range that have had no attempt when their run was cancelled; `resend`:
+      those that aren't settled, by hand; `revive`: have the nested runs among them retry;
+    - `halt`: cancel the nested runs of a range; `tell`: say to the parent how the run stands, which is in the
+      `snapshot`;
     - the name of a callback, with the `snapshot` of the moment.
 
-    `again` says that it was given before. What a `send` needs may come along, to save reading it: the encoded `spec`,
-    the `rows`, and `previous`, the result of a stage of one (its line, and what its member has left). So may the duty
-    that follows, `ahead`, where one job comes after another. A `birth` tells a run from an earlier one of its name.
+    `generation` is the run's. `again` says that the duty was handed out before, so that messages may be second copies.
+    What a `send` needs may come along, to save reading it: the encoded `spec`, the `rows`, and `previous`, the result of
+    a stage of one (its line, and what its member has left). So may `ahead`, the duty that follows, where one job comes
+    after another.
     """
 
     id: str
@@ -66,7 +79,7 @@ class Duty:
     rows: tuple[bytes, ...] = ()
     previous: tuple[str, bytes] | None = None
     ahead: Duty | None = None
-    birth: bytes = b""
+    generation: str = ""
 
     @property
     def kind(self) -> str:
@@ -106,13 +119,15 @@ class Reply:
     word: str
     duties: tuple[Duty, ...] = ()
     sent: Duty | None = None
+    note: Note = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: the `owner` of duties, the time, and the `lease` under which it takes them, for `lease_ms`.
 
-    `touch` says that it's time to put the expiry of the run's keys off, which the common case leaves out.
+    `touch` says that it's time to put the expiry of the run's keys off, which the common case leaves out. `application`
+    is whose runs it may start, sweep and change.
     """
 
     owner: str
@@ -120,6 +135,7 @@ class Caller:
     lease: str
     lease_ms: int
     touch: bool = True
+    application: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +144,7 @@ class Record:
 
     `payload` is the encoded result, or the failure's details; `nested` the plan of the runs that a job which has
     succeeded has started: they take its place. An `attempt` of LAST is the word of a run that is gone: it counts as the
-    last one of the present epoch.
+    last one of the present epoch. `due` is when the next attempt comes, in UNIX milliseconds, if one does.
     """
 
     tag: Tag
@@ -137,6 +153,7 @@ class Record:
     payload: bytes
     nested: bytes = b""
     of_run: bool = False
+    due: int = 0
 
     @property
     def is_common(self) -> bool:
@@ -154,14 +171,6 @@ class Onward:
     script: str
     key: str
     arguments: Sequence[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a member stands that has had an attempt and not succeeded. `epoch` is that of its retry, if it is `open`."""
-
-    kind: Ending
-    epoch: int = 0
 
 
 class ClutchBackend(abc.ABC):
@@ -208,8 +217,9 @@ class ClutchBackend(abc.ABC):
     ) -> Reply:
         """Store the plan, then seal it in one step; with a `draft`, its rows are stored already. Nothing is owed before
         the seal. `created`; for a repeated call `exists`, or `taken` if that one's `claim` (a clutch's fingerprint) was
-        another. A claimed id stays so for `run_ttl`, any other for a day after success. Raises DamagedState if the
-        draft has expired."""
+        another, or `foreign` if it is of another application. A claimed id stays so for `run_ttl`, any other for a day
+        after success. A nested run takes the place of one that was nested in another run of its parent's id. Raises
+        DamagedState if the draft has expired."""
 
     @abc.abstractmethod
     def guard(self, tag: Tag) -> GuardWord:
@@ -227,8 +237,16 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed. `owing` if there
-        is anything to do, be it somebody else's; `clear`, or `unknown`."""
+        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed; of what anybody
+        may do, one share at a time. `owing` if there is anything to do, be it somebody else's; `clear`, or `unknown`.
+        Raises ForeignRun for a run of another application."""
+
+    @abc.abstractmethod
+    def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
+        """`owed` for a sweeper, who looks at a run at work again and again. `owing`; `rests`, or `unknown`; `works`;
+        `stalled`, once: members are unsettled, nothing is owed or delayed, and nothing has happened for `stalled_after`
+        milliseconds. `quiet`: so it is, but there are nested runs, and the caller has to see whether it `waits_for_jobs`
+        too. Raises ForeignRun."""
 
     @abc.abstractmethod
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
@@ -236,8 +254,15 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        """The duty is done (or done up to `cursor`: then its lease begins anew). `lost` if the lease has passed to
-        somebody else. When a succeeded run owes nothing any more, all but its status and result goes."""
+        """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `rests` if the run is
+        at rest and owes nothing more; `lost` if the lease has passed to somebody else. When a succeeded run owes nothing
+        any more, all but its status and result goes; of a nested one, all but a mark."""
+
+    @abc.abstractmethod
+    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+        """The next members that a `retry` is to send again, at most 1,000 and no more than there is room for, and the
+        epoch in which they work. They are the same until the caller has sent them, which it says by how many times it
+        has (`done`). None if there are none, which confirms the duty, or if the lease has passed to somebody else."""
 
     def shares(self, client: Any) -> bool:  # noqa: ARG002
         """Whether the broker's `client` is the store's own, so that what goes to both can go in one step."""
@@ -254,25 +279,46 @@ class ClutchBackend(abc.ABC):
         it was a callback."""
 
     @abc.abstractmethod
-    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
+    def heard(self, tag: CallbackTag, caller: Caller) -> str:
+        """A callback's message has ended, and won't be attempted again: what it may read of a succeeded run goes with
+        the last of them. `heard` or `unknown`."""
+
+    @abc.abstractmethod
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
         """Bring the run to rest, drop what would send or start anything, and owe the same to the runs nested in it.
-        `cancelled`; `over` if it is at rest; `unknown`. `bury` is the epoch of a parent that is cancelled: a run that
-        isn't there won't be started by it up to that epoch, and one that it has revived since is left alone."""
+        `cancelled`; `over` if it is at rest; `unknown`. `bury` is the epoch of a parent that is cancelled: a run of
+        this `generation` that isn't there won't be started by it up to that epoch, and one that it has revived since is
+        left alone. Raises ForeignRun."""
 
     @abc.abstractmethod
-    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
-        """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded.
-        Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
+        """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded. That
+        is one step, however many they are: `reopen` brings them back, some at a time. Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
         `unknown`. `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and
-        what a cancelled parent hasn't heard (that it is failing, or was) is told again."""
+        what a cancelled parent hasn't heard (that it is failing, or was) is told again. Raises ForeignRun."""
 
     @abc.abstractmethod
-    def resend(self, run_id: str, caller: Caller) -> Reply:
-        """Begin a new epoch in which all unsettled members are sent again. `resent`, `nothing` at rest, `unknown`."""
+    def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        """Begin a new epoch in which all unsettled members are sent again. `resent`, `nothing` at rest, `unknown`.
+        Raises ForeignRun."""
 
     @abc.abstractmethod
-    def touch(self, run_id: str, caller: Caller) -> str:
-        """Put the expiry of the run's keys off. `touched` or `unknown`."""
+    def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        """Have a nested run tell its parent again how it stands, unless it has nothing to tell: the parent hasn't heard
+        it. `told` or `unknown`."""
+
+    @abc.abstractmethod
+    def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
+        """Put the expiry of the run's keys off: by its ttl from now on, or from when something of it that is delayed is
+        `due` (UNIX milliseconds). `touched` or `unknown`."""
+
+    @abc.abstractmethod
+    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+        """Write what the duty's stage is mapped over, encoded, from `offset` on; once, however often it is called. They
+        go with the stage. Raises DamagedState if those before are gone."""
+
+    def say(self, name: str) -> None:
+        """TEMPORARY"""
 
     # Looking
 
@@ -280,34 +326,46 @@ class ClutchBackend(abc.ABC):
     def snapshot(self, run_id: str) -> Snapshot | None:
         """How the run stands, at one moment; None if there is none."""
 
+    # These take the run's `generation`, and find nothing of another one; without it they look it up first.
+
     @abc.abstractmethod
-    def spec(self, run_id: str) -> bytes | None:
+    def generation(self, run_id: str) -> str | None:
+        """What tells the run from others that have had its id; None if there is none."""
+
+    @abc.abstractmethod
+    def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
         """The encoded `Spec` of the run, which never changes; None if there is none."""
 
     @abc.abstractmethod
-    def line(self, run_id: str, stage: int) -> str | None:
+    def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
         """The `StageLine` of a stage, as a string."""
 
     @abc.abstractmethod
-    def rows(self, run_id: str, start: int, end: int) -> Sequence[bytes]:
+    def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         """The plan's rows `start` ≤ i < `end`."""
 
     @abc.abstractmethod
-    def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
+    def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
+        """Of what `write_items` has written, the items `start` ≤ i < `end`."""
+
+    @abc.abstractmethod
+    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
         """What these members have left: `S` and the encoded result; something else for one that has not succeeded;
         None for one of which nothing is known."""
 
     @abc.abstractmethod
-    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
+    def standing(
+        self, run_id: str, stage: int, members: Sequence[int], *, generation: str = ""
+    ) -> Sequence[Standing | None]:
         """How these members stand; None for one that has had no attempt."""
 
     @abc.abstractmethod
-    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
+    def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
         """The dead members of a stage with their details, in written order."""
 
     @abc.abstractmethod
-    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
-        """The plans that jobs of a stage have nested, by member."""
+    def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
+        """The plans that jobs of a stage have nested, by member, as far as these have."""
 
     @abc.abstractmethod
     def wait(self, run_id: str, timeout: float) -> None:
@@ -316,12 +374,14 @@ class ClutchBackend(abc.ABC):
     # The index
 
     @abc.abstractmethod
-    def due(self, now: int, look_again_at: int, limit: int) -> Sequence[str]:
-        """Runs that a sweeper should look at; they are put down for `look_again_at`."""
+    def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
+        """Runs of the application that a sweeper should look at; they are put down for `look_again_at`."""
 
     @abc.abstractmethod
-    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
-        """Put a run down in the index for another time; None takes it out."""
+    def look_again(
+        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+    ) -> None:
+        """Put a run down in the index for another time; None takes it out. With `known`, only if it is there."""
 
 
 def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:

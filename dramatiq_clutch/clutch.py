@@ -17,9 +17,9 @@ from dramatiq.logging import get_logger
 
 from . import job, mermaid
 from .engine import engine_of
-from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable
+from .errors import NestingError, NewerRelease, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run
 from .handover import hand_over
-from .plan import Fingerprint, Plan, Spec, StageLine, to_row
+from .plan import Fingerprint, Plan, Spec, StageLine, new_generation, to_row
 from .run import Run
 from .steps import AnyActor, Description, Source, Stage, Step, is_step, members_of, to_member, to_message
 
@@ -149,6 +149,7 @@ class Clutch(Description):
           ValueError: nobody has declared the queue, or the id isn't one.
           ActorNotFound: nobody has declared a callback's actor.
           RunIdTaken: another clutch was run under this id.
+          ForeignRun: another application that shares the state store has run a clutch under this id.
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started.
@@ -159,6 +160,7 @@ class Clutch(Description):
         broker = self.broker or get_broker()
         engine = engine_of(broker)
         spec, lines, rows = _read(self, broker, start_at=current_millis() + delay if delay else None)
+        spec = dataclasses.replace(spec, generation=new_generation())
         claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), secrets.token_hex(8)
         fingerprint, caller = Fingerprint(), engine.caller(owner=f"run:{uuid4()}")
         for offset, chunk in _chunks(rows):
@@ -173,9 +175,13 @@ class Clutch(Description):
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word == "taken":
             raise RunIdTaken(f"another clutch was run as {run_id!r}: give this one an id of its own")
+        if reply.word == "foreign":
+            raise foreign_run(run_id, reply.note, engine.application)
         try:
             hand_over(engine, run_id, reply, caller)
-        except Unavailable as error:
+            if reply.note != "more":
+                engine.look_when_quiet(run_id)
+        except (Unavailable, NewerRelease) as error:
             logger.warning("Run %s is stored; a worker will send its first stage: %s", run_id, error)
         return Run(run_id, broker=broker)
 

@@ -49,6 +49,12 @@ def is_plain(broker: Broker) -> TypeGuard[RedisBroker]:
     return isinstance(broker, RedisBroker) and type(broker).enqueue is RedisBroker.enqueue
 
 
+def own_copy(message_id: str) -> str:
+    """How the id begins that a message has in its queue, if it was put there by this package: it tells our copies from
+    those that somebody else enqueues."""
+    return f"{message_id}:"
+
+
 def make_ready(broker: RedisBroker, duty: Duty, outgoing: Outgoing) -> tuple[Onward, Outgoing]:
     """A message that the state store is to enqueue, and what to call `has_gone` with when it has."""
     prepared = _prepare(*outgoing)
@@ -92,7 +98,8 @@ def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing], confirmat
 
 def _prepare(message: Message[Any], delay: int | None) -> Outgoing:
     """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
-    options: dict[str, Any] = {**message.options, "redis_message_id": str(uuid4())}
+    in_queue = own_copy(message.message_id) + uuid4().hex[:12]
+    options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
     if delay is None:
         return changed(message, options=options), None
     options["eta"] = current_millis() + delay

@@ -9,6 +9,8 @@
     ├── NestingError          nest() outside a clutch job, or waiting for a nested run inside the job
     ├── ResultsGone           results that should be there are not
     ├── DamagedState          what is stored (or came with a message) can't be read
+    ├── NewerRelease          a newer release has written it: it is left to that release's workers
+    ├── ForeignRun            the run belongs to another application that shares the state store
     ├── HandOverFailed        a duty that waiting doesn't cure; it fails the run
     └── Unavailable           waiting cures it
         ├── StateUnavailable  the state store can't be reached, or refuses to write for now
@@ -53,6 +55,23 @@ class ResultsGone(ClutchError):
 
 class DamagedState(ClutchError):
     """Stored state, or the clutch options of a message, can't be read."""
+
+
+class NewerRelease(ClutchError):
+    """A newer release has written this state or message. It is left as it is, to workers of that release."""
+
+
+class ForeignRun(ClutchError):
+    """The run belongs to another application that keeps its runs in the same place; only that may change it."""
+
+
+def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
+    """What to raise for a run that another application has started."""
+    return ForeignRun(
+        f"run {run_id!r} belongs to the application {its!r}, and this is {ours!r}: only its own may start, retry, cancel"
+        " or sweep it. Where applications share a state store, give each a namespace of its own "
+        '(RedisBackend(namespace="...")); where these are one, name them alike (ClutchMiddleware(application="..."))'
+    )
 
 
 class HandOverFailed(ClutchError):

@@ -7,8 +7,9 @@ have derived ids, and a second copy is known by its member's state.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,12 +20,15 @@ from dramatiq.logging import get_logger
 from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
-from .errors import DamagedState, HandOverFailed, Unavailable
-from .plan import CALLBACK, EVENTS, OPTION, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
+from .errors import DamagedState, HandOverFailed, NewerRelease, ResultsGone, Unavailable
+from .plan import EVENTS, OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
 
 #: How many members are sent between two confirmations.
 CHUNK = 1_000
+
+#: How many bytes of what a stage is mapped over are written at a time.
+MOST_BYTES = 1_000_000
 
 #: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
 LITTLE = 10_000
@@ -34,14 +38,35 @@ logger = get_logger(__name__)
 #: A duty's work. It yields other runs' work that has to be done before it goes on: what is owed is confirmed only
 #: after whatever it has caused is done, however deep runs nest, and without deep recursion.
 Work = Iterator["Work"]
-Doing = Generator["Work", None, Iterable[Duty]]
+Doing = Generator["Work", None, Reply | None]
+
+
+@dataclass(slots=True)
+class Lease:
+    """The duties that one hand-over holds and hasn't done yet. What holds them up, be it hundreds of nested runs, must
+    not make them lapse, or others would do them once more: so their lease is renewed by time."""
+
+    engine: Engine
+    held: list[tuple[str, Duty, Caller]] = field(default_factory=list)
+    renewed: float = field(default_factory=time.monotonic)
+
+    def renew(self) -> None:
+        """Do so, if a third of it has passed."""
+        if time.monotonic() - self.renewed < self.engine.lease_ms / 3_000:
+            return
+        for run_id, duty, caller in self.held:
+            self.engine.backend.confirm(run_id, duty, _now(caller), cursor=duty.cursor)
+        self.renewed = time.monotonic()
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do a transition's duties, and all that follows from them, in order. Raises Unavailable; they then stay owed."""
-    stack: list[Work] = [_all(engine, run_id, reply.duties, caller)]
+    """Do a transition's duties, and all that follows from them, in order. Raises Unavailable, or NewerRelease: then they
+    stay owed."""
+    lease = Lease(engine)
+    stack: list[Work] = [_all(engine, lease, run_id, reply, caller)]
     while stack:
         deeper = next(stack[-1], None)
+        lease.renew()
         if deeper is None:
             stack.pop()
         else:
@@ -49,24 +74,109 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
 
 
 def sweep(engine: Engine, limit: int = 100) -> int:
-    """Finish what is owed and nobody does: duties whose lease has lapsed. Returns how many runs were looked at."""
-    now = current_millis()
-    due = engine.backend.due(now, now + 2 * engine.lease_ms, limit)
-    for run_id in due:
-        caller = engine.caller("sweeper")
-        reply = engine.backend.owed(run_id, caller)
-        hand_over(engine, run_id, reply, caller)
-        if reply.word == "unknown":
-            engine.backend.look_again(run_id, None, run_ttl=engine.run_ttl)
-        elif reply.word == "clear":  # whatever it will owe has an owner with a message, which comes again
-            engine.backend.look_again(run_id, now + engine.run_ttl, run_ttl=engine.run_ttl)
-    return len(due)
+    """Finish what is owed and nobody does, until nothing is due: duties whose lease has lapsed, shares that are for
+    anybody, runs to which nothing happens. Returns how many runs were looked at."""
+    looked = 0
+    while True:
+        now = current_millis()
+        due = engine.backend.due(now, now + 2 * engine.lease_ms, limit, application=engine.application)
+        for run_id in due:
+            try:
+                _look_at(engine, run_id)
+            except Unavailable:
+                raise
+            except NewerRelease as error:
+                engine.leave_to_newer(run_id, error)
+            except Exception:  # one run must not stop the others; it is looked at again when its time has come
+                logger.exception("The sweeper can't look at run %s, and goes on with the next one.", run_id)
+        looked += len(due)
+        if len(due) < limit or engine.stopping.is_set():
+            return looked
 
 
-def report_gone(engine: Engine, run_id: str) -> None:
-    """Tell the parent of a nested run that it isn't there any more."""
+def _look_at(engine: Engine, run_id: str, *, waits_for_jobs: bool = False) -> None:
+    caller = engine.caller("sweeper")
+    reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
+    hand_over(engine, run_id, reply, caller)
+    if reply.word == "unknown":
+        engine.look_again(run_id, None)
+    elif reply.word == "quiet":
+        if not waits_for_jobs and _waits_for_jobs(engine, run_id):
+            _look_at(engine, run_id, waits_for_jobs=True)
+        else:
+            engine.look_when_quiet(run_id)
+    elif reply.word == "works":
+        engine.look_when_quiet(run_id)
+    elif reply.word == "stalled":
+        _tell_stalled(engine, run_id)
+        engine.look_when_quiet(run_id)
+
+
+def _tell_stalled(engine: Engine, run_id: str) -> None:
+    """Nothing has happened to a run for too long, though members are unsettled: their messages may be lost."""
+    seconds = engine.stalled_after / 1000
+    if not engine.resend_stalled:
+        logger.warning(
+            "Run %s is stalled: for %g s nothing has happened to it, though members are unsettled and none is delayed. "
+            "Their messages may be lost, or wait in a queue that no worker listens to. Run(%r).resend() sends them "
+            "again; ClutchMiddleware(resend_stalled=True) would do so by itself.",
+            run_id,
+            seconds,
+            run_id,
+        )
+        return
+    logger.warning(
+        "Run %s is stalled: for %g s nothing has happened to it. Its members are sent again.", run_id, seconds
+    )
+    caller = engine.caller("sweeper")
+    hand_over(engine, run_id, engine.backend.resend(run_id, caller), caller)
+
+
+def _waits_for_jobs(engine: Engine, run_id: str) -> bool:
+    """Whether a stage with nested runs waits for a job, too. A run that it waits for has an eye on itself; one that is
+    gone is told of, and so is one at rest whose word was lost."""
+    backend = engine.backend
+    snapshot, generation = backend.snapshot(run_id), backend.generation(run_id)
+    if snapshot is None or generation is None:
+        return False
+    stage = int(snapshot["head"]["stage"])
+    line = StageLine.parse(snapshot["head"][f"s{stage}"])
+    sent = int(snapshot["head"].get("sent", 0)) if line.limit else line.total or 0
+    members = Members(
+        engine, run_id, Duty(f"send:{stage}:0:{line.total or 0}", "", line=str(line), generation=generation)
+    )
+    waits = False
+    for start, end in _chunks(0, sent):
+        marks = backend.results(run_id, stage, start, end, generation=generation)
+        standing = backend.standing(run_id, stage, range(start, end), generation=generation)
+        runs = set(members.runs(start, end))
+        for member, mark, stands in zip(range(start, end), marks, standing, strict=True):
+            if (mark is not None and mark.startswith(SUCCEEDED)) or stands == "dead":
+                continue
+            if member in runs:
+                _ask_after(engine, members.place(member, 0))
+            else:
+                waits = True
+    return waits
+
+
+def _ask_after(engine: Engine, place: Place) -> None:
+    """Make sure that a nested run is there, and that its parent knows how it stands."""
+    child, backend = place.child_id, engine.backend
+    if backend.generation(child) != place.child_generation:
+        report_gone(engine, child, place.child_generation)
+        return
+    caller = engine.caller("sweeper")
+    hand_over(engine, child, backend.retell(child, caller, generation=place.child_generation), caller)
+
+
+def report_gone(engine: Engine, run_id: str, generation: str) -> None:
+    """Tell the parent of a nested run that it isn't there any more, if that is the one that it was nested in."""
     place = Place.of_child(run_id)
     if place is None:
+        return
+    place = replace(place, generation=engine.backend.generation(place.run_id) or "")
+    if place.child_generation != generation:
         return
     details = failure_details(
         None, message_id=run_id, text=f"nested run {run_id} is gone: it has expired or was removed"
@@ -76,42 +186,54 @@ def report_gone(engine: Engine, run_id: str) -> None:
     hand_over(engine, place.run_id, reply, caller)
 
 
-def _all(engine: Engine, run_id: str, duties: Iterable[Duty], caller: Caller) -> Work:
-    for duty in duties:
-        try:
-            more = yield from _do(engine, run_id, duty, caller)
-        except Unavailable:
-            raise
-        except Exception as error:
-            reply = engine.backend.fail(run_id, duty, failure_details(error), _now(caller))
-            if reply.word == "lost":  # somebody else holds it by now, or has done it
-                logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
-            else:
-                logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
-            more = reply.duties
-        if more:
-            yield _all(engine, run_id, more, caller)
+def _all(engine: Engine, lease: Lease, run_id: str, reply: Reply, caller: Caller) -> Work:
+    """Do the duties of a reply, and then what its note asks for."""
+    mine = [(run_id, duty, caller) for duty in reply.duties]
+    lease.held += mine
+    try:
+        for held in mine:
+            _, duty, _ = held
+            try:
+                more = yield from _do(engine, lease, run_id, duty, caller)
+            except (Unavailable, NewerRelease):
+                raise
+            except Exception as error:
+                more = engine.backend.fail(run_id, duty, failure_details(error), _now(caller))
+                if more.word == "lost":  # somebody else holds it by now, or has done it
+                    logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
+                else:
+                    logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
+            lease.held.remove(held)
+            if more is not None:
+                yield _all(engine, lease, run_id, more, caller)
+    finally:
+        lease.held[:] = [held for held in lease.held if held not in mine]
+    engine.note(run_id, reply.note)
 
 
-def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
+def _do(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller) -> Doing:
     """Do one duty and confirm it. Returns what comes of it."""
     if duty.kind == "open":
         return _open(engine, run_id, duty, caller)
     if duty.kind in EVENTS:
         _call_back(engine, run_id, duty)
     elif duty.kind == "tell":
-        yield from _tell(engine, run_id, duty)
+        yield from _tell(engine, lease, run_id, duty)
     elif duty.kind == "start":
-        yield from _start_nested(engine, run_id, duty)
+        yield from _start_nested(engine, lease, run_id, duty)
     elif duty.kind == "halt":
-        yield from _halt(engine, run_id, duty)
+        yield from _halt(engine, lease, run_id, duty)
+    elif duty.kind == "retry":
+        yield from _retry(engine, lease, run_id, duty, caller)
+        return None  # `reopen` has confirmed it
     elif duty.kind == "send":
-        if (yield from _send(engine, run_id, duty, caller)):
-            return ()
+        if (yield from _send(engine, lease, run_id, duty, caller)):
+            return None
     else:
-        yield from _send_again(engine, run_id, duty, caller)
-    engine.backend.confirm(run_id, duty, _now(caller))
-    return ()
+        yield from _send_again(engine, lease, run_id, duty, caller)
+    if engine.backend.confirm(run_id, duty, _now(caller)) == "rests":
+        engine.note(run_id, "rests")
+    return None
 
 
 # Stages
@@ -128,47 +250,43 @@ class Members:
     def spec(self) -> Spec:
         data = self.duty.spec
         if not data:
-            return self.engine.spec(self.run_id)
+            return self.engine.spec(self.run_id, self.duty.generation)
         return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
 
-    @cached_property
-    def nested(self) -> dict[int, Plan]:
-        """What jobs of this stage have nested: it stands in their place."""
-        found = self.engine.backend.nested(self.run_id, self.stage)
+    def nested(self, members: Sequence[int]) -> dict[int, Plan]:
+        """What jobs among these members have nested: it stands in their place."""
+        found = self.engine.backend.nested(self.run_id, self.stage, members, generation=self.duty.generation)
         return {member: Plan.from_bytes(plan) for member, plan in found.items()}
 
     def count_items(self) -> int:
-        """Over how many items a mapped stage is mapped. Raises HandOverFailed if they aren't a list's."""
-        line = self._source
-        return (line.total or 0) if line and line.many else len(self._list)
-
-    def items(self, start: int, end: int) -> list[Any]:
-        """Some of them. Of a stage of many no more is read than that."""
+        """Over how many items a mapped stage is mapped. Those of a list are written down, each by itself, for whoever
+        sends some of them. Raises HandOverFailed if it isn't a list."""
         line = self._source
         if line and line.many:
-            return self.engine.results(self.run_id, self.stage - 1, line, start, end)
-        return self._list[start:end]
+            return line.total or 0
+        items, backend = self._read_list(), self.engine.backend
+        for start, encoded in _batches(map(backend.encode, items)):
+            backend.write_items(self.run_id, self.duty, start, encoded, run_ttl=self.engine.run_ttl)
+        return len(items)
+
+    def items(self, start: int, end: int) -> list[Any]:
+        """Some of them; no more is read than that. Raises ResultsGone."""
+        generation, line = self.duty.generation, self._source
+        if line and line.many:
+            return self.engine.results(self.run_id, self.stage - 1, generation, line, start, end)
+        decode = self.engine.backend.encoder.decode
+        found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=generation)
+        if len(found) < end - start:
+            raise ResultsGone(f"what stage {self.stage} of run {self.run_id!r} is mapped over is gone")
+        return [decode(item) for item in found]
 
     @cached_property
     def _source(self) -> StageLine | None:
         """The stage before; None where that is no stage of this run."""
-        return self.engine.line(self.run_id, self.stage - 1) if self.stage else None
+        return self.engine.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
 
-    @property
-    def _list(self) -> list[Any]:
-        """The list that a stage of one has left. A worker keeps the last one of a stage with a limit, which it comes
-        back to for each few members."""
-        key, lists = (self.run_id, self.stage), self.engine.lists
-        found = lists.get(key)
-        if found is None:
-            found = self._read_list
-            if self.line.limit:
-                lists.clear()
-                lists[key] = found
-        return found
-
-    @cached_property
     def _read_list(self) -> list[Any]:
+        """The list that a stage of one has left."""
         many, results = self._previous
         if many:
             return results
@@ -187,7 +305,7 @@ class Members:
         if self.duty.previous is not None and self.duty.previous[1].startswith(SUCCEEDED):
             line, mark = self.duty.previous
             return StageLine.parse(line).many, [self.engine.backend.encoder.decode(mark[len(SUCCEEDED) :])]
-        return self.engine.previous(self.run_id, self.stage)
+        return self.engine.previous(self.run_id, self.stage, self.duty.generation)
 
     def read(self, start: int, end: int) -> list[Message[Any] | Plan]:
         """The members `start` ≤ i < `end`. Raises DamagedState if the plan lacks them."""
@@ -201,6 +319,15 @@ class Members:
             return [step if _ignores(step) else self._fed(step, value) for step in steps]
         return steps
 
+    def pick(self, members: Sequence[int]) -> list[Message[Any] | Plan]:
+        """These members, in ascending order, wherever they are in their stage; what their jobs have nested, instead of
+        those."""
+        steps: dict[int, Message[Any] | Plan] = {}
+        for start, end in _spans(members):
+            steps |= zip(range(start, end), self.read(start, end), strict=True)
+        steps |= self.nested(members)
+        return [steps[member] for member in members]
+
     def runs(self, start: int, end: int) -> list[int]:
         """Which of them are runs."""
         if not self.line.nested:
@@ -209,14 +336,15 @@ class Members:
             written = range(start, end)
         else:
             written = [member for member, step in enumerate(self._rows(start, end), start) if isinstance(step, Plan)]
-        return sorted({*written, *(member for member in self.nested if start <= member < end)})
+        return sorted({*written, *self.nested(range(start, end))})
 
     def place(self, member: int, epoch: int) -> Place:
-        return Place(self.run_id, self.stage, member, epoch)
+        return Place(self.run_id, self.stage, member, epoch, self.duty.generation)
 
     def outgoing(self, member: int, message: Message[Any], epoch: int, *, again: bool) -> Outgoing:
         leads = member < self.duty.start + self.duty.leaders
-        tag = Tag(self.run_id, self.stage, member, self.line.total or 0, epoch, again, leads, self.line.batch)
+        total, generation = self.line.total or 0, self.duty.generation
+        tag = Tag(self.run_id, self.stage, member, total, epoch, again, leads, self.line.batch, generation)
         return job_message(message, tag, self.spec), delay_of(message, self.spec)
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
@@ -229,7 +357,8 @@ class Members:
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
         if self.duty.rows and len(self.duty.rows) == self.duty.end - self.duty.start:
             return [from_row(row) for row in self.duty.rows[start - self.duty.start : end - self.duty.start]]
-        rows = self.engine.backend.rows(self.run_id, self.line.offset + start, self.line.offset + end)
+        first, generation = self.line.offset, self.duty.generation
+        rows = self.engine.backend.rows(self.run_id, first + start, first + end, generation=generation)
         if len(rows) < end - start:
             raise DamagedState(f"the plan of run {self.run_id!r} lacks messages of stage {self.stage}")
         return [from_row(row) for row in rows]
@@ -241,39 +370,48 @@ def _spec_from(data: bytes) -> Spec:
     return Spec.from_bytes(data)
 
 
-def _open(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Sequence[Duty]:
+def _open(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Reply:
     members = Members(engine, run_id, duty)
     total = members.count_items() if members.line.mapped else 0
-    return engine.backend.open(run_id, duty, total, _now(caller)).duties
+    return engine.backend.open(run_id, duty, total, _now(caller))
 
 
-def _send(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Generator[Work, None, bool]:
+def _send(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller) -> Generator[Work, None, bool]:
     """Send and start members, chunk by chunk. Returns whether that has been confirmed."""
     members = Members(engine, run_id, duty)
     if duty.leaders:  # should they come late, a sweeper does what they own
-        engine.backend.look_again(run_id, current_millis() + engine.lease_ms, run_ttl=engine.run_ttl)
+        engine.look_again(run_id, current_millis() + engine.lease_ms)
     for start, end in _chunks(max(duty.start, duty.cursor), duty.end):
         outgoing, starting = [], []
         for member, step in enumerate(members.read(start, end), start):
             if isinstance(step, Plan):
-                starting.append(_start(engine, members.place(member, 0), step))
+                starting.append((member, step))
             else:
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
+        _expect_delays(engine, run_id, outgoing)
         is_all = end == duty.end and not (starting or duty.leaders)
         confirmed = send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None)
         remember(engine, run_id, duty, members.line.total or 0)
         if confirmed:
             return True
-        yield from starting
-        yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
+        for member, step in starting:
+            yield _start(engine, lease, members.place(member, 0), step)
+        yield from _lead_for(engine, lease, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
             break  # the lease has passed to somebody else, who sends the rest
     return False
 
 
+def _expect_delays(engine: Engine, run_id: str, outgoing: Sequence[Outgoing]) -> None:
+    """Have the run live until the last of these messages is due, and its keys' time to live from then on."""
+    longest = max((delay for _, delay in outgoing if delay is not None), default=0)
+    if longest:
+        engine.wait_for(run_id, current_millis() + longest)
+
+
 def remember(engine: Engine, run_id: str, sent: Duty, total: int) -> None:
     """Remember that these members were sent just now, and what comes after them."""
-    engine.let_go(run_id, sent.stage, total)
+    engine.let_go(run_id, sent.generation, sent.stage, total)
     if engine.backend.shares(getattr(engine.broker, "client", None)):
         engine.look_ahead(run_id, sent.ahead)
 
@@ -282,40 +420,68 @@ def _confirmation(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Co
     return engine.backend.confirmation(run_id, duty, caller, getattr(engine.broker, "client", None))
 
 
-def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:
-    """Do the shares of those whose own messages are delayed: others' delays begin when they are sent."""
+def _lead_for(engine: Engine, lease: Lease, run_id: str, leading: Iterable[Outgoing]) -> Work:
+    """A leader with a delayed message would send its share only after its own delay, and the share's delays would begin
+    then. So the sender does such a leader's share itself, now."""
     for message, delay in leading:
         if delay is not None:
             caller = engine.caller(Tag.from_option(message.options[OPTION]).owner)
-            yield _all(engine, run_id, engine.backend.owed(run_id, caller).duties, caller)
+            yield _all(engine, lease, run_id, engine.backend.owed(run_id, caller), caller)
 
 
-def _send_again(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Work:
-    """Send members of a stage again, in a new epoch, and have nested runs do the same."""
+def _retry(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller) -> Work:
+    """Send again what waits for that, and have nested runs do the same, some at a time."""
+    members, done = Members(engine, run_id, duty), duty.cursor
+    while True:
+        found = engine.backend.reopen(run_id, duty, done, _now(caller))
+        if found is None:
+            return
+        epoch, some = found[0], sorted(found[1])
+        standing = engine.backend.standing(run_id, duty.stage, some, generation=duty.generation)
+        wanted = [member for member, stands in zip(some, standing, strict=True) if stands == "open"]
+        outgoing, runs = [], []
+        for member, step in zip(wanted, members.pick(wanted), strict=True):
+            if isinstance(step, Plan):
+                runs.append((member, step))
+            else:
+                outgoing.append(members.outgoing(member, step, epoch, again=True))
+        _expect_delays(engine, run_id, outgoing)
+        send(engine.broker, outgoing)
+        for member, step in runs:
+            yield _revive(engine, lease, members.place(member, epoch), step, by_hand=False)
+        done += 1
+
+
+def _send_again(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller) -> Work:
+    """Send members of a range again, in a new epoch, and have nested runs do the same."""
     members = Members(engine, run_id, duty)
-    waits = duty.kind == "resume" and members.line.limit is not None  # the others', for retries as the limit allows
     for start, end in _chunks(max(duty.start, duty.cursor), duty.end):
-        standing = engine.backend.standing(run_id, duty.stage, start, end)
-        steps, outgoing = members.read(start, end), []
-        for member, step, stands in zip(range(start, end), steps, standing, strict=True):
-            step = members.nested.get(member, step)
-            if stands is not None and (stands.kind == "succeeded" or waits):
+        standing = engine.backend.standing(run_id, duty.stage, range(start, end), generation=duty.generation)
+        nested = members.nested(range(start, end))
+        outgoing, runs = [], []
+        for member, step, stands in zip(range(start, end), members.read(start, end), standing, strict=True):
+            step = nested.get(member, step)
+            if not _is_wanted(duty, step, stands):
                 continue
             if isinstance(step, Plan):
-                yield _revive(engine, members.place(member, duty.epoch), step, by_hand=duty.kind == "resend")
-            elif _is_wanted(duty, stands):
+                runs.append((member, step))
+            else:
                 outgoing.append(members.outgoing(member, step, duty.epoch, again=True))
+        _expect_delays(engine, run_id, outgoing)
         send(engine.broker, outgoing)
+        for member, step in runs:
+            yield _revive(engine, lease, members.place(member, duty.epoch), step, by_hand=duty.kind == "resend")
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
             return
 
 
-def _is_wanted(duty: Duty, stands: Standing | None) -> bool:
+def _is_wanted(duty: Duty, step: Message[Any] | Plan, stands: Standing | None) -> bool:
+    """Whether a duty concerns a member that stands so. What waits to be sent again is a `retry`'s."""
     if duty.kind == "resume":
-        return True
-    if duty.kind == "resend":
-        return stands is None or stands.kind != "dead"
-    return stands is not None and stands.kind == "open" and stands.epoch == duty.epoch
+        return stands is None
+    if duty.kind == "revive" and not isinstance(step, Plan):
+        return False
+    return stands not in ("succeeded", "dead", "waiting")
 
 
 def _ignores(step: Message[Any] | Plan) -> bool:
@@ -326,6 +492,33 @@ def _ignores(step: Message[Any] | Plan) -> bool:
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
     for at in range(start, end, CHUNK):
         yield at, min(at + CHUNK, end)
+
+
+def _spans(members: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Members in ascending order as ranges `start` ≤ i < `end`."""
+    start = end = -1
+    for member in members:
+        if member == end:
+            end += 1
+            continue
+        if start >= 0:
+            yield start, end
+        start, end = member, member + 1
+    if start >= 0:
+        yield start, end
+
+
+def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """The items, some at a time, each time with the index of the first."""
+    start, batch, size = 0, list[bytes](), 0
+    for item in items:
+        batch.append(item)
+        size += len(item)
+        if len(batch) == CHUNK or size >= MOST_BYTES:
+            yield start, batch
+            start, batch, size = start + len(batch), [], 0
+    if batch:
+        yield start, batch
 
 
 def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
@@ -355,59 +548,67 @@ def _call_back(engine: Engine, run_id: str, duty: Duty) -> None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot")
     status = status_from(run_id, duty.snapshot).asdict() | {"event": duty.kind, "stage": duty.stage}
     outgoing: list[Outgoing] = []
-    for index, row in enumerate(engine.spec(run_id).callbacks[duty.kind]):
+    for index, row in enumerate(engine.spec(run_id, duty.generation).callbacks[duty.kind]):
         message = message_from(row)
         args = message.args if duty.kind == "completion" else (*message.args, status)  # a group's take no status
-        message_id = f"{run_id}/{duty.id}" + (f".{index}" if index else "")
+        tag = CallbackTag(run_id, duty.generation, duty.id, index)
         stamped = message.copy(
-            args=args, message_id=message_id, message_timestamp=current_millis(), options={OPTION: CALLBACK}
+            args=args,
+            message_id=tag.message_id,
+            message_timestamp=current_millis(),
+            options={OPTION: tag.to_option()},
         )
         outgoing.append((stamped, stamped.options.get("delay")))
+    _expect_delays(engine, run_id, outgoing)
     send(engine.broker, outgoing)
 
 
 # Nested runs
 
 
-def _start_nested(engine: Engine, run_id: str, duty: Duty) -> Work:
+def _start_nested(engine: Engine, lease: Lease, run_id: str, duty: Duty) -> Work:
     """Start what a job has nested, now that it has succeeded."""
-    plan = Members(engine, run_id, duty).nested.get(duty.start)
+    plan = Members(engine, run_id, duty).nested([duty.start]).get(duty.start)
     if plan is not None:  # else its stage is over, or its run cancelled
-        yield _start(engine, Place(run_id, duty.stage, duty.start), plan)
+        yield _start(engine, lease, Place(run_id, duty.stage, duty.start, generation=duty.generation), plan)
 
 
-def _start(engine: Engine, place: Place, plan: Plan) -> Work:
+def _start(engine: Engine, lease: Lease, place: Place, plan: Plan) -> Work:
     """Start the run that stands there. Starting it twice makes one."""
     caller = engine.caller(f"start {place.epoch}")
     reply = engine.create(place.child_id, plan.at(place), caller)
-    yield _all(engine, place.child_id, reply.duties, caller)
+    yield _all(engine, lease, place.child_id, reply, caller)
 
 
-def _revive(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Work:
+def _revive(engine: Engine, lease: Lease, place: Place, plan: Plan, *, by_hand: bool) -> Work:
     """Have a nested run retry, or send its unsettled members again; start it anew if it is gone."""
     caller = engine.caller(f"revive {place.epoch}")
-    child, backend = place.child_id, engine.backend
-    reply = backend.resend(child, caller) if by_hand else backend.retry(child, caller, since=place.epoch)
-    if reply.word == "unknown":
-        yield _start(engine, place, plan)
+    child, generation, backend = place.child_id, place.child_generation, engine.backend
+    engine.look_again(child, current_millis() + engine.lease_ms)
+    if by_hand:
+        reply = backend.resend(child, caller, generation=generation)
     else:
-        yield _all(engine, child, reply.duties, caller)
+        reply = backend.retry(child, caller, since=place.epoch, generation=generation)
+    if reply.word == "unknown":
+        yield _start(engine, lease, place, plan)
+    else:
+        yield _all(engine, lease, child, reply, caller)
 
 
-def _halt(engine: Engine, run_id: str, duty: Duty) -> Work:
+def _halt(engine: Engine, lease: Lease, run_id: str, duty: Duty) -> Work:
     """Cancel the nested runs of a cancelled one, also those that are just being started."""
     members = Members(engine, run_id, duty)
-    for start, end in _chunks(0, members.line.total or 0):
+    for start, end in _chunks(duty.start, duty.end):
         for member in members.runs(start, end):
-            child = members.place(member, duty.epoch).child_id
+            place = members.place(member, duty.epoch)
             caller = engine.caller(f"halt {duty.epoch}")
-            reply = engine.backend.cancel(child, caller, bury=duty.epoch)
-            yield _all(engine, child, reply.duties, caller)
+            reply = engine.backend.cancel(place.child_id, caller, bury=duty.epoch, generation=place.child_generation)
+            yield _all(engine, lease, place.child_id, reply, caller)
 
 
-def _tell(engine: Engine, run_id: str, duty: Duty) -> Work:
+def _tell(engine: Engine, lease: Lease, run_id: str, duty: Duty) -> Work:
     """Say to the parent how this run stands: its present state, with a revision, and its result."""
-    spec = engine.spec(run_id)
+    spec = engine.spec(run_id, duty.generation)
     if duty.snapshot is None or spec.parent is None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot, or the run no parent")
     status, ending = status_from(run_id, duty.snapshot), duty.snapshot["head"]["told"]
@@ -423,7 +624,7 @@ def _tell(engine: Engine, run_id: str, duty: Duty) -> Work:
     place = spec.parent
     caller = engine.caller(f"told {place.stage}.{place.member} {duty.revision}")
     reply = engine.backend.record(Record(_tag(place), duty.revision, ending, payload, of_run=True), caller)
-    yield _all(engine, place.run_id, reply.duties, caller)
+    yield _all(engine, lease, place.run_id, reply, caller)
     if engine.is_due(run_id):
         engine.touch_ancestors(run_id)
 
@@ -434,13 +635,13 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
         return spec.own
     if not status.stages:
         return engine.backend.encode(None)
-    last = len(status.stages) - 1
-    line = engine.line(status.run_id, last)
+    last, generation = len(status.stages) - 1, spec.generation
+    line = engine.line(status.run_id, last, generation)
     if not line.many:
-        (mark,) = engine.backend.results(status.run_id, last, 0, 1)
+        (mark,) = engine.backend.results(status.run_id, last, 0, 1, generation=generation)
         if mark is not None and mark.startswith(SUCCEEDED):
             return mark[len(SUCCEEDED) :]
-    _, results = engine.stage_results(status.run_id, last)
+    _, results = engine.stage_results(status.run_id, last, generation)
     if isinstance(spec.yields, int):
         return engine.backend.encode(results[spec.yields])
     if spec.yields is not None:
@@ -449,7 +650,7 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
 
 
 def _tag(place: Place) -> Tag:
-    return Tag(place.run_id, place.stage, place.member, place.member + 1, place.epoch)
+    return Tag(place.run_id, place.stage, place.member, place.member + 1, place.epoch, generation=place.generation)
 
 
 def _now(caller: Caller) -> Caller:

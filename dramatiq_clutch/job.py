@@ -9,15 +9,15 @@ from typing import Any, Literal
 from dramatiq import MessageProxy
 
 from .engine import Engine
-from .errors import NestingError
-from .plan import CALLBACK, OPTION, Place, Plan, Spec, StageLine, Tag
+from .errors import NestingError, NewerRelease
+from .plan import OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, tag_of
 from .run import NestedRun, Run
 from .status import JobFailure
 
 #: Where a job is kept with the message it belongs to: the next message can't find it.
 ATTRIBUTE = "_clutch_job"
 
-Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "abandoned"]
+Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "abandoned", "newer"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,16 +25,19 @@ class Attempt:
     """One attempt of a message of ours, a job or a callback, from its opening to its ack.
 
     `exit` is None until one of the hooks has told. `done`, `over` and `unknown` are what we skip it for; `abandoned`
-    means that it stays unacked, as its worker was told to stop before anything could be known. `retry_sent` says that
-    Retries got the next attempt sent.
+    means that it stays unacked, as its worker was told to stop before anything could be known, and `newer` that it is
+    put back for a worker of a newer release. `retry_sent` says that Retries got the next attempt sent, which is `due`
+    then (UNIX milliseconds). `tag` is what the message says of itself; None if a newer release has written that.
     """
 
     engine: Engine
     message_id: str
     attempt: int
+    tag: Tag | CallbackTag | None
     exit: Exit | None = None
     error: BaseException | None = None
     retry_sent: bool = False
+    due: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Job(Attempt):
     def nest(self, plan: Plan) -> NestedRun:
         """Have a run start when this attempt succeeds. Raises NestingError once it has ended."""
         if self.exit is not None:
-            raise NestingError(f"job {self.tag.message_id} has ended; nest() belongs into the actor")
+            raise NestingError(f"{self.tag} has ended; nest() belongs into the actor")
         self.nested.append(plan)
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
 
@@ -86,17 +89,22 @@ working: ContextVar[Attempt | None] = ContextVar("dramatiq_clutch_attempt", defa
 
 def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
     """The attempt that a message is, made when first asked for: the opening hook may never have run. None for one that
-    isn't of a clutch. Raises DamagedState."""
+    isn't of a clutch, be it that it has been given the options of one that is: only the message whose id is derived from
+    its place counts there. Raises DamagedState."""
     attempt: Attempt | None = message.__dict__.get(ATTRIBUTE)
     option = message.options.get(OPTION)
     if attempt is None and option is not None:
         retries = message.options.get("retries", 0)
         number = retries if isinstance(retries, int) else 0
-        if option == CALLBACK:
-            attempt = Attempt(engine=engine, message_id=message.message_id, attempt=number)
+        common: dict[str, Any] = {"engine": engine, "message_id": message.message_id, "attempt": number}
+        try:
+            tag = tag_of(option)
+        except NewerRelease as error:
+            attempt = Attempt(**common, tag=None, exit="newer", error=error)
         else:
-            tag = Tag.from_option(option)
-            attempt = Job(engine=engine, message_id=message.message_id, attempt=number, tag=tag)
+            if tag.message_id != message.message_id:
+                return None
+            attempt = Job(**common, tag=tag) if isinstance(tag, Tag) else Attempt(**common, tag=tag)
         setattr(message, ATTRIBUTE, attempt)
     return attempt
 
@@ -128,7 +136,7 @@ def previous_results() -> list[Any]:
       StateUnavailable: the state store is away.
     """
     job = current_job()
-    return job.engine.previous(job.tag.run_id, job.tag.stage)[1] if job else []
+    return job.engine.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1] if job else []
 
 
 def previous_failures() -> list[JobFailure]:
@@ -137,4 +145,4 @@ def previous_failures() -> list[JobFailure]:
     `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
     """
     job = current_job()
-    return job.engine.previous_failures(job.tag.run_id, job.tag.stage) if job else []
+    return job.engine.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []

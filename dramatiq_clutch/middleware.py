@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,12 +25,13 @@ from dramatiq.threading import Interrupt
 from . import job as jobs
 from .backend import ClutchBackend, Ending, Record
 from .backends import RedisBackend, StubBackend
-from .dispatch import send
-from .engine import Engine, EngineMiddleware
-from .errors import DamagedState, NotConfigured, Unavailable
+from .dispatch import own_copy, send
+from .engine import DEFAULT_STALLED_AFTER, AtWork, Engine, EngineMiddleware
+from .errors import DamagedState, NewerRelease, NotConfigured, Unavailable
 from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
+from .plan import CallbackTag, changed
 from .status import failure_details
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
@@ -44,6 +46,9 @@ DEFAULT_LEASE = 30_000
 
 #: How often a worker process looks for runs whose duties nobody does, in milliseconds.
 DEFAULT_SWEEP_INTERVAL = 15_000
+
+#: How long a message is put back for, in milliseconds, that is left to a worker of a newer release.
+LEFT_FOR = 1_000
 
 #: How long to wait between two tries while something is away, in milliseconds, and at most.
 BACKOFF, MAX_BACKOFF = 100, 3_000
@@ -66,6 +71,12 @@ class ClutchMiddleware(EngineMiddleware):
       lease: how long the holder of a duty has it to itself, in milliseconds.
       sweep_interval: how often a worker process looks for runs whose duties nobody does, in milliseconds;
         None switches that off.
+      stalled_after: after how many milliseconds in which nothing happens to a run (members are unsettled, none is at
+        work or delayed) it counts as stalled: its messages may be lost, or wait in a queue that nobody listens to. A
+        sweeper says so in the log, and `Run.status()` in `stalled_since`.
+      resend_stalled: whether the sweeper then sends its unsettled members again, as `Run.resend()` does.
+      application: whose runs these are, where several applications keep theirs in one place. Default is what the broker
+        goes by: a `RedisBroker`'s namespace, a virtual host of RabbitMQ.
     """
 
     def __init__(
@@ -76,12 +87,17 @@ class ClutchMiddleware(EngineMiddleware):
         result_ttl: int = DEFAULT_RESULT_TTL,
         lease: int = DEFAULT_LEASE,
         sweep_interval: int | None = DEFAULT_SWEEP_INTERVAL,
+        stalled_after: int = DEFAULT_STALLED_AFTER,
+        resend_stalled: bool = False,
+        application: str | None = None,
     ) -> None:
-        for name, value in {"run_ttl": run_ttl, "result_ttl": result_ttl, "lease": lease}.items():
+        times = {"run_ttl": run_ttl, "result_ttl": result_ttl, "lease": lease, "stalled_after": stalled_after}
+        for name, value in times.items():
             if value <= 0:
                 raise ValueError(f"{name} is {value!r}; it is a number of milliseconds above 0")
         self.backend = backend
         self.run_ttl, self.result_ttl, self.lease, self.sweep_interval = run_ttl, result_ttl, lease, sweep_interval
+        self.stalled_after, self.resend_stalled, self.application = stalled_after, resend_stalled, application
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._stopping = threading.Event()
 
@@ -90,7 +106,17 @@ class ClutchMiddleware(EngineMiddleware):
         engine = self._engines.get(broker)
         if engine is None:
             backend = self.backend or _backend_of(broker)
-            engine = Engine(broker, backend, self.run_ttl, self.result_ttl, self.lease, self._stopping)
+            engine = Engine(
+                broker,
+                backend,
+                self.run_ttl,
+                self.result_ttl,
+                self.lease,
+                self._stopping,
+                application=_application_of(broker) if self.application is None else self.application,
+                stalled_after=self.stalled_after,
+                resend_stalled=self.resend_stalled,
+            )
             engine = self._engines.setdefault(broker, engine)
         return engine
 
@@ -106,6 +132,7 @@ class ClutchMiddleware(EngineMiddleware):
         if self.sweep_interval is not None:
             interval = self.sweep_interval / 1000
             threading.Thread(target=self._sweep, args=(engine, interval), name="clutch-sweeper", daemon=True).start()
+        threading.Thread(target=self._beat, args=(engine,), name="clutch-beat", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._stopping.set()
@@ -127,6 +154,16 @@ class ClutchMiddleware(EngineMiddleware):
             except Exception:
                 logger.exception("The sweeper met an error; it goes on.")
 
+    def _beat(self, engine: Engine) -> None:
+        """Tell now and then of what this process works on, for a job may take longer than anything else happens."""
+        while not self._stopping.wait(engine.pulse):
+            try:
+                engine.beat()
+            except Unavailable as error:
+                logger.debug("Nobody can be told what is at work: %s", error)  # those who wait have said so
+            except Exception:
+                logger.exception("Telling what is at work met an error; it is tried again.")
+
     # A message's life
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
@@ -138,8 +175,12 @@ class ClutchMiddleware(EngineMiddleware):
             message.fail()
             raise SkipMessage(str(error)) from error
         jobs.working.set(job)
+        if job is not None and job.exit == "newer":
+            message.options["store_results"] = False
+            raise SkipMessage(str(job.error))
         if not isinstance(job, Job):
             return
+        job.engine.at_work[id(job)] = AtWork(job.tag.run_id, time.monotonic())
         word: Any = "go" if self._is_fresh(broker, message, job) else self._guard(job)
         if word == "go" and job.tag.leads:
             word = self._lead(job)
@@ -150,9 +191,9 @@ class ClutchMiddleware(EngineMiddleware):
         job.exit = word
         if word == "unknown":
             logger.error(
-                "Message %s goes to the dead-letter queue: there is no run %s (any more).",
+                "Message %s, %s, goes to the dead-letter queue: there is no such run (any more).",
                 message.message_id,
-                job.tag.run_id,
+                job.tag,
             )
             message.fail()
         raise SkipMessage(f"its place in run {job.tag.run_id} is {word}")
@@ -166,7 +207,7 @@ class ClutchMiddleware(EngineMiddleware):
         exception: BaseException | None = None,
     ) -> None:
         job: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
-        if job is None or job.exit in ("done", "over", "unknown", "abandoned"):
+        if job is None or job.exit in ("done", "over", "unknown", "abandoned", "newer"):
             return
         if exception is not None:
             job.exit, job.error = "raised", exception
@@ -192,6 +233,7 @@ class ClutchMiddleware(EngineMiddleware):
         attempt = jobs.working.get()
         if attempt is not None and message.message_id == attempt.message_id:
             attempt.retry_sent = True
+            attempt.due = current_millis() + (delay or 0)
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
@@ -208,10 +250,14 @@ class ClutchMiddleware(EngineMiddleware):
         if job is None:
             return
         if not isinstance(job, Job):
-            self._close_callback(broker, message, job)
+            if job.exit == "newer":
+                self._leave_to_newer(broker, message, job, job.error)
+            else:
+                self._close_callback(broker, message, job)
             return
+        job.engine.at_work.pop(id(job), None)
         if job.exit == "unknown":
-            self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id))
+            self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
             return
         if job.exit == "abandoned":
             raise NotAcked(f"message {message.message_id} comes again: nothing could be known of its run")
@@ -219,13 +265,31 @@ class ClutchMiddleware(EngineMiddleware):
             if "eta" in message.options:
                 return  # on its way from the delay queue: nothing was processed
             raise NotAcked(f"no hook has told how the attempt of message {message.message_id} ended")
-        self._patiently(job, lambda: self._settle(broker, message, job))
+        try:
+            self._patiently(job, lambda: self._settle(broker, message, job))
+        except NewerRelease as error:
+            self._leave_to_newer(broker, message, job, error)
+
+    def _leave_to_newer(
+        self, broker: Broker, message: MessageProxy, attempt: Attempt, error: BaseException | None
+    ) -> None:
+        """Put a message back, a little later, for a worker of a newer release; there may be none here yet."""
+        attempt.engine.leave_to_newer(f"Message {message.message_id}", error)
+        copy = changed(message._message, queue_name=message.queue_name.removesuffix(".DQ"))
+        self._patiently(attempt, lambda: send(broker, [(copy, LEFT_FOR)]))
 
     def _close_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
         """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send."""
         retries = _retries_of(broker)
         if callback.exit == "raised" and not (message.failed or callback.retry_sent) and retries is not None:
             self._patiently(callback, lambda: self._send_owed_attempt(broker, message, callback, retries))
+        tag, engine = callback.tag, callback.engine
+        if not isinstance(tag, CallbackTag) or (callback.exit is None and not message.failed):
+            return  # on its way from the delay queue
+        if callback.retry_sent and not message.failed:
+            self._patiently(callback, lambda: engine.wait_for(tag.run_id, callback.due))
+        elif tag.index == 0:
+            self._patiently(callback, lambda: engine.backend.heard(tag, engine.caller("heard")))
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
@@ -236,17 +300,18 @@ class ClutchMiddleware(EngineMiddleware):
         else:
             ending, payload = self._ending(broker, message, job)
             nested = job.wrapper if ending == "succeeded" else b""
-            reply = record_onward(engine, Record(job.tag, job.attempt, ending, payload, nested), caller)
+            due = job.due if ending in ("failing", "attempted") else 0
+            reply = record_onward(engine, Record(job.tag, job.attempt, ending, payload, nested, due=due), caller)
             if reply.word in ("unknown", "refused"):
                 logger.error(
-                    "Message %s has worked for nothing: its place in run %s is %s.",
+                    "Message %s has worked for nothing: the place of %s is %s.",
                     message.message_id,
-                    run_id,
+                    job.tag,
                     reply.word,
                 )
         hand_over(engine, run_id, reply, caller)
-        if touch:
-            engine.touch_ancestors(run_id)
+        if touch or job.due:
+            engine.touch_ancestors(run_id, due=job.due)
 
     def _ending(self, broker: Broker, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
         """How the attempt is recorded."""
@@ -291,10 +356,13 @@ class ClutchMiddleware(EngineMiddleware):
         """Whether the guard needn't be asked: this can't be a second copy, and its run wasn't cancelled a second ago.
 
         Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout. Half
-        of that leaves room for clocks that differ. Copies that we or Retries send are marked, or are later attempts.
+        of that leaves room for clocks that differ. Second copies that we send are marked, those of Retries are later
+        attempts, and whoever else enqueues a copy gives it an id in the queue that isn't one of ours.
         """
         if job.attempt or job.tag.again or job.tag.leads or not isinstance(broker, RedisBroker):
             return False
+        if not str(message.options.get("redis_message_id")).startswith(own_copy(message.message_id)):
+            return False  # somebody else has enqueued it, or the delay queue
         age = current_millis() - message.message_timestamp
         return 0 <= age < broker.heartbeat_timeout / 2 and job.engine.was_let_go(job.tag)
 
@@ -303,7 +371,7 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             word = self._patiently(job, lambda: job.engine.backend.guard(job.tag))
             if word == "go":
-                job.engine.let_go(job.tag.run_id, job.tag.stage, job.tag.of)
+                job.engine.let_go(job.tag.run_id, job.tag.generation, job.tag.stage, job.tag.of)
             return word
         except NotAcked:
             return "abandoned"
@@ -355,13 +423,23 @@ class ClutchMiddleware(EngineMiddleware):
 
 def _backend_of(broker: Broker) -> ClutchBackend:
     if isinstance(broker, RedisBroker):
-        return RedisBackend(client=broker.client)
+        return RedisBackend(client=broker.client, namespace=f"{broker.namespace}-clutch")
     if isinstance(broker, StubBroker):
         return StubBackend()
     raise NotConfigured(
         f"ClutchMiddleware() can't tell where to keep the state of runs: {type(broker).__name__} has no Redis client. "
         'Pass a backend: ClutchMiddleware(RedisBackend(url="redis://..."))'
     )
+
+
+def _application_of(broker: Broker) -> str:
+    """By what a broker tells its messages from those of others on the same server."""
+    if isinstance(broker, RedisBroker):
+        return str(broker.namespace)
+    parameters: Any = getattr(broker, "parameters", None)  # a RabbitmqBroker's: one, or several
+    first = parameters[0] if isinstance(parameters, list | tuple) and parameters else parameters
+    host = first.get("virtual_host", "") if isinstance(first, dict) else getattr(first, "virtual_host", "")
+    return str(host)
 
 
 def _warnings_of(broker: Broker) -> Iterator[str]:

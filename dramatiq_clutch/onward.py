@@ -36,7 +36,14 @@ def _make_ready(engine: Engine, record: Record) -> tuple[Onward, Outgoing] | Non
     """The message of the stage that this record may release."""
     run_id, stage, broker = record.tag.run_id, record.tag.stage + 1, engine.broker
     duty = engine.ahead.pop((run_id, stage), None)
-    if duty is None or duty.previous is None or record.ending != "succeeded" or record.nested or not is_plain(broker):
+    if (
+        duty is None
+        or duty.generation != record.tag.generation
+        or duty.previous is None
+        or record.ending != "succeeded"
+        or record.nested
+        or not is_plain(broker)
+    ):
         return None
     try:
         members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], SUCCEEDED + record.payload)))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 from dramatiq import Message, get_encoder
 
-from .errors import DamagedState
+from .errors import DamagedState, NewerRelease
 
-#: The version of the stored format. A worker refuses a plan that is newer than itself, with a clear error.
+#: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1
 
-#: The option under which a message carries its `Tag`.
+#: The option under which a message carries its `Tag`, or its `CallbackTag`.
 OPTION = "clutch"
-
-#: What that option is in a callback's message.
-CALLBACK = "callback"
 
 #: The callbacks of a clutch, in the order in which one transition fires them.
 EVENTS = ("on_failure", "on_death", "completion", "on_success", "on_finish")
@@ -31,6 +30,10 @@ MESSAGE, NESTED = b"m", b"r"
 #: Between a run's id and the place of a run nested in it. An id that a user gives can't contain it.
 BELOW = "~"
 
+#: How many hexadecimal digits tell the runs apart that one id has had. A run has its id for itself at any one time, so
+#: these need not be unique in the world.
+GENERATION_DIGITS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
@@ -38,8 +41,8 @@ class StageLine:
 
     `total` is None for a mapped stage until it is opened. `many` says that it was written with `parallel` or `map`,
     never how many members it happens to have. A `tolerant` stage allows failures, a `piped` one appends the result of
-    the stage before, `nested` says that some of its rows are runs. No more than `limit` members are to be on their way
-    at a time.
+    the stage before, `nested` says that some of its rows are runs. No more than `limit` members are to be unsettled at
+    a time. `unknown_flags` and `unknown_words` are what a newer release of the same format has added: they are kept.
     """
 
     offset: int
@@ -50,17 +53,20 @@ class StageLine:
     piped: bool = False
     nested: bool = False
     limit: int | None = None
+    unknown_flags: str = ""
+    unknown_words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = "?" if self.total is None else self.total
-        flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name))
-        return f"{self.offset} {total} {flags or '-'}" + (f" {self.limit}" if self.limit else "")
+        flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name)) + self.unknown_flags
+        words = (str(self.limit or 0), *self.unknown_words) if self.limit or self.unknown_words else ()
+        return " ".join((str(self.offset), str(total), flags or "-", *words))
 
     @property
     def batch(self) -> int:
-        """How many attempts make it worth while to look for members that may be sent now; 0 without a limit.
+        """How many successes make it worth while to look for members that may be sent now; 0 without a limit.
 
-        A tenth of the limit, so that little is idle and a look is rare; each attempt of a stage that is kept small.
+        A tenth of the limit, so that little is idle and a look is rare; each success of a stage that is kept small.
         """
         return max(1, self.limit // 10) if self.limit else 0
 
@@ -68,10 +74,12 @@ class StageLine:
     def parse(cls, line: str) -> StageLine:
         """Raises DamagedState for a line that `str()` didn't write."""
         try:
-            offset, total, flags, *limit = line.split(" ")
+            offset, total, flags, *words = line.split(" ")
             known = {name: letter in flags for letter, name in _FLAGS.items()}
-            (most,) = map(int, limit) if limit else (None,)
-            return cls(int(offset), None if total == "?" else int(total), **known, limit=most)
+            unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
+            limit = int(words[0]) or None if words else None
+            size = None if total == "?" else int(total)
+            return cls(int(offset), size, **known, limit=limit, unknown_flags=unknown, unknown_words=tuple(words[1:]))
         except ValueError:
             raise DamagedState(f"the plan's stage {line!r} can't be read") from None
 
@@ -81,17 +89,26 @@ _FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "neste
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a nested run stands: it is this member of its parent. `epoch` is the parent's when it was started."""
+    """Where a nested run stands: it is this member of its parent. `epoch` is the parent's when it was started, and
+    `generation` tells the parent from other runs that have had its id."""
 
     run_id: str
     stage: int
     member: int
     epoch: int = 0
+    generation: str = ""
 
     @property
     def child_id(self) -> str:
         """The id of the run that stands there: derived, so that starting it twice makes one."""
         return f"{self.run_id}{BELOW}{self.stage}.{self.member}"
+
+    @property
+    def child_generation(self) -> str:
+        """The generation of that run: derived too, so that it belongs to this parent and not to one of its name."""
+        return hashlib.sha1(
+            f"{self.generation}/{self.stage}.{self.member}".encode(), usedforsecurity=False
+        ).hexdigest()[:GENERATION_DIGITS]
 
     @classmethod
     def of_child(cls, run_id: str) -> Place | None:
@@ -107,7 +124,8 @@ class Spec:
 
     `given` is what a mapped run was made for, encoded: its first stage finds it in place of the previous results, which
     a run that `inherits` finds. `yields` is for the runs that a job nested: which of them make the job's result (their
-    positions in a list, or one position), else `own` is that result.
+    positions in a list, or one position), else `own` is that result. `generation` tells the run from others that have
+    had its id. `unknown` are the fields that a newer release of the same format has added: they are kept.
     """
 
     name: str | None = None
@@ -119,11 +137,16 @@ class Spec:
     given: bytes | None = None
     yields: int | tuple[int, ...] | None = None
     own: bytes | None = None
+    generation: str = ""
+    unknown: dict[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        parent = self.parent and [self.parent.run_id, self.parent.stage, self.parent.member, self.parent.epoch]
+        place = self.parent
+        parent = place and [place.run_id, place.stage, place.member, place.epoch, place.generation]
         about = {
+            **self.unknown,
             "v": FORMAT,
+            "generation": self.generation,
             "name": self.name,
             "queue": self.queue,
             "start_at": self.start_at,
@@ -144,11 +167,7 @@ class Spec:
         try:
             head, *blobs = unpack(data)
             about = json.loads(head)
-            if about["v"] != FORMAT:
-                raise DamagedState(
-                    f"the run's plan has format {about['v']!r}, this dramatiq-clutch reads {FORMAT}: "
-                    "let workers of the release that wrote it finish the run"
-                )
+            refuse_newer(about["v"], "the run's plan")
             left = iter(blobs)
             callbacks = {event: tuple(next(left) for _ in range(count)) for event, count in about["callbacks"]}
             given, own = (next(left) if there else None for there in about["blobs"])
@@ -163,9 +182,38 @@ class Spec:
                 given=given,
                 yields=tuple(yields) if isinstance(yields, list) else yields,
                 own=own,
+                generation=about["generation"],
+                unknown={name: value for name, value in about.items() if name not in _SPEC_FIELDS},
             )
         except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
             raise DamagedState(f"the run's plan can't be read: {error!r}") from error
+
+
+_SPEC_FIELDS = frozenset(
+    ("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs")
+)
+
+
+def refuse_newer(version: Any, what: str) -> None:
+    """Raises NewerRelease for a format that is newer than this release reads, DamagedState for what is none."""
+    if type(version) is not int or version < 1:
+        raise DamagedState(f"{what} has the format {version!r}, which no release writes")
+    if version > FORMAT:
+        raise NewerRelease(
+            f"{what} has format {version}, and this dramatiq-clutch reads {FORMAT}: it is left to workers of a newer "
+            "release"
+        )
+
+
+def new_generation() -> str:
+    """What tells a run from others that have had, or will have, its id."""
+    return secrets.token_hex(GENERATION_DIGITS // 2)
+
+
+def derived_id(generation: str, place: str) -> str:
+    """The id of a message: a UUID (version 5) made of the run's generation and the place."""
+    digest = hashlib.sha1(f"{generation}/{place}".encode(), usedforsecurity=False).digest()
+    return str(UUID(bytes=digest[:16], version=5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +243,7 @@ class Plan:
 
     def at(self, place: Place) -> Plan:
         """The same plan, for the run that stands there."""
-        return replace(self, spec=replace(self.spec, parent=place))
+        return replace(self, spec=replace(self.spec, parent=place, generation=place.child_generation))
 
 
 def rows_of(lines: Sequence[StageLine]) -> int:
@@ -214,13 +262,16 @@ class Fingerprint:
         self._rows.update(pack(rows))
 
     def of(self, spec: Spec, lines: Sequence[StageLine]) -> str:
-        timeless = pack([replace(spec, start_at=None).to_bytes(), *(str(line).encode() for line in lines)])
+        timeless = pack(
+            [replace(spec, start_at=None, generation="").to_bytes(), *(str(line).encode() for line in lines)]
+        )
         return hashlib.sha256(timeless + self._rows.digest()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What a job's message says of its place: member `member` of the `of` members of a stage of a run.
+    """What a job's message says of its place: member `member` of the `of` members of a stage of a run, of which
+    `generation` tells it from others that have had its id.
 
     `again` marks a message that may be a second copy, so that its worker asks before it runs it. One that `leads` has
     a share of its stage's release to do. `batch` is its stage's.
@@ -234,29 +285,35 @@ class Tag:
     again: bool = False
     leads: bool = False
     batch: int = 0
+    generation: str = ""
 
     @property
     def message_id(self) -> str:
-        """The id of the job's message: derived, so that a second copy is known."""
-        return f"{self.run_id}/{self.stage}.{self.member}"
+        """The id of the job's message: derived, so that a second copy is known, and a stranger that has been given the
+        same options isn't taken for it."""
+        return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}")
 
     @property
     def owner(self) -> str:
         """Who owns the duties that this job's record causes."""
         return f"{self.stage}.{self.member}"
 
+    def __str__(self) -> str:
+        return f"job {self.stage}.{self.member} of run {self.run_id}"
+
     def to_option(self) -> dict[str, Any]:
         option: dict[str, Any] = {"run": self.run_id, "stage": self.stage, "member": self.member, "of": self.of}
+        option["gen"] = self.generation
         for name in ("epoch", "again", "leads", "batch"):
             if value := getattr(self, name):
                 option[name] = value
-        return option
+        return option if FORMAT == 1 else {**option, "v": FORMAT}
 
     @classmethod
     def from_option(cls, option: Any) -> Tag:
-        """Raises DamagedState unless the option is one that `to_option` could have written."""
-        if not isinstance(option, dict) or not isinstance(option.get("run"), str) or not option["run"]:
-            raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
+        """Raises DamagedState unless the option is one that `to_option` could have written, and NewerRelease if that
+        of a newer release has."""
+        run_id, generation = _names_in(option)
         numbers: list[Any] = [option.get(name) for name in ("stage", "member", "of")]
         numbers += [option.get(name, 0) for name in ("epoch", "batch")]
         if any(type(number) is not int or not 0 <= number < 2**31 for number in numbers):
@@ -265,7 +322,56 @@ class Tag:
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
         again, leads = bool(option.get("again")), bool(option.get("leads"))
-        return cls(option["run"], stage, member, of, epoch, again, leads, batch)
+        return cls(run_id, stage, member, of, epoch, again, leads, batch, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackTag:
+    """What a callback's message says of itself: which event of which run it tells of. `duty` is the id of the duty that
+    has sent it, and `index` its place among the messages for that event."""
+
+    run_id: str
+    generation: str
+    duty: str
+    index: int = 0
+
+    @property
+    def message_id(self) -> str:
+        """The id of the callback's message: derived, so that a second copy is known."""
+        return derived_id(self.generation, f"{self.run_id}/{self.duty}.{self.index}")
+
+    def __str__(self) -> str:
+        return f"callback {self.duty} of run {self.run_id}"
+
+    def to_option(self) -> dict[str, Any]:
+        option = {"run": self.run_id, "gen": self.generation, "callback": self.duty, "index": self.index}
+        return option if FORMAT == 1 else {**option, "v": FORMAT}
+
+    @classmethod
+    def from_option(cls, option: Any) -> CallbackTag:
+        """Raises what `Tag.from_option` raises."""
+        run_id, generation = _names_in(option)
+        duty, index = option.get("callback"), option.get("index")
+        if not isinstance(duty, str) or type(index) is not int:
+            raise DamagedState(f"a message's option {OPTION}={option!r} names no callback")
+        return cls(run_id, generation, duty, index)
+
+
+def tag_of(option: Any) -> Tag | CallbackTag:
+    """What a message's option says. Raises DamagedState, or NewerRelease."""
+    is_callback = isinstance(option, dict) and "callback" in option
+    return CallbackTag.from_option(option) if is_callback else Tag.from_option(option)
+
+
+def _names_in(option: Any) -> tuple[str, str]:
+    """The run that an option names, and its generation."""
+    if not isinstance(option, dict):
+        raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
+    refuse_newer(option.get("v", 1), f"a message's option {OPTION}={option!r}")
+    run_id, generation = option.get("run"), option.get("gen")
+    if not (isinstance(run_id, str) and run_id and isinstance(generation, str)):
+        raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
+    return run_id, generation
 
 
 def to_row(message: Message[Any]) -> bytes:

@@ -67,7 +67,8 @@ class Run:
             raise RunCancelled(f"run {self.run_id!r} was cancelled")
         if not status.stages:
             return None
-        line, results = self._engine.stage_results(self.run_id, len(status.stages) - 1)
+        generation = self._engine.backend.generation(self.run_id) or ""
+        line, results = self._engine.stage_results(self.run_id, len(status.stages) - 1, generation)
         return results if line.many else results[0]
 
     async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:

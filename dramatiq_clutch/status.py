@@ -56,7 +56,11 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands, at one moment. `created` and `updated` are UNIX milliseconds."""
+    """How a run stands, at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds.
+
+    A run is stalled, which a sweeper notices, when members are unsettled though nothing has happened to it for the
+    middleware's `stalled_after`, and none is delayed: their messages may be lost. `stalled_since` is None otherwise.
+    """
 
     run_id: str
     name: str | None
@@ -66,6 +70,7 @@ class RunStatus:
     error: JobFailure | None
     created: int
     updated: int
+    stalled_since: int | None = None
 
     def asdict(self) -> dict[str, Any]:
         """The same as a JSON-ready dict; each stage has its `pending`, too."""
@@ -130,6 +135,7 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
         error=failure_from(current, None, error) if error else None,
         created=int(head["created"]),
         updated=int(head["updated"]),
+        stalled_since=int(head["stalled"]) if head.get("stalled") else None,
     )
 
 

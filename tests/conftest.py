@@ -13,6 +13,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import ClutchMiddleware
+from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
 from tests.support.keyspace import assert_all_expire
 from tests.support.server import Server
@@ -61,7 +62,9 @@ def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
 def as_global_broker(broker: dramatiq.Broker) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dramatiq.broker.global_broker", broker)
-        broker.add_middleware(ClutchMiddleware())
+        # In the namespace of Dramatiq's default broker, so that a test knows the names of keys.
+        backend = RedisBackend(client=broker.client) if isinstance(broker, RedisBroker) else None
+        broker.add_middleware(ClutchMiddleware(backend))
         broker.emit_after("process_boot")
         try:
             yield

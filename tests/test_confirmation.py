@@ -22,6 +22,7 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
+from tests.support.keyspace import key_of, part_of
 
 QUEUE = "sent"
 
@@ -44,7 +45,7 @@ class Owed:
 
     @property
     def is_owed(self) -> bool:
-        return bool(self.backend.client.hexists(f"dramatiq-clutch:{{{self.run_id}}}:outbox", self.duty.id))
+        return bool(self.backend.client.hexists(key_of(self.backend.client, self.run_id, "outbox"), self.duty.id))
 
 
 @pytest.fixture
@@ -122,11 +123,12 @@ def test_the_last_confirmation_is_repeated_until_the_run_is_tidied_up(
     assert cut_off
 
 
-LEFT = {b"head", b"bell", b"mark", b"marks:0"}
+LEFT = {"head", "bell", "mark", "marks:0"}
 
 
-def _keys(client: redis.Redis, key: str) -> set[bytes]:
-    return {found.removeprefix(f"{key}:".encode()) for found in client.scan_iter(f"{key}:*", count=1_000)}
+def _keys(client: redis.Redis, key: str) -> set[str]:
+    found = (name.decode() for name in client.scan_iter(f"{key}:*", count=1_000))
+    return {part_of(name).removeprefix(f"{key}:") for name in found}
 
 
 def test_another_server_can_not_tell(owed: Owed, redis_client: redis.Redis) -> None:
@@ -197,4 +199,4 @@ def test_nothing_stays_owed(redis_broker: RedisBroker, store: str) -> None:
 
 
 def _owes_nothing(client: redis.Redis, run_id: str) -> bool:
-    return not client.exists(f"dramatiq-clutch:{{{run_id}}}:outbox")
+    return not client.exists(key_of(client, run_id, "outbox"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Ending, Record, Reply, Standing
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.plan import Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
@@ -60,6 +60,11 @@ class Store:
         return [
             self.backend.confirm(self.run_id, duty, Caller("somebody", self.now, duty.lease, LEASE)) for duty in duties
         ]
+
+    def reopen(self, duty: Duty, done: int = 0) -> tuple[int, list[int]] | None:
+        caller = Caller("somebody", self.now, duty.lease, LEASE)
+        found = self.backend.reopen(self.run_id, duty, done, caller)
+        return found and (found[0], sorted(found[1]))
 
     def open(self, duty: Duty, total: int) -> Reply:
         return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
@@ -375,7 +380,7 @@ def test_a_job_that_nests_is_replaced_by_its_runs(store: Store) -> None:
         reply = store.backend.record(record, store.caller(tag.owner))
         assert reply.word == word
         assert [duty.id for duty in reply.duties] == ["start:0:0"]
-    assert dict(store.backend.nested(store.run_id, 0)) == {0: b"plan 0"}
+    assert dict(store.backend.nested(store.run_id, 0, [0, 1])) == {0: b"plan 0"}
     assert store.backend.guard(tag) == "done"
     assert store.record(0, "dead", of=2, order=(9, 9)).word == "duplicate"
     assert store.counts() == (0, 0, 0)
@@ -437,7 +442,7 @@ def test_a_newer_word_takes_the_place_of_one_that_is_not_yet_told(store: Store) 
     (newer,) = store.record(0, "succeeded", of=1, order=(0, 1)).duties
     assert (older.id, newer.id) == ("tell:1", "tell:2")
     assert store.confirm(older) == ["lost"]
-    assert store.confirm(newer) == ["confirmed"]
+    assert store.confirm(newer) == ["rests"]
 
 
 # Cancel and retry
@@ -481,26 +486,64 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store
     assert kinds(died) == ["on_failure", "on_death", "on_finish"]
     store.confirm(*died.duties)
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
-    assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:0:3:1"])
-    standing = store.backend.standing(store.run_id, 0, 0, 3)
-    assert standing == [Standing("succeeded"), Standing("succeeded"), Standing("open", 1)]
+    assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:1:1"])
+    assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "waiting"]
+    assert store.reopen(reply.duties[0]) == (1, [2])
+    assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "open"]
     assert store.record(2, "dead", order=(0, 4)).word == "stale"
     assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
 
 
-def test_what_an_earlier_retry_has_sent_has_its_place_in_the_limit_of_the_next(store: Store) -> None:
+def test_a_retry_sends_what_there_is_room_for_and_nothing_twice(store: Store) -> None:
     def sent(reply: Reply) -> list[str]:
-        store.confirm(*reply.duties)
-        return [duty.id for duty in reply.duties]
+        found = []
+        for duty in reply.duties:
+            if duty.kind == "retry":
+                done = 0
+                while some := store.reopen(duty, done):
+                    found.append(f"again {some[1]}")
+                    done += 1
+            else:
+                found.append(duty.id)
+                store.confirm(duty)
+        return found
 
     assert sent(store.create(5, limit=2)) == ["send:0:0:2"]
     assert sent(store.record(1, "dead", of=5)) == ["send:0:2:3"]
-    assert sent(store.backend.retry(store.run_id, store.caller())) == ["retry:0:0:1:1"]  # where there is nobody to send
-    assert sent(store.record(2, "succeeded", of=5)) == ["retry:0:1:3:1"]  # which sends 1
-    assert sent(store.record(0, "dead", of=5)) == ["send:0:3:4"]
+    assert sent(store.backend.retry(store.run_id, store.caller())) == []  # there is no room
+    assert sent(store.record(2, "succeeded", of=5)) == ["again [1]"]
+    assert sent(store.record(0, "failing", of=5)) == []  # it holds its place until it is settled
+    assert sent(store.record(0, "dead", of=5, order=(0, 1))) == ["send:0:3:4"]
     assert sent(store.backend.retry(store.run_id, store.caller())) == []  # 1 and 3 are on their way
-    assert sent(store.record(3, "succeeded", of=5)) == ["retry:0:0:4:2"]  # which sends 0
+    assert sent(store.record(3, "succeeded", of=5)) == ["again [0]"]
     assert sent(store.record(1, "succeeded", of=5, order=(1, 0))) == ["send:0:4:5"]
+
+
+def test_what_a_retry_was_given_it_gets_again_until_it_is_sent(store: Store) -> None:
+    store.confirm(*store.create(3).duties)
+    for member in range(3):
+        store.confirm(*store.record(member, "dead").duties)
+    (duty,) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
+    assert store.reopen(duty) == store.reopen(duty) == (1, [0, 1, 2])
+    store.now += LEASE
+    (taken,) = store.backend.owed(store.run_id, store.caller("sweeper")).duties
+    assert store.reopen(duty) is None  # the lease has passed to somebody else
+    assert store.reopen(taken) == (1, [0, 1, 2])
+    store.record(1, "dead", order=(1, 0))
+    assert store.backend.retry(store.run_id, store.caller("retry:2")).duties == ()  # the one at work takes it along
+    assert store.reopen(taken, 1) == (2, [1])
+    assert store.reopen(taken, 2) is None
+    assert store.backend.owed(store.run_id, store.caller("sweeper")).word == "clear"
+
+
+def test_a_retry_of_many_visits_some_at_a_time(store: Store) -> None:
+    store.confirm(*store.create(2_500).duties)
+    for member in range(2_500):
+        store.record(member, "dead", of=2_500)
+    (duty,) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
+    chunks = [store.reopen(duty, done) for done in range(4)]
+    assert [len(chunk[1]) if chunk else 0 for chunk in chunks] == [1_000, 1_000, 500, 0]
+    assert sorted(member for chunk in chunks if chunk for member in chunk[1]) == list(range(2_500))
 
 
 def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: Store) -> None:
@@ -509,8 +552,8 @@ def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: S
     store.record(1, "failing")
     store.backend.cancel(store.run_id, store.caller("cancel:1"))
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
-    assert [duty.id for duty in reply.duties] == ["resume:0:0:3:1"]
-    assert store.backend.standing(store.run_id, 0, 0, 3) == [Standing("succeeded"), Standing("open", 1), None]
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:3:1", "retry:0:1:1"]
+    assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "waiting", None]
     assert store.status().state == "running"
     for member in (1, 2):
         reply = store.record(member, "succeeded", order=(1, 0))
@@ -535,7 +578,7 @@ def test_a_failed_duty_is_owed_again_by_a_retry(store: Store) -> None:
     caller = Caller("run:x", store.now, duty.lease, LEASE)
     store.confirm(*store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), caller).duties)
     store.now += 10 * LEASE
-    assert store.backend.owed(store.run_id, store.caller()) == Reply("clear")
+    assert store.backend.owed(store.run_id, store.caller()) == Reply("clear", note="rests")
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
     assert [(duty.id, duty.again) for duty in reply.duties] == [("send:0:0:1", True)]
     assert store.status().state == "running"

@@ -119,12 +119,13 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) 
         gate.wait(20)
 
     run = Clutch().parallel(job.message(0), wait).run()
-    tag = Tag(run.run_id, 0, 0, 2)
+    generation = engine.backend.generation(run.run_id) or ""
+    tag = Tag(run.run_id, 0, 0, 2, generation=generation)
     with running_worker(redis_broker, threads=2):
         wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
-        engine.let_go(tag.run_id, tag.stage, tag.of)
+        engine.let_go(tag.run_id, generation, tag.stage, tag.of)
         of = 3 if change == "forged" else 2
-        option = Tag(run.run_id, 0, 0, of, again=change == "again").to_option()
+        option = Tag(run.run_id, 0, 0, of, again=change == "again", generation=generation).to_option()
         copy = job.message(0).copy(message_id=tag.message_id, options={"clutch": option})
         if change == "age":
             copy = copy.copy(message_timestamp=copy.message_timestamp - redis_broker.heartbeat_timeout)

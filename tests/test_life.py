@@ -21,6 +21,7 @@ from dramatiq_clutch.plan import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, actor
+from tests.support.keyspace import key_of
 
 
 @pytest.fixture
@@ -305,7 +306,7 @@ def test_a_run_id_stays_claimed_when_the_result_has_expired(redis_broker: RedisB
     with running_worker(redis_broker):
         run.get_result(block=True)
         wait_until("its duties are done", lambda: client.exists("dramatiq-clutch:{one}:mark"))
-    client.delete("dramatiq-clutch:{one}:head", "dramatiq-clutch:{one}:marks:0")
+    client.delete("dramatiq-clutch:{one}:head", key_of(client, "one", "marks:0"))
     assert clutch.run(run_id="one") == run
     assert not client.exists("dramatiq-clutch:{one}:head")
     with pytest.raises(RunIdTaken):

@@ -25,6 +25,7 @@ from dramatiq_clutch.onward import record_onward
 from dramatiq_clutch.plan import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
+from tests.support.keyspace import key_of
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Series:
 
     @property
     def owed(self) -> dict[bytes, bytes]:
-        owed: Any = self.broker.client.hgetall(f"dramatiq-clutch:{{{self.run.run_id}}}:outbox")
+        owed: Any = self.broker.client.hgetall(key_of(self.broker.client, self.run.run_id, "outbox"))
         return dict(owed)
 
 
@@ -341,7 +342,7 @@ def test_messages_are_the_same_as_where_runs_have_a_server_of_their_own(
         with counted(backend) as onward, running_worker(broker):
             run = clutch(job).run()
             results.append(run.get_result(block=True))
-            outbox = f"dramatiq-clutch:{{{run.run_id}}}:outbox"
+            outbox = key_of(client, run.run_id, "outbox")
             wait_until("nothing is owed", partial(_is_gone, own, outbox))
         assert sorted(watch.before) == sorted(watch.after)
         sent.append(watch.messages)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_clutch.errors import DamagedState
+from dramatiq_clutch.errors import DamagedState, NewerRelease
 from dramatiq_clutch.plan import FORMAT, Spec, StageLine, Tag, from_row, message_from, pack, to_row, unpack
 from dramatiq_clutch.status import failure_details, status_from
 
@@ -72,7 +72,7 @@ def test_truncated_blobs_are_told(blobs: list[bytes], cut: int) -> None:
 
 def test_a_plan_of_a_newer_release_says_who_can_read_it() -> None:
     newer = pack([json.dumps({"v": FORMAT + 1}).encode()])
-    with pytest.raises(DamagedState, match=rf"format {FORMAT + 1}, this dramatiq-clutch reads {FORMAT}"):
+    with pytest.raises(NewerRelease, match=rf"format {FORMAT + 1}, and this dramatiq-clutch reads {FORMAT}"):
         Spec.from_bytes(newer)
 
 

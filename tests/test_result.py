@@ -17,6 +17,7 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ResultsGone, RunFailed
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
+from tests.support.keyspace import key_of
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_result_that_was_removed_by_hand_is_told(redis_broker: RedisBroker) ->
     run = Clutch().then(job).run()
     with running_worker(redis_broker):
         assert run.get_result(block=True) == 1
-    redis_broker.client.delete(f"dramatiq-clutch:{{{run.run_id}}}:marks:0")
+    redis_broker.client.delete(key_of(redis_broker.client, run.run_id, "marks:0"))
     with pytest.raises(ResultsGone, match=run.run_id):
         run.get_result()
 

@@ -24,22 +24,26 @@ from ..backend import (
     ClutchBackend,
     Confirmation,
     Duty,
-    Ending,
     GuardWord,
+    Note,
     Onward,
     Record,
     Reply,
     Standing,
     decode_snapshot,
 )
-from ..errors import DamagedState, StateUnavailable
+from ..errors import DamagedState, StateUnavailable, foreign_run
 from ..outages import way_out
-from ..plan import EVENTS, Plan, Tag, rows_of
+from ..plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ..status import Snapshot
 from ..together import Together
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
+
+#: How long the index lives after its last change, in milliseconds: longer than any run, for a run that is delayed for
+#: long changes nothing. What is left in it of runs that are gone, a sweeper takes out.
+INDEX_TTL = 400 * 86_400_000
 
 #: How many rows or results travel in one command.
 CHUNK = 1_000
@@ -50,9 +54,13 @@ LONGEST_BLOCK = 2.0
 #: What is called for each job, by workers, who wait and repeat by themselves: without what a client does besides.
 WORKERS = ("guard", "record", "succeed", "confirm")
 
-#: The kinds of members that have had an attempt and not succeeded. A member's score is its kind * SPAN + its index.
-KINDS: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
-SPAN = 2**40
+#: The kinds of members that stand in the sorted set `standing`. A score there is era * ERA + kind * SPAN + index.
+KINDS: tuple[Standing, ...] = ("open", "attempted", "failing")
+SPAN = 2**32
+ERA = 4 * SPAN
+
+#: What is only for the application that the run belongs to.
+PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
 
 
 @cache
@@ -84,7 +92,7 @@ class RedisBackend(ClutchBackend):
     Parameters:
       client: a ready client; all other connection parameters are then ignored.
       url: a connection URL, such as ``rediss://user:password@host:6379/0``.
-      namespace: what all keys begin with.
+      namespace: what all keys begin with. Applications that share a server should each have their own.
       encoder: encodes results; default is Dramatiq's global encoder.
       **parameters: passed to ``redis.Redis``.
     """
@@ -126,10 +134,12 @@ class RedisBackend(ClutchBackend):
         with translated():
             # The index entry comes first: whatever happens from here on, a sweeper finds the run.
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.zadd(self._index, {run_id: caller.now + caller.lease_ms})
-            pipe.pexpire(self._index, 2 * run_ttl)
+            index = self._index(caller.application)
+            pipe.zadd(index, {run_id: caller.now + caller.lease_ms})
+            pipe.pexpire(index, max(2 * run_ttl, INDEX_TTL))
             # By its text, for a pipeline can't ask again when a server doesn't know a script's name.
-            pipe.eval(script_text("draft", bare=True), 1, self._draft(run_id, draft), offset, DRAFT_TTL, *rows)
+            key = self._draft(run_id, draft)
+            pipe.execute_command("EVAL", script_text("draft", bare=True), 1, key, offset, DRAFT_TTL, *rows)
             if pipe.execute()[-1] == b"expired":
                 raise _expired(run_id)
 
@@ -153,6 +163,7 @@ class RedisBackend(ClutchBackend):
             "events": " ".join(event for event in EVENTS if event in spec.callbacks),
             "told": "open" if spec.parent else "",
             "share": share,
+            "format": FORMAT,
             **lines,
         }
         fields = [part for pair in head.items() for part in pair]
@@ -160,16 +171,21 @@ class RedisBackend(ClutchBackend):
             draft = secrets.token_hex(8)
             for at in range(0, len(plan.rows) or 1, CHUNK):
                 self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
-        epoch = spec.parent.epoch if spec.parent else 0
-        args = (run_ttl, result_ttl, claim, epoch, rows_of(plan.lines), *fields)
-        reply = self._transition("seal", run_id, 0, caller, *args, extra_keys=(self._draft(run_id, draft),))
+        epoch = spec.parent.epoch if spec.parent else ""
+        due = spec.start_at or 0
+        args = (run_ttl, result_ttl, claim, epoch, rows_of(plan.lines), caller.application, due, *fields)
+        keys = (self._draft(run_id, draft),)
+        reply = self._transition("seal", run_id, 0, spec.generation, caller, *args, extra_keys=keys)
         if reply.word == "expired":
             raise _expired(run_id)
         return reply
 
     def guard(self, tag: Tag) -> GuardWord:
-        keys = [self._key(tag.run_id, part) for part in ("head", "mark", f"marks:{tag.stage}")]
-        return cast(GuardWord, self._run("guard", keys, [tag.stage, tag.member, tag.of], bare=True).decode())
+        generation = self._known(tag)
+        keys = [self._key(tag.run_id, part) for part in ("head", "mark")]
+        keys.append(self._key(tag.run_id, f"marks:{tag.stage}", generation))
+        word = self._run("guard", keys, [tag.stage, tag.member, tag.of, generation], bare=True)
+        return cast(GuardWord, word.decode())
 
     def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         if record.is_common and not caller.touch:
@@ -182,41 +198,48 @@ class RedisBackend(ClutchBackend):
 
     def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
         """The common case for several records: one call for each stage that they are of."""
-        stages: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        stages: dict[str, list[Record]] = defaultdict(list)
         for record in records:
-            stages[record.tag.run_id, record.tag.stage].append(record)
+            tag = record.tag
+            stages[self._key(tag.run_id, f"marks:{tag.stage}", self._known(tag))].append(record)
         words: dict[int, bytes] = {}
-        for (run_id, stage), of_stage in stages.items():
+        for marks, of_stage in stages.items():
             args: list[Any] = [of_stage[0].tag.of, of_stage[0].tag.batch]
             for record in of_stage:
                 args += [record.tag.member, b"S" + record.payload]
-            answers = self._run("succeed", [self._key(run_id, f"marks:{stage}")], args, bare=True)
+            answers = self._run("succeed", [marks], args, bare=True)
             words |= {id(record): word for record, word in zip(of_stage, answers, strict=True)}
         return [words[id(record)] for record in records]
 
     def _record(self, record: Record, caller: Caller, onward: Onward | None) -> Reply:
-        tag = record.tag
+        tag, generation = record.tag, self._known(record.tag)
         args: list[Any] = [tag.member, record.ending, tag.epoch, record.attempt, record.payload]
-        args += [record.nested, "1" if record.of_run else "", "1" if caller.touch else ""]
-        if onward is None:
-            reply = self._transition("record", tag.run_id, tag.stage, caller, *args)
-        else:
-            args += [onward.duty.id, onward.duty.birth, *onward.arguments]
-            more: dict[str, Any] = {"extra_keys": (onward.key,), "enqueue": onward.script}
-            reply = self._reply(self._call("record", tag.run_id, tag.stage, caller, *args, **more), onward.duty)
-        return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" else reply
+        args += [record.nested, "1" if record.of_run else "", "1" if caller.touch else "", record.due]
+        more: dict[str, Any] = {}
+        if onward is not None:
+            args += [onward.duty.id, *onward.arguments]
+            more = {"extra_keys": (onward.key,), "enqueue": onward.script}
+        raw = self._call("record", tag.run_id, tag.stage, generation, caller, *args, **more)
+        reply = self._reply(raw, generation, onward.duty if onward else None)
+        return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" and len(raw) == 1 else reply
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        return self._reply(self._present("owed", run_id, caller))
+        return self._present("owed", run_id, caller)
+
+    def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
+        return self._present("sweep", run_id, caller, stalled_after, "1" if waits_for_jobs else "")
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
-        return self._transition("open", run_id, duty.stage, caller, duty.id, total)
+        return self._transition("open", run_id, duty.stage, duty.generation, caller, duty.id, total)
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        keys = [self._key(run_id, part) for part in ("head", "outbox")]
         args = [duty.id, "" if cursor is None else cursor, caller.now, caller.lease, caller.lease_ms]
-        word: str = self._run("confirm", keys, args, bare=True).decode()
-        return self._reply(self._present("tidy", run_id, caller, duty.id)).word if word == "tidy" else word
+        word: str = self._run("confirm", self._outbox(run_id, duty), args, bare=True).decode()
+        return self._present("tidy", run_id, caller, duty.id).word if word == "tidy" else word
+
+    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+        raw = self._call("reopen", run_id, duty.stage, duty.generation, caller, duty.id, done)
+        return (int(raw[1]), [int(member) for member in raw[2:]]) if raw[0] == b"open" else None
 
     def shares(self, client: Any) -> bool:
         return client is self.client and self._is_plain
@@ -225,43 +248,63 @@ class RedisBackend(ClutchBackend):
         if not self.shares(client):
             return None
         script = _registered(script_text("confirm", bare=True))
-        keys = [self._key(run_id, part) for part in ("head", "outbox")]
+        keys = self._outbox(run_id, duty)
         args = [duty.id, "", caller.now, caller.lease, caller.lease_ms]
         return lambda queue, ids: ("EVALSHA", script, 3, *keys, queue, *args, *ids)
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        return self._reply(self._present("fail", run_id, caller, duty.id, details))
+        return self._present("fail", run_id, caller, duty.id, details)
 
-    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
-        return self._reply(self._present("cancel", run_id, caller, "" if bury is None else bury))
+    def heard(self, tag: CallbackTag, caller: Caller) -> str:
+        return self._present("heard", tag.run_id, caller, tag.duty, generation=tag.generation).word
 
-    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
-        return self._reply(self._present("retry", run_id, caller, "" if since is None else since))
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
+        return self._present("cancel", run_id, caller, "" if bury is None else bury, generation=generation)
 
-    def resend(self, run_id: str, caller: Caller) -> Reply:
-        return self._reply(self._present("resend", run_id, caller))
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
+        return self._present("retry", run_id, caller, "" if since is None else since, generation=generation)
 
-    def touch(self, run_id: str, caller: Caller) -> str:
-        return self._reply(self._present("touch", run_id, caller)).word
+    def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._present("resend", run_id, caller, generation=generation)
+
+    def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._present("retell", run_id, caller, generation=generation)
+
+    def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
+        return self._present("touch", run_id, caller, due).word
+
+    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+        key = self._key(run_id, f"items:{duty.stage}", duty.generation)
+        if self._run("draft", [key], [offset, run_ttl, *items], bare=True) == b"expired":
+            raise DamagedState(f"what stage {duty.stage} of run {run_id!r} is mapped over is gone: it has expired")
 
     # Looking
 
     def snapshot(self, run_id: str) -> Snapshot | None:
-        raw = self._present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0))
+        raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0))[0]
         return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
 
-    def spec(self, run_id: str) -> bytes | None:
-        return cast("bytes | None", self._ask(lambda: self.client.hget(self._key(run_id, "head"), "spec")))
+    def generation(self, run_id: str) -> str | None:
+        found = self._ask(lambda: self.client.hget(self._key(run_id, "head"), "gen"))
+        return found.decode() if found is not None else None
 
-    def line(self, run_id: str, stage: int) -> str | None:
-        line = self._ask(lambda: self.client.hget(self._key(run_id, "head"), f"s{stage}"))
+    def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
+        return cast("bytes | None", self._of_head(run_id, "spec", generation))
+
+    def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
+        line = self._of_head(run_id, f"s{stage}", generation)
         return line.decode() if line is not None else None
 
-    def rows(self, run_id: str, start: int, end: int) -> Sequence[bytes]:
-        return cast("list[bytes]", self._ask(lambda: self.client.lrange(self._key(run_id, "plan"), start, end - 1)))
+    def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
+        plan = self._key(run_id, "plan", generation or self._generation(run_id))
+        return cast("list[bytes]", self._ask(lambda: self.client.lrange(plan, start, end - 1)))
 
-    def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
-        marks = self._key(run_id, f"marks:{stage}")
+    def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
+        items = self._key(run_id, f"items:{stage}", generation or self._generation(run_id))
+        return cast("list[bytes]", self._ask(lambda: self.client.lrange(items, start, end - 1)))
+
+    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
+        marks = self._key(run_id, f"marks:{stage}", generation or self._generation(run_id))
         found: list[bytes | None] = []
         with translated():
             for at in range(start, end, CHUNK):
@@ -269,27 +312,45 @@ class RedisBackend(ClutchBackend):
                 found += cast("list[bytes | None]", self.client.hmget(marks, members))
         return found
 
-    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
-        if start >= end:
+    def standing(
+        self, run_id: str, stage: int, members: Sequence[int], *, generation: str = ""
+    ) -> Sequence[Standing | None]:
+        if not members:
             return []
-        members = list(map(str, range(start, end)))
+        generation = generation or self._generation(run_id)
+        marks, standing, dead = (
+            self._key(run_id, f"{part}:{stage}", generation) for part in ("marks", "standing", "dead")
+        )
+        names = list(map(str, members))
         with translated():
-            pipe = self.client.pipeline(transaction=True)
-            pipe.hmget(self._key(run_id, f"marks:{stage}"), members)
-            pipe.zmscore(self._key(run_id, f"standing:{stage}"), members)
-            pipe.hmget(self._key(run_id, f"details:{stage}"), members)
-            return [_standing_from(*found) for found in zip(*pipe.execute(), strict=True)]
+            pipe: Any = self.client.pipeline(transaction=False)
+            pipe.hmget(self._key(run_id, "head"), ["era", "revival"])
+            pipe.hmget(marks, names)
+            for key in (standing, dead):  # by name: what a pipeline makes of the answer differs with the client
+                pipe.execute_command("ZMSCORE", key, *names)
+            (era, revival), marked, *scores = pipe.execute()
+        return [
+            _standing_from(*found, era=int(era or 0), revival=int(revival or 0))
+            for found in zip(marked, *scores, strict=True)
+        ]
 
-    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
-        least = KINDS.index("dead") * SPAN
-        standing, details = self._key(run_id, f"standing:{stage}"), self._key(run_id, f"details:{stage}")
-        dead = self._ask(lambda: self.client.zrangebyscore(standing, least, "+inf"))
-        stored = self._ask(lambda: self.client.hmget(details, dead)) if dead else []
-        return [(int(member), _details_in(text).decode()) for member, text in zip(dead, stored, strict=True) if text]
+    def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
+        generation = generation or self._generation(run_id)
+        dead, details = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "details"))
+        found: list[tuple[int, str]] = []
+        members = sorted(map(int, self._ask(lambda: self.client.zrange(dead, 0, -1))))
+        for at in range(0, len(members), CHUNK):
+            some = members[at : at + CHUNK]
+            stored = self._ask(lambda some=some: self.client.hmget(details, list(map(str, some))))  # type: ignore[misc]
+            found += [(member, _details_in(text).decode()) for member, text in zip(some, stored, strict=True) if text]
+        return found
 
-    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
-        nests = self._ask(lambda: self.client.hgetall(self._key(run_id, f"nests:{stage}")))
-        return {int(member): plan for member, plan in nests.items()}
+    def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
+        nests = self._key(run_id, f"nests:{stage}", generation or self._generation(run_id))
+        if not members or not self._ask(lambda: self.client.exists(nests)):
+            return {}
+        plans = self._ask(lambda: self.client.hmget(nests, list(map(str, members))))
+        return {member: plan for member, plan in zip(members, plans, strict=True) if plan is not None}
 
     def wait(self, run_id: str, timeout: float) -> None:
         # A list that rotates onto itself wakes every waiter, one after the other, and stays.
@@ -300,68 +361,124 @@ class RedisBackend(ClutchBackend):
 
     # The index
 
-    def due(self, now: int, look_again_at: int, limit: int) -> Sequence[str]:
-        due = self._ask(lambda: self.client.zrangebyscore(self._index, 0, now, 0, limit))
+    def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
+        index = self._index(application)
+        due = self._ask(lambda: self.client.zrangebyscore(index, 0, now, 0, limit))
         if due:
-            self._ask(lambda: self.client.zadd(self._index, dict.fromkeys(due, look_again_at), xx=True))
+            self._ask(lambda: self.client.zadd(index, dict.fromkeys(due, look_again_at), xx=True))
         return [run_id.decode() for run_id in due]
 
-    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
+    def look_again(
+        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+    ) -> None:
+        index = self._index(application)
         with translated():
             if at is None:
-                self.client.zrem(self._index, run_id)
+                self.client.zrem(index, run_id)
                 return
             pipe = self.client.pipeline(transaction=False)
-            pipe.zadd(self._index, {run_id: at})
-            pipe.pexpire(self._index, 2 * run_ttl)
+            pipe.zadd(index, {run_id: at}, xx=known)
+            pipe.pexpire(index, max(2 * run_ttl, INDEX_TTL))
             pipe.execute()
 
     # Keys, scripts, replies
 
-    @property
-    def _index(self) -> str:
-        return f"{self.namespace}:index"
+    def _index(self, application: str) -> str:
+        return f"{self.namespace}:index:{application}"
 
-    def _key(self, run_id: str, part: str) -> str:
-        return f"{self.namespace}:{{{run_id}}}:{part}"
+    def _key(self, run_id: str, part: str, generation: str = "") -> str:
+        """The name of a key. Only the head, the bell and the mark go by the run's id alone: all others are of one
+        generation, so that nobody finds anything of another run that has had the id."""
+        return f"{self.namespace}:{{{run_id}}}:{part}" + (f":{generation}" if generation else "")
 
     def _draft(self, run_id: str, draft: str) -> str:
         return self._key(run_id, f"draft:{draft}")
 
-    def _keys(self, run_id: str, stage: int) -> list[str]:
-        parts = ["head", "plan", "outbox", "bell", "mark"]
-        parts += [f"{part}:{stage - 1}" for part in ("marks", "standing", "details", "nests")]
-        parts += [f"{part}:{stage}" for part in ("marks", "standing", "details", "nests", "halted")]
-        return [self._key(run_id, part) for part in (*parts, f"marks:{stage + 1}")]
+    def _outbox(self, run_id: str, duty: Duty) -> list[str]:
+        """The keys of a confirmation."""
+        return [self._key(run_id, "head"), self._key(run_id, "outbox", duty.generation)]
 
-    def _stage(self, run_id: str) -> int:
-        """The present stage: a guess, which the script checks where it matters."""
-        return int(self._ask(lambda: self.client.hget(self._key(run_id, "head"), "stage")) or 0)
+    def _keys(self, run_id: str, stage: int, generation: str) -> list[str]:
+        before = [f"{part}:{stage - 1}" for part in ("marks", "standing", "dead", "details")]
+        here = [f"{part}:{stage}" for part in ("marks", "standing", "dead", "details", "nests", "halted", "items")]
+        parts = [*before, *here, f"marks:{stage + 1}"]
+        begin, end = f"{self.namespace}:{{{run_id}}}:", f":{generation}" if generation else ""
+        return [
+            f"{begin}head",
+            f"{begin}plan{end}",
+            f"{begin}outbox{end}",
+            f"{begin}bell",
+            f"{begin}mark",
+            f"{begin}callbacks{end}",
+            *(f"{begin}{part}{end}" for part in parts),
+        ]
 
-    def _present(self, name: str, run_id: str, caller: Caller, *args: Any) -> Any:
+    def _of_head(self, run_id: str, field: str, generation: str) -> Any:
+        found, whose = self._ask(lambda: self.client.hmget(self._key(run_id, "head"), [field, "gen"]))
+        return found if not generation or whose == generation.encode() else None
+
+    def _known(self, tag: Tag) -> str:
+        return tag.generation or self._generation(tag.run_id)
+
+    def _generation(self, run_id: str) -> str:
+        """The present generation of a run, or that of what is left of it."""
+        found = self.generation(run_id)
+        if found is None:
+            mark: bytes = self._ask(lambda: self.client.get(self._key(run_id, "mark"))) or b""
+            found = [*mark.decode().split(" "), "", ""][1]
+        return found
+
+    def _whereabouts(self, run_id: str, name: str, caller: Caller, generation: str) -> tuple[int, str]:
+        """The present stage and the generation: a guess, which the script checks where it matters.
+
+        Raises NewerRelease for a run of a newer format, and ForeignRun where it belongs to another application.
+        """
+        names = ("stage", "gen", "format", "app")
+        stage, found, version, app = self._ask(lambda: self.client.hmget(self._key(run_id, "head"), names))
+        if version is not None:
+            refuse_newer(int(version), f"run {run_id!r}")
+        if name in PRIVATE and app is not None and app.decode() != caller.application:
+            raise foreign_run(run_id, app.decode(), caller.application)
+        return int(stage or 0), generation or (found or b"").decode()
+
+    def _present(self, name: str, run_id: str, caller: Caller, *args: Any, generation: str = "") -> Reply:
         """Call a script with the keys of the present stage, which may be another one by then."""
+        return self._reply(*self._ask_present(name, run_id, caller, *args, generation=generation))
+
+    def _ask_present(self, name: str, run_id: str, caller: Caller, *args: Any, generation: str = "") -> tuple[Any, str]:
         while True:
-            raw = self._call(name, run_id, self._stage(run_id), caller, *args)
+            stage, whose = self._whereabouts(run_id, name, caller, generation)
+            raw = self._call(name, run_id, stage, whose, caller, *args)
             if raw[0] != b"moved":
-                return raw
+                return raw, whose
 
     def _transition(
-        self, name: str, run_id: str, stage: int, caller: Caller, *args: Any, extra_keys: Sequence[str] = ()
+        self,
+        name: str,
+        run_id: str,
+        stage: int,
+        generation: str,
+        caller: Caller,
+        *args: Any,
+        extra_keys: Sequence[str] = (),
     ) -> Reply:
-        return self._reply(self._call(name, run_id, stage, caller, *args, extra_keys=extra_keys))
+        raw = self._call(name, run_id, stage, generation, caller, *args, extra_keys=extra_keys)
+        return self._reply(raw, generation)
 
     def _call(
         self,
         name: str,
         run_id: str,
         stage: int,
+        generation: str,
         caller: Caller,
         *args: Any,
         extra_keys: Sequence[str] = (),
         enqueue: str = "",
     ) -> Any:
-        who = [stage, caller.now, caller.owner, caller.lease, caller.lease_ms]
-        return self._run(name, [*self._keys(run_id, stage), *extra_keys], [*who, *args], enqueue=enqueue)
+        who = [stage, caller.now, caller.owner, caller.lease, caller.lease_ms, generation]
+        keys = [*self._keys(run_id, stage, generation), *extra_keys]
+        return self._run(name, keys, [*who, *args], enqueue=enqueue)
 
     def _run(self, name: str, keys: list[str], args: list[Any], *, bare: bool = False, enqueue: str = "") -> Any:
         text = script_text(name, bare=bare, enqueue=enqueue)
@@ -382,12 +499,16 @@ class RedisBackend(ClutchBackend):
         with translated():
             return call()
 
-    def _reply(self, raw: Any, onward: Duty | None = None) -> Reply:
-        word, *duties = raw
+    def _reply(self, raw: Any, generation: str, onward: Duty | None = None) -> Reply:
+        word, note, *duties = raw if len(raw) > 1 else (*raw, b"")
+        if word == b"foreign":
+            return Reply("foreign", note=cast(Note, note.decode()))
         if word != b"onward" or onward is None:
-            return Reply(word.decode(), tuple(map(_duty_from, duties)))
+            found = tuple(_duty_from(duty, generation) for duty in duties)
+            return Reply(word.decode(), found, note=cast(Note, note.decode()))
         ahead, *duties = duties
-        return Reply("counts", tuple(map(_duty_from, duties)), replace(onward, ahead=_ahead_from(onward, ahead)))
+        sent = replace(onward, ahead=_ahead_from(onward, ahead))
+        return Reply("counts", tuple(_duty_from(duty, generation) for duty in duties), sent, cast(Note, note.decode()))
 
 
 @cache
@@ -396,7 +517,7 @@ def _registered(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _duty_from(raw: Any) -> Duty:
+def _duty_from(raw: Any, generation: str) -> Duty:
     name, lease, cursor, again, line, snapshot, *needs = raw
     spec, rows, previous, ahead = needs or (b"", (), (), ())
     duty = Duty(
@@ -409,6 +530,7 @@ def _duty_from(raw: Any) -> Duty:
         spec=spec or b"",
         rows=tuple(rows),
         previous=(previous[0].decode(), previous[1]) if previous else None,
+        generation=generation,
     )
     return replace(duty, ahead=_ahead_from(duty, ahead)) if ahead else duty
 
@@ -417,7 +539,7 @@ def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
     """The duty that will follow this one; whoever is to do it adds the result to its line."""
     if not ahead:
         return None
-    line, row, birth = ahead
+    line, row = ahead
     return Duty(
         id=f"send:{duty.stage + 1}:0:1",
         lease="",
@@ -425,7 +547,7 @@ def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
         spec=duty.spec,
         rows=(row,),
         previous=(duty.line, b""),
-        birth=birth,
+        generation=duty.generation,
     )
 
 
@@ -436,14 +558,15 @@ def _expired(run_id: str) -> DamagedState:
     )
 
 
-def _standing_from(mark: bytes | None, score: float | None, details: bytes | None) -> Standing | None:
+def _standing_from(mark: bytes | None, standing: Any, dead: Any, *, era: int, revival: int) -> Standing | None:
     if mark is not None and mark[:1] == b"S":
-        return Standing("succeeded")
-    if score is None:
+        return "succeeded"
+    if dead is not None:
+        return "dead" if float(dead) >= revival * SPAN else "waiting"
+    if standing is None:
         return None
-    kind = KINDS[int(score // SPAN)]
-    retried = _details_in(details or b"")
-    return Standing(kind, int(retried) if kind == "open" and retried else 0)
+    its_era, rest = divmod(int(float(standing)), ERA)
+    return KINDS[rest // SPAN] if its_era == era else "waiting"
 
 
 def _details_in(stored: bytes) -> bytes:

@@ -14,39 +14,60 @@ from dataclasses import dataclass, field, replace
 
 from dramatiq import Encoder
 
-from ..backend import LAST, SHARE, Caller, ClutchBackend, Duty, Ending, GuardWord, Onward, Record, Reply, Standing
-from ..errors import DamagedState
-from ..plan import EVENTS, Plan, StageLine, Tag, rows_of
+from ..backend import (
+    LAST,
+    SHARE,
+    Caller,
+    ClutchBackend,
+    Duty,
+    Ending,
+    GuardWord,
+    Note,
+    Onward,
+    Record,
+    Reply,
+    Standing,
+)
+from ..errors import DamagedState, foreign_run
+from ..plan import EVENTS, CallbackTag, Plan, StageLine, Tag, rows_of
 from ..status import MOST_FAILURES, Snapshot
 
 #: What a cancelled run doesn't do any more.
-MOVES = ("send", "open", "start", "retry", "resume", "resend")
+MOVES = ("send", "open", "start", "retry", "resume", "revive", "resend")
 
 #: How many members come along with the duty to send them, and a result of how many bytes.
 FEW, LITTLE = 10, 10_000
 
+#: No step works on more members than that.
+MANY = 1_000
+
+KINDS: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
+
 
 @dataclass(slots=True)
 class Trouble:
-    """A member that has had an attempt and not succeeded. `retried` is the epoch in which it works again;
-    `sent_before` says that it was sent by an earlier retry of a stage with a limit than the present one."""
+    """A member that has had an attempt and not succeeded. It has an `era` lower than the present one while it waits to
+    be sent again: of the revivals, if it is dead."""
 
     kind: Ending
     is_run: bool = False
     order: tuple[int, int] = (-1, -1)
     details: bytes = b""
-    retried: int = 0
-    sent_before: bool = False
+    era: int = 0
 
 
 @dataclass(slots=True)
 class Owed:
-    """A duty in the outbox, and who may do it until when. A parked one has failed."""
+    """A duty in the outbox, and who may do it until when; `anybody` may, for what has no owner. A parked one has
+    failed. `members` are those that a retry was given last, in an `epoch`."""
 
     duty: Duty
     owner: str
     due: int = 0
     parked: bool = False
+    fresh: bool = True
+    members: tuple[int, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -63,9 +84,14 @@ class StubRun:
     now: int
     lease_ms: int
     told: str
+    generation: str = ""
+    application: str = ""
+    due: int = 0
     state: str = "running"
     stage: int = 0
     epoch: int = 0
+    era: int = 0
+    revival: int = 0
     alarmed: bool = False
     mourned: bool = False
     error: str = ""
@@ -74,12 +100,19 @@ class StubRun:
     seq: int = 0
     fired: int = 0
     revision: int = 0
+    retries: int = 0
+    retrying: str = ""
     share: int = SHARE
     sent: int = 0
-    again: int | None = None
+    seen: tuple[int, int, int] | None = None
+    seen_at: int = 0
+    stalled: int | None = None
+    woken: bool = False
+    callbacks: set[str] = field(default_factory=set)
     results: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     trouble: dict[int, dict[int, Trouble]] = field(default_factory=lambda: defaultdict(dict))
     nests: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    items: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     lost: dict[int, int] = field(default_factory=dict)
     outbox: dict[str, Owed] = field(default_factory=dict)
 
@@ -87,15 +120,39 @@ class StubRun:
     def line(self) -> StageLine:
         return self.lines[self.stage]
 
+    def waits(self, one: Trouble) -> bool:
+        """Whether a member waits to be sent again."""
+        return one.era < (self.revival if one.kind == "dead" else self.era)
+
     def count(self, *kinds: Ending) -> int:
-        return sum(trouble.kind in kinds for trouble in self.trouble[self.stage].values())
+        found = self.trouble[self.stage].values()
+        return sum(one.kind in kinds and not self.waits(one) for one in found)
+
+    def waiting(self) -> list[int]:
+        """The members that wait to be sent again, in the order in which they will be."""
+        found = [(member, one) for member, one in self.trouble[self.stage].items() if self.waits(one)]
+        return [
+            member
+            for member, _ in sorted(found, key=lambda m: (m[1].kind != "dead", m[1].era, KINDS.index(m[1].kind), m[0]))
+        ]
+
+    def stand(self, member: int, trouble: Trouble) -> None:
+        trouble.era = self.revival if trouble.kind == "dead" else self.era
+        self.trouble[self.stage][member] = trouble
 
     def has_nested(self) -> bool:
         return bool(self.lines) and (self.line.nested or bool(self.nests[self.stage]))
 
+    def update(self) -> None:
+        self.updated, self.stalled = self.now, None
+
     def snapshot(self) -> Snapshot:
         results, trouble = self.results[self.stage], self.trouble[self.stage]
-        ranked = [(one.kind == "dead", member) for member, one in trouble.items() if one.kind in ("failing", "dead")]
+        ranked = [
+            (one.kind == "dead", member)
+            for member, one in trouble.items()
+            if one.kind in ("failing", "dead") and not self.waits(one)
+        ]
         head = {
             "state": self.state,
             "stage": str(self.stage),
@@ -105,28 +162,36 @@ class StubRun:
             "created": str(self.created),
             "updated": str(self.updated),
             "told": self.told,
+            "gen": self.generation,
+            "sent": str(self.sent),
         }
+        if self.stalled is not None:
+            head["stalled"] = str(self.stalled)
         head |= {f"s{index}": str(line) for index, line in enumerate(self.lines)}
         head |= {f"d{index}": str(count) for index, count in self.lost.items()}
-        kinds: tuple[Ending, ...] = ("open", "attempted", "failing", "dead")
-        counts = {"marks": len(results) + len(trouble)} | {kind: self.count(kind) for kind in kinds}
+        counts = {"marks": len(results) + len(trouble)} | {kind: self.count(kind) for kind in KINDS}
+        counts["open"] += len(self.waiting())
         failures = [[str(member), trouble[member].details.decode()] for _, member in sorted(ranked)]
         return {"head": head, "counts": counts, "failures": failures[:MOST_FAILURES]}
 
     def moment(self) -> Snapshot:
-        self.updated = self.now
+        self.update()
         return self.snapshot()
 
     # What is owed
 
     def owe(self, owner: str, name: str, moment: Snapshot | None = None, *, due: int = 0) -> None:
         self.seq += 1
-        self.outbox.setdefault(name, Owed(Duty(name, lease="", snapshot=moment), owner, due))
+        duty = Duty(name, lease="", snapshot=moment, generation=self.generation)
+        self.outbox.setdefault(name, Owed(duty, owner, due))
 
     def owe_callback(self, owner: str, event: str) -> None:
         if event in self.events:
             self.fired += 1
-            self.owe(owner, f"{event}:{self.stage}:{self.fired}", self.moment())
+            name = f"{event}:{self.stage}:{self.fired}"
+            if event != "completion":
+                self.callbacks.add(name)
+            self.owe(owner, name, self.moment())
 
     def owe_stage(self, owner: str) -> None:
         total, limit = self.line.total, self.line.limit
@@ -135,7 +200,6 @@ class StubRun:
             return
         if limit:
             self.sent = total = min(total, limit)
-            self.again = None
         self.owe_send(owner, 0, total)
 
     def owe_send(self, owner: str, start: int, end: int) -> None:
@@ -150,31 +214,31 @@ class StubRun:
             name, due = f"send:{self.stage}:{at}:{min(at + size, end)}", self.now + self.lease_ms
             self.owe(f"{self.stage}.{leader}", name, due=due)
 
-    def owe_again(self, owner: str, kind: str) -> None:
-        if self.line.limit:
-            self.again = 0
-        if not self.line.limit or kind == "resume":
-            end = self.sent if self.line.limit else self.line.total
-            self.owe(owner, f"{kind}:{self.stage}:0:{end}:{self.epoch}")
+    def owe_shares(self, owner: str, kind: str, end: int) -> None:
+        if not end:
+            return
+        size = max(math.ceil(self.share * 2 / 5), math.ceil(end / 50))
+        first = min(math.ceil(self.share * 2 / 25), end)
+        self.owe(owner, f"{kind}:{self.stage}:0:{first}:{self.epoch}")
+        for at in range(first, end, size):
+            self.owe("", f"{kind}:{self.stage}:{at}:{min(at + size, end)}:{self.epoch}", due=self.now)
+
+    def owe_retry(self, owner: str) -> None:
+        self.retries += 1
+        self.retrying = f"retry:{self.stage}:{self.retries}:{self.epoch}"
+        self.owe(owner, self.retrying)
+
+    def room(self) -> int:
+        unattempted = self.sent - len(self.results[self.stage]) - len(self.trouble[self.stage])
+        return (self.line.limit or MANY) - unattempted - self.count("open", "attempted", "failing")
 
     def fill(self, owner: str, total: int) -> None:
-        if not self.line.limit:
+        if not self.line.limit or (room := self.room()) <= 0:
             return
-        trouble = self.trouble[self.stage]
-        open_ones = sorted(member for member, one in trouble.items() if one.kind == "open")
-        start = total if self.again is None else self.again
-        waiting = sum(member < start or trouble[member].sent_before for member in open_ones)
-        runs = [one for one in trouble.values() if one.is_run] if self.has_nested() else []
-        held = sum(one.kind in ("attempted", "failing") for one in runs)
-        unmarked = self.sent - len(self.results[self.stage]) - len(trouble)
-        room = self.line.limit - unmarked - waiting - held
-        if self.again is not None:
-            following = [one for one in open_ones if one >= start and not trouble[one].sent_before][: max(room, 0) + 1]
-            end = following[-1] if len(following) > max(room, 0) else self.sent
-            if end > start:
-                self.owe(owner, f"retry:{self.stage}:{start}:{end}:{self.epoch}")
-                self.again = end if end < self.sent else None
-            room -= len(following)
+        waiting = len(self.waiting())
+        if waiting and not self.retrying:
+            self.owe_retry(owner)
+        room -= waiting
         if room > 0 and self.sent < total:
             end = min(total, self.sent + room)
             self.owe_send(owner, self.sent, end)
@@ -198,12 +262,14 @@ class StubRun:
         self.owe_callback(owner, "on_finish")
 
     def heal(self, dead: int) -> None:
+        self.woken = self.woken or self.state != "running"
         self.state, self.alarmed, self.mourned = "running", False, dead > 0
 
     def complete(self, owner: str, dead: int) -> None:
         for kept in (self.results, self.trouble):
             kept.pop(self.stage - 1, None)
         self.nests.pop(self.stage, None)
+        self.items.pop(self.stage, None)
         if dead:
             self.lost[self.stage] = dead
         if self.stage + 1 == len(self.lines):
@@ -213,6 +279,7 @@ class StubRun:
             self.heal(0)
         self.stage += 1
         self.alarmed = self.mourned = False
+        self.retrying, self.era, self.revival = "", 0, 0
         self.owe_stage(owner)
 
     def judge(self, owner: str) -> None:
@@ -261,20 +328,31 @@ class StubRun:
     def is_moot(self, duty: Duty) -> bool:
         return duty.kind in MOVES and (duty.stage < self.stage or self.state == "succeeded")
 
-    def take(self, caller: Caller) -> tuple[Duty, ...]:
-        duties = []
+    def answer(self, word: str, caller: Caller, *, owing: str = "") -> Reply:
+        """The duties that are the caller's now, and what else there is to say."""
+        duties: list[Duty] = []
+        more = has_share = False
         self.outbox = {name: owed for name, owed in self.outbox.items() if not self.is_moot(owed.duty)}
-        for name, owed in self.outbox.items():
-            if not owed.parked and (owed.owner == caller.owner or owed.due <= caller.now):
-                stage = owed.duty.stage
-                line = str(self.lines[stage]) if stage < len(self.lines) else ""
-                duty = replace(owed.duty, lease=caller.lease, line=line, again=owed.duty.lease != "")
-                if duty.kind == "send":
-                    duty = self.with_needs(duty)
-                owed.duty, owed.due = duty, caller.now + caller.lease_ms
-                self.outbox[name] = owed
-                duties.append(duty)
-        return tuple(duties)
+        for owed in self.outbox.values():
+            is_share, fresh, owed.fresh = owed.owner == "", owed.fresh, False
+            if owed.parked or not (owed.owner == caller.owner or owed.due <= caller.now):
+                continue
+            if is_share and (fresh or has_share):
+                more = True
+                continue
+            has_share = has_share or is_share
+            stage = owed.duty.stage
+            line = str(self.lines[stage]) if stage < len(self.lines) else ""
+            owed.duty = replace(owed.duty, lease=caller.lease, line=line, again=owed.duty.lease != "")
+            if owed.duty.kind == "send":
+                owed.duty = self.with_needs(owed.duty)
+            owed.due = caller.now + caller.lease_ms
+            duties.append(owed.duty)
+        is_owing = any(not owed.parked for owed in self.outbox.values())
+        note: Note = "more" if more else "wakes" if self.woken else ""
+        if self.state != "running" and not is_owing:
+            note = "rests"
+        return Reply(owing if is_owing and owing else word, tuple(duties), note=note)
 
     def with_needs(self, duty: Duty) -> Duty:
         line = self.lines[duty.stage]
@@ -290,9 +368,10 @@ class StubRun:
         owed = self.outbox.get(duty.id)
         return owed if owed and not owed.parked and owed.duty.lease == caller.lease else None
 
-    def clean_up(self) -> None:
-        if self.state == "succeeded" and not self.outbox:
-            self.spec, self.rows = None, ()
+    @property
+    def is_over(self) -> bool:
+        """Whether it has succeeded and owes nothing."""
+        return self.state == "succeeded" and not self.outbox
 
 
 class StubBackend(ClutchBackend):
@@ -301,8 +380,10 @@ class StubBackend(ClutchBackend):
     def __init__(self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.runs: dict[str, StubRun] = {}
-        self.buried: dict[str, int] = {}
-        self.index: dict[str, int] = {}
+        self.marks: dict[
+            str, tuple[str, str, str | int]
+        ] = {}  # what is left: done or buried, generation, claim or epoch
+        self.index: dict[str, tuple[str, int]] = {}  # application, when to look
         self.drafts: dict[tuple[str, str], list[bytes]] = {}
         self._changed = threading.Condition(threading.RLock())
 
@@ -312,7 +393,7 @@ class StubBackend(ClutchBackend):
         self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
     ) -> None:
         with self._changed:
-            self.index[run_id] = caller.now + caller.lease_ms
+            self.index[run_id] = caller.application, caller.now + caller.lease_ms
             written = self.drafts.setdefault((run_id, draft), [])
             if len(written) < offset:
                 raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
@@ -332,44 +413,56 @@ class StubBackend(ClutchBackend):
     ) -> Reply:
         with self._changed:
             rows = tuple(self.drafts.pop((run_id, draft), ())) if draft else plan.rows
-            if run := self.runs.get(run_id):
+            spec, run = plan.spec, self.runs.get(run_id)
+            if run and (run.generation == spec.generation or not spec.parent):
+                if run.application != caller.application:
+                    return Reply("foreign", note=run.application)  # type: ignore[arg-type]
                 if run.claim != claim:
                     return Reply("taken")
-                return Reply("created" if run.token == caller.owner else "exists", run.take(caller))
-            self.index[run_id] = caller.now + caller.lease_ms
-            if self.buried.get(run_id, -1) >= (plan.spec.parent.epoch if plan.spec.parent else 0):
+                if run.generation != spec.generation:
+                    return Reply("exists")
+                return run.answer("created" if run.token == caller.owner else "exists", caller)
+            self.index[run_id] = caller.application, caller.now + caller.lease_ms
+            what, whose, detail = self.marks.get(run_id, ("", "", ""))
+            if what == "done" and (not spec.parent or whose == spec.generation):
+                return Reply("exists" if spec.parent or detail == claim else "taken")
+            if what == "buried" and whose == spec.generation and spec.parent and int(detail) >= spec.parent.epoch:
                 return Reply("exists")
             if len(rows) != rows_of(plan.lines):
                 raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
+            self.marks.pop(run_id, None)
             run = self.runs[run_id] = StubRun(
-                spec=plan.spec.to_bytes(),
+                spec=spec.to_bytes(),
                 token=caller.owner,
                 claim=claim,
                 lines=list(plan.lines),
                 rows=rows,
-                events=tuple(event for event in EVENTS if event in plan.spec.callbacks),
-                name=plan.spec.name or "",
+                events=tuple(event for event in EVENTS if event in spec.callbacks),
+                name=spec.name or "",
                 created=caller.now,
                 updated=caller.now,
                 now=caller.now,
                 lease_ms=caller.lease_ms,
                 share=share,
-                told="open" if plan.spec.parent else "",
-                since=plan.spec.parent.epoch if plan.spec.parent else 0,
+                told="open" if spec.parent else "",
+                since=spec.parent.epoch if spec.parent else 0,
+                generation=spec.generation,
+                application=caller.application,
+                due=spec.start_at or 0,
             )
             if run.lines:
                 run.owe_stage(caller.owner)
             else:
                 run.rest(caller.owner, "succeeded")
                 run.tell(caller.owner)
-            run.clean_up()
-            return Reply("created", run.take(caller))
+            self._clean_up(run_id, run)
+            return run.answer("created", caller)
 
     def guard(self, tag: Tag) -> GuardWord:
         with self._changed:
-            run = self.runs.get(tag.run_id)
+            run = self._find(tag.run_id, tag.generation)
             if run is None:
-                return "over" if tag.run_id in self.buried else "unknown"
+                return self._word_of_none(tag)
             if run.state in ("succeeded", "cancelled") or run.stage > tag.stage:
                 return "over"
             if run.stage < tag.stage or run.line.total != tag.of:
@@ -379,30 +472,30 @@ class StubBackend(ClutchBackend):
 
     def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         tag = record.tag
-        with self._transition(tag.run_id, caller) as run:
+        with self._transition(tag.run_id, caller, tag.generation) as run:
             if run is None:
-                return Reply("over" if tag.run_id in self.buried else "unknown")
+                return Reply(self._word_of_none(tag))
             if run.state == "succeeded" or run.stage > tag.stage:
                 run.look(caller.owner, run.stage)
-                return Reply("over", run.take(caller))
+                return run.answer("over", caller)
             if run.stage == tag.stage and (run.line.total is None or tag.member >= run.line.total):
                 return Reply("refused")
             if run.state == "cancelled":
                 if not (record.of_run and record.ending == "succeeded" and run.stage == tag.stage):
-                    return Reply("over", run.take(caller))
+                    return run.answer("over", caller)
                 run.results[tag.stage][tag.member] = record.payload
                 run.trouble[tag.stage].pop(tag.member, None)
-                run.updated = caller.now
-                return Reply("counts", run.take(caller))
+                run.update()
+                return run.answer("counts", caller)
             if run.stage < tag.stage:
                 return Reply("unknown")
             if record.is_common and not caller.touch and self._is_one_of_many(run, tag):
                 run.results[tag.stage][tag.member] = record.payload
                 return Reply("counts")
             word = self._note(run, record, caller.owner)
-            run.updated = caller.now
             run.look(caller.owner, tag.stage)
-            return Reply(word, run.take(caller))
+            run.update()
+            return run.answer(word, caller)
 
     def _is_one_of_many(self, run: StubRun, tag: Tag) -> bool:
         """The common case: a member's first attempt, and others are still to come."""
@@ -418,7 +511,7 @@ class StubBackend(ClutchBackend):
             return "duplicate"
         if record.ending == "succeeded" and record.nested:
             nests[member] = record.nested
-            trouble[member] = Trouble("open", is_run=True)
+            run.stand(member, Trouble("open", is_run=True))
             run.owe(owner, f"start:{tag.stage}:{member}")
             return "counts"
         if record.ending == "succeeded":
@@ -429,161 +522,249 @@ class StubBackend(ClutchBackend):
         if member in trouble and order <= trouble[member].order:
             return "stale"
         is_run = record.of_run or (member in trouble and trouble[member].is_run)
-        trouble[member] = Trouble(record.ending, is_run, order, record.payload)
+        run.stand(member, Trouble(record.ending, is_run, order, record.payload))
+        run.due = max(run.due, record.due)
         return "counts"
 
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        with self._transition(run_id, caller) as run:
+        with self._transition(run_id, caller, private=True) as run:
             if run is None:
                 return Reply("unknown")
             run.look(caller.owner, run.stage)
-            duties = run.take(caller)
-            owing = any(not owed.parked for owed in run.outbox.values())
-            return Reply("owing" if owing else "clear", duties)
+            return run.answer("clear", caller, owing="owing")
+
+    def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
+        with self._transition(run_id, caller, private=True) as run:
+            if run is None:
+                return Reply("unknown")
+            stage = run.stage
+            run.look(caller.owner, stage)
+            if run.state != "running" or run.stage != stage:
+                return run.answer("works" if run.state == "running" else "rests", caller, owing="owing")
+            present = (stage, len(run.results[stage]) + len(run.trouble[stage]), run.updated)
+            if present != run.seen:
+                run.seen, run.seen_at, run.stalled = present, caller.now, None
+            reply = run.answer("works", caller, owing="owing")
+            is_quiet = run.stalled is None and run.due <= caller.now and caller.now - run.seen_at >= stalled_after
+            if reply.word != "works" or not is_quiet:
+                return reply
+            if run.has_nested() and not waits_for_jobs:
+                return replace(reply, word="quiet")
+            run.stalled = run.seen_at
+            return replace(reply, word="stalled")
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
-        with self._transition(run_id, caller) as run:
+        with self._transition(run_id, caller, duty.generation) as run:
             if run is None or not run.held(duty, caller):
                 return Reply("lost")
             del run.outbox[duty.id]
-            run.updated = caller.now
             run.lines[duty.stage] = replace(run.lines[duty.stage], total=total)
             if total == 0:
                 run.look(caller.owner, duty.stage)
             else:
                 run.owe_stage(caller.owner)
-            return Reply("opened", run.take(caller))
+            run.update()
+            return run.answer("opened", caller)
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        with self._transition(run_id, caller) as run:
+        with self._transition(run_id, caller, duty.generation) as run:
             owed = run.held(duty, caller) if run else None
             if run is None or owed is None:
                 return "lost"
-            if cursor is None:
-                del run.outbox[duty.id]
-            else:
-                owed.duty, owed.due = replace(owed.duty, cursor=cursor), caller.now + caller.lease_ms
-            return "confirmed"
+            if cursor is not None:
+                owed.duty = replace(owed.duty, cursor=max(cursor, owed.duty.cursor))
+                owed.due = caller.now + caller.lease_ms
+                return "confirmed"
+            del run.outbox[duty.id]
+            return "rests" if run.state != "running" and not run.outbox else "confirmed"
+
+    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+        with self._transition(run_id, caller, duty.generation) as run:
+            owed = run.held(duty, caller) if run else None
+            if run is None or owed is None:
+                return None
+            if done > owed.duty.cursor:
+                owed.duty, owed.members = replace(owed.duty, cursor=done), ()
+            if not owed.members:
+                most = min(run.room(), MANY) if run.line.limit else MANY
+                members = run.waiting()[: max(most, 0)] if run.state == "running" else []
+                if not members:
+                    del run.outbox[duty.id]
+                    run.retrying = ""
+                    run.update()
+                    return None
+                for member in members:
+                    one = run.trouble[duty.stage][member]
+                    run.stand(member, replace(one, kind="open"))
+                owed.members, owed.epoch = tuple(members), run.epoch
+            owed.due = caller.now + caller.lease_ms
+            run.update()
+            return owed.epoch, owed.members
 
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        with self._transition(run_id, caller) as run:
+        with self._transition(run_id, caller, duty.generation) as run:
             owed = run.held(duty, caller) if run else None
             if run is None or owed is None:
                 return Reply("lost")
             if run.is_moot(duty):
                 del run.outbox[duty.id]
                 return Reply("lost")
+            run.callbacks.discard(duty.id)
             if duty.kind in EVENTS or (run.state == "succeeded" and duty.kind != "tell"):
                 del run.outbox[duty.id]
             else:
                 owed.parked = True
-            run.error, run.updated = details.decode(), caller.now
+            run.error = details.decode()
             if run.state == "running":
                 run.state = "failed"
                 if duty.kind not in EVENTS:
                     run.alarm(caller.owner)
                 run.rest(caller.owner, "failed")
             run.tell(caller.owner)
-            return Reply("failed", run.take(caller))
+            run.update()
+            return run.answer("failed", caller)
 
-    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None) -> Reply:
-        with self._transition(run_id, caller) as run:
+    def heard(self, tag: CallbackTag, caller: Caller) -> str:
+        with self._transition(tag.run_id, caller, tag.generation) as run:
             if run is None:
-                if bury is not None:
-                    self.buried[run_id] = max(bury, self.buried.get(run_id, -1))
+                return "unknown"
+            run.callbacks.discard(tag.duty)
+            return "heard"
+
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
+        with self._transition(run_id, caller, generation, private=True) as run:
+            if run is None:
+                what, whose, detail = self.marks.get(run_id, ("", "", ""))
+                known = bool(what) and whose == generation and (what == "done" or int(detail) >= (bury or 0))
+                if bury is not None and not known:
+                    self.marks[run_id] = "buried", generation, bury
                 return Reply("unknown")
             if bury is not None and run.since > bury:
-                return Reply("over", run.take(caller))
+                return run.answer("over", caller)
             if run.state != "running":
                 mine = run.state == "cancelled" and run.cancelled_by == caller.owner
-                return Reply("cancelled" if mine else "over", run.take(caller))
+                return run.answer("cancelled" if mine else "over", caller)
             run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind not in MOVES}
-            run.cancelled_by, run.updated = caller.owner, caller.now
+            run.cancelled_by, run.retrying = caller.owner, ""
             run.rest(caller.owner, "cancelled")
             if run.has_nested():
-                run.owe(caller.owner, f"halt:{run.stage}:{run.epoch}")
+                run.owe_shares(caller.owner, "halt", run.sent if run.line.limit else run.line.total or 0)
             run.tell(caller.owner)
-            return Reply("cancelled", run.take(caller))
+            run.update()
+            return run.answer("cancelled", caller)
 
-    def retry(self, run_id: str, caller: Caller, *, since: int | None = None) -> Reply:
-        with self._transition(run_id, caller) as run:
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
+        with self._transition(run_id, caller, generation, private=True) as run:
             if run is None:
                 return Reply("unknown")
             if since is not None:
                 run.since = since
-            cancelled, succeeded, trouble = run.state == "cancelled", run.state == "succeeded", run.trouble[run.stage]
-            unsent = math.inf if run.again is None or succeeded else run.again
-            again = [
-                one
-                for member, one in trouble.items()
-                if not succeeded
-                and (
-                    cancelled or one.kind == "dead" or (one.kind == "open" and member >= unsent and not one.sent_before)
-                )
-            ]
-            if cancelled:
-                run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
+            cancelled, succeeded = run.state == "cancelled", run.state == "succeeded"
+            dead = 0 if succeeded else run.count("dead")
             parked = [owed for owed in run.outbox.values() if owed.parked]
             nested = not succeeded and run.has_nested() and run.line.total is not None
-            revived = bool(cancelled or again or parked or (run.error and not succeeded))
+            revived = bool(cancelled or dead or parked or (run.error and not succeeded))
             unheard = since is not None and run.told in ("failing", "attempted")  # by a parent that was cancelled
             if not (revived or nested):
                 run.tell(caller.owner, again=unheard)
-                return Reply("nothing", run.take(caller))
-            run.epoch, run.updated = run.epoch + 1, caller.now
-            for one in trouble.values():
-                one.sent_before = one.kind == "open" and bool(run.lines and run.line.limit)
-            for one in again:
-                one.sent_before = False
-                one.kind, one.retried, one.details = "open", run.epoch, b""
+                return run.answer("nothing", caller)
+            run.epoch += 1
+            run.revival += bool(dead or cancelled)
+            run.era += cancelled
             for owed in parked:
                 owed.parked, owed.owner, owed.due = False, caller.owner, 0
+            if cancelled:
+                run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
             if revived:
                 run.error = ""
                 if not succeeded:
                     run.heal(0)
-            if cancelled and not run.line.total:
+            line = run.line if run.lines else None
+            if line and cancelled and not line.total:
                 run.owe_stage(caller.owner)
-            elif cancelled:
-                run.owe_again(caller.owner, "resume")
-            elif again or nested:
-                run.owe_again(caller.owner, "retry")
+            elif line and cancelled:
+                end = run.sent if line.limit else line.total
+                run.owe(caller.owner, f"resume:{run.stage}:0:{end}:{run.epoch}")
+            if line and line.total is not None and not succeeded:
+                if not line.limit and not run.retrying and run.waiting():
+                    run.owe_retry(caller.owner)
+                if nested and not cancelled:
+                    run.owe_shares(caller.owner, "revive", run.sent if line.limit else line.total)
             run.look(caller.owner, run.stage, again=unheard)
-            return Reply("retried", run.take(caller))
+            run.update()
+            return run.answer("retried", caller)
 
-    def resend(self, run_id: str, caller: Caller) -> Reply:
-        with self._transition(run_id, caller) as run:
+    def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        with self._transition(run_id, caller, generation, private=True) as run:
             if run is None:
                 return Reply("unknown")
             if run.state != "running" or not run.line.total:
-                return Reply("nothing", run.take(caller))
-            run.epoch, run.updated = run.epoch + 1, caller.now
+                return run.answer("nothing", caller)
+            run.epoch += 1
             end = run.sent if run.line.limit else run.line.total
             run.owe(caller.owner, f"resend:{run.stage}:0:{end}:{run.epoch}")
-            return Reply("resent", run.take(caller))
+            run.update()
+            return run.answer("resent", caller)
 
-    def touch(self, run_id: str, caller: Caller) -> str:
-        with self._changed:
-            run = self.runs.get(run_id)
+    def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        with self._transition(run_id, caller, generation) as run:
+            if run is None:
+                return Reply("unknown")
+            run.look(caller.owner, run.stage, again=run.told not in ("", "open"))
+            return run.answer("told", caller)
+
+    def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
+        with self._transition(run_id, caller) as run:
             if run is None:
                 return "unknown"
+            run.due = max(run.due, due)
             if run.state != "succeeded":
-                run.updated = caller.now
+                run.update()
             return "touched"
 
-    @contextmanager
-    def _transition(self, run_id: str, caller: Caller) -> Iterator[StubRun | None]:
-        """One step: nobody sees it half done, and those who wait look when it is."""
+    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, duty.generation)
+            if run is None or len(run.items[duty.stage]) < offset:
+                raise DamagedState(f"what stage {duty.stage} of run {run_id!r} is mapped over is gone")
+            if len(run.items[duty.stage]) == offset:
+                run.items[duty.stage] += items
+
+    @contextmanager
+    def _transition(
+        self, run_id: str, caller: Caller, generation: str = "", *, private: bool = False
+    ) -> Iterator[StubRun | None]:
+        """One step: nobody sees it half done, and those who wait look when it is. Raises ForeignRun."""
+        with self._changed:
+            run = self._find(run_id, generation)
+            if run and private and run.application != caller.application:
+                raise foreign_run(run_id, run.application, caller.application)
             before = run and (run.state, run.updated)
             if run:
-                run.now, run.lease_ms = caller.now, caller.lease_ms
+                run.now, run.lease_ms, run.woken = caller.now, caller.lease_ms, False
             yield run
             if run:
-                run.clean_up()
+                self._clean_up(run_id, run)
             if run and before != (run.state, run.updated):
                 self._changed.notify_all()
+
+    def _clean_up(self, run_id: str, run: StubRun) -> None:
+        """Of a run that has succeeded and owes nothing, keep the result; of a nested one no more than a mark."""
+        if run.state == "succeeded":
+            run.outbox = {name: owed for name, owed in run.outbox.items() if not run.is_moot(owed.duty)}
+        if run.is_over:
+            self.marks[run_id] = "done", run.generation, run.claim
+            run.spec, run.rows = None, ()
+            if run.told and not run.callbacks:
+                self.runs.pop(run_id, None)
+
+    def _find(self, run_id: str, generation: str) -> StubRun | None:
+        run = self.runs.get(run_id)
+        return run if run and (not generation or run.generation == generation) else None
+
+    def _word_of_none(self, tag: Tag) -> GuardWord:
+        what, whose, _ = self.marks.get(tag.run_id, ("", "", ""))
+        return "over" if what and tag.generation in ("", whose) else "unknown"
 
     # Looking
 
@@ -592,24 +773,34 @@ class StubBackend(ClutchBackend):
             run = self.runs.get(run_id)
             return run.snapshot() if run else None
 
-    def spec(self, run_id: str) -> bytes | None:
+    def generation(self, run_id: str) -> str | None:
         with self._changed:
             run = self.runs.get(run_id)
+            return run.generation if run else None
+
+    def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
+        with self._changed:
+            run = self._find(run_id, generation)
             return run.spec if run else None
 
-    def line(self, run_id: str, stage: int) -> str | None:
+    def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, generation)
             return str(run.lines[stage]) if run and 0 <= stage < len(run.lines) else None
 
-    def rows(self, run_id: str, start: int, end: int) -> Sequence[bytes]:
+    def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, generation)
             return run.rows[start:end] if run else ()
 
-    def results(self, run_id: str, stage: int, start: int, end: int) -> Sequence[bytes | None]:
+    def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, generation)
+            return run.items[stage][start:end] if run else ()
+
+    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
+        with self._changed:
+            run = self._find(run_id, generation)
             if run is None or run.state == "cancelled":
                 return [None] * (end - start)
             trouble, nests = run.trouble.get(stage, {}), run.nests.get(stage, {})
@@ -619,27 +810,29 @@ class StubBackend(ClutchBackend):
             known |= {member: b"S" + result for member, result in run.results.get(stage, {}).items()}
             return [known.get(member) for member in range(start, end)]
 
-    def standing(self, run_id: str, stage: int, start: int, end: int) -> Sequence[Standing | None]:
+    def standing(
+        self, run_id: str, stage: int, members: Sequence[int], *, generation: str = ""
+    ) -> Sequence[Standing | None]:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, generation)
             known: dict[int, Standing] = {}
             if run:
-                known = {
-                    member: Standing(one.kind, one.retried if one.kind == "open" else 0)
-                    for member, one in run.trouble.get(stage, {}).items()
-                } | {member: Standing("succeeded") for member in run.results.get(stage, {})}
-            return [known.get(member) for member in range(start, end)]
+                trouble = run.trouble.get(stage, {})
+                known = {member: _standing(run, one) for member, one in trouble.items()}
+                known |= dict.fromkeys(run.results.get(stage, {}), "succeeded")
+            return [known.get(member) for member in members]
 
-    def failures(self, run_id: str, stage: int) -> Sequence[tuple[int, str]]:
+    def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
         with self._changed:
-            run = self.runs.get(run_id)
+            run = self._find(run_id, generation)
             trouble = run.trouble.get(stage, {}) if run else {}
             return sorted((member, one.details.decode()) for member, one in trouble.items() if one.kind == "dead")
 
-    def nested(self, run_id: str, stage: int) -> Mapping[int, bytes]:
+    def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
         with self._changed:
-            run = self.runs.get(run_id)
-            return dict(run.nests.get(stage, {})) if run else {}
+            run = self._find(run_id, generation)
+            nests = run.nests.get(stage, {}) if run else {}
+            return {member: nests[member] for member in members if member in nests}
 
     def wait(self, run_id: str, timeout: float) -> None:
         with self._changed:
@@ -649,15 +842,23 @@ class StubBackend(ClutchBackend):
 
     # The index
 
-    def due(self, now: int, look_again_at: int, limit: int) -> Sequence[str]:
+    def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
         with self._changed:
-            due = [run_id for run_id, at in self.index.items() if at <= now][:limit]
-            self.index.update(dict.fromkeys(due, look_again_at))
+            due = [run_id for run_id, (whose, at) in self.index.items() if at <= now and whose == application][:limit]
+            self.index.update(dict.fromkeys(due, (application, look_again_at)))
             return due
 
-    def look_again(self, run_id: str, at: int | None, *, run_ttl: int) -> None:
+    def look_again(
+        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+    ) -> None:
         with self._changed:
             if at is None:
                 self.index.pop(run_id, None)
-            else:
-                self.index[run_id] = at
+            elif run_id in self.index or not known:
+                self.index[run_id] = application, at
+
+
+def _standing(run: StubRun, one: Trouble) -> Standing:
+    if run.waits(one):
+        return "waiting"
+    return one.kind

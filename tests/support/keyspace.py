@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 import redis
@@ -9,6 +10,17 @@ import redis
 NAMESPACE = "dramatiq-clutch"
 
 NO_EXPIRY = -1  # what PTTL answers for a key that lives for ever; -2 is for one that has just gone
+
+
+def key_of(client: redis.Redis, run_id: str, part: str, namespace: str = NAMESPACE) -> str:
+    """The name of a run's key, which ends in the generation of the run that has the id now."""
+    generation = client.hget(f"{namespace}:{{{run_id}}}:head", "gen") or b""
+    return f"{namespace}:{{{run_id}}}:{part}" + (f":{generation.decode()}" if generation else "")
+
+
+def part_of(key: str) -> str:
+    """A key's name without the generation of its run."""
+    return re.sub(r":[0-9a-f]{8}$", "", key)
 
 
 def clutch_keys(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
@@ -23,7 +35,7 @@ def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list
 
 def left_over(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> list[str]:
     """The keys of the namespace that end in none of the allowed suffixes."""
-    return [key for key in clutch_keys(client, namespace) if not key.endswith(tuple(allowed))]
+    return [key for key in clutch_keys(client, namespace) if not part_of(key).endswith(tuple(allowed))]
 
 
 def assert_all_expire(client: redis.Redis, namespace: str = NAMESPACE) -> None:

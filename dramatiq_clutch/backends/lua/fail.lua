@@ -1,17 +1,18 @@
 -- A duty can't be done, and waiting doesn't cure it: the run fails. A retry owes it again, unless it is a callback.
--- ARGV  6 duty, 7 details
--- returns {'failed' | 'lost', duty...}, or {'moved'}: it is at another stage now
-local id, details = ARGV[6], ARGV[7]
+-- ARGV  7 duty, 8 details
+-- returns {'failed' | 'lost', note, duty...}, or {'moved'}: it is at another stage now
+local id, details = ARGV[7], ARGV[8]
 local duty = run.state and held(id)
-if not duty then return {'lost'} end
+if not duty then return {'lost', ''} end
 if run.stage ~= stage then return {'moved'} end
 if is_moot(id) then
   call('HDEL', outbox, id)
   clean_up()
-  return {'lost'}
+  return {'lost', ''}
 end
 local callback = string.sub(id, 1, 3) == 'on_' or string.sub(id, 1, 10) == 'completion'
 local tells = string.sub(id, 1, 4) == 'tell'
+if callback then call('SREM', callbacks, id) end
 if callback or (run.state == 'succeeded' and not tells) then
   call('HDEL', outbox, id)
 else

@@ -1,8 +1,8 @@
 -- Say how many members a stage has. An empty one is complete at once.
--- ARGV  6 duty, 7 total
--- returns {'opened' | 'lost', duty...}
-local id, total = ARGV[6], ARGV[7]
-if not run.state or not held(id) then return {'lost'} end
+-- ARGV  7 duty, 8 total
+-- returns {'opened' | 'lost', note, duty...}
+local id, total = ARGV[7], ARGV[8]
+if not run.state or not held(id) then return {'lost', ''} end
 call('HDEL', outbox, id)
 run.line = string.gsub(run.line, '^(%d+) %S+ ', '%1 ' .. total .. ' ')
 call('HSET', head, 's' .. stage, run.line)

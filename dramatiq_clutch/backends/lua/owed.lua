@@ -1,9 +1,7 @@
 -- Look at what the state owes, and give the caller what is its own or whose lease has lapsed.
--- returns {'owing' | 'clear' | 'unknown', duty...}, or {'moved'}: it is at another stage now
-if not run.state then return {'unknown'} end
+-- returns {'owing' | 'clear' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 look()
 clean_up()
-local reply, owing = take()
-table.insert(reply, 1, owing and 'owing' or 'clear')
-return reply
+return answer('clear', 'owing')

@@ -1,44 +1,65 @@
 -- What several transitions share. Every script that begins with it has
---   KEYS  head, plan, outbox, bell, mark, then of the stage before: marks, standing, details, nests; of this one the same
---         and halted; of the next: marks
---   ARGV  the stage those keys are of, now (ms), owner, lease, lease_ms, and then its own
--- and returns {word, duty, duty, ...}, a duty being {id, lease, cursor, again, line, snapshot}, and for a small `send`
--- what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}; and what comes next,
--- where one job follows another: {line, row, birth}, or {}.
+--   KEYS  1 head, 2 plan, 3 outbox, 4 bell (the name of a channel), 5 mark, 6 callbacks;
+--         of the stage before: 7 marks, 8 standing, 9 dead, 10 details;
+--         of this stage: 11 marks, 12 standing, 13 dead, 14 details, 15 nests, 16 halted, 17 items;
+--         of the next stage: 18 marks; then the script's own, from 19 on
+--   ARGV  1 the stage those keys are of, 2 now (ms), 3 owner, 4 lease, 5 lease_ms, 6 the generation those keys are of;
+--         then the script's own, from 7 on
+-- and returns {word, note, duty, duty, ...}. A note is '', or 'rests': the run is at rest and owes nothing; 'wakes': it
+-- was at rest and works again; 'more': there are shares that the caller hasn't been given, for anybody. A duty is {id,
+-- lease, cursor, again, line, snapshot}, and for a small `send` what it needs: spec, {row...}, {line of the stage before,
+-- what its only member has left}, or {}; and what comes next, where one job follows another: {line, row}, or {}.
 --
--- marks    hash: member -> 'S' .. result; 'N' for one whose job has nested runs; 'R' for a run, '' for a job that has
---          had an attempt. The field '' tells a live key from one that has expired
--- standing sorted set: members that have had an attempt and not succeeded, by kind and place
--- details  hash: member -> epoch, attempt and failure of those (of an open one: the epoch of its retry)
--- nests    hash: member -> plan of the runs that its job has nested
--- halted   the marks of a cancelled run: what has no live key can't count
-local head, plan, outbox, bell, mark = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local before = {marks = KEYS[6], standing = KEYS[7], details = KEYS[8], nests = KEYS[9]}
-local here = {marks = KEYS[10], standing = KEYS[11], details = KEYS[12], nests = KEYS[13], halted = KEYS[14]}
-local after = {marks = KEYS[15]}
+-- head      hash: the run's fields
+-- marks     hash: member -> 'S' .. result; 'N' for one whose job has nested runs; 'R' for a run, '' for a job that has
+--           had an attempt. The field '' tells a live key from one that has expired
+-- standing  sorted set: the members that have had an attempt and are unsettled, or wait to be sent again. The score is
+--           era * ERA + kind * SPAN + index
+-- dead      sorted set: the members that are dead, or wait to be sent again. The score is revival * SPAN + index
+-- details   hash: member -> 'epoch attempt failure' of both
+-- nests     hash: member -> plan of the runs that its job has nested
+-- halted    `marks` of a cancelled run, renamed. `succeed` then finds no live key, so that a late success can't release
+--           the stage; `retry` renames it back
+-- items     list: over what a mapped stage is mapped, if that is the result of one job
+-- callbacks set: the callbacks that were sent and haven't ended
+--
+-- A retry begins a new revival (of a cancelled run, a new era too): whatever has a lower one in its score waits to be
+-- sent again. So a retry of 100,000 members is one number, and nobody has to visit them in one step.
+local head, plan, outbox, bell, mark, callbacks = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local before = {marks = KEYS[7], standing = KEYS[8], dead = KEYS[9], details = KEYS[10]}
+local here = {marks = KEYS[11], standing = KEYS[12], dead = KEYS[13], details = KEYS[14], nests = KEYS[15],
+  halted = KEYS[16], items = KEYS[17]}
+local after = {marks = KEYS[18]}
+local LAST_KEY = 18
 local stage, now, owner = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local lease, lease_ms = ARGV[4], tonumber(ARGV[5])
+local lease, lease_ms, generation = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 
 local OPEN, ATTEMPTED, FAILING, DEAD = 0, 1, 2, 3
-local SPAN = 2 ^ 40 -- a member's score is its kind * SPAN + its index, so that each kind is a range, in order
-local HALF = SPAN / 2 -- added for those that an earlier retry of a stage with a limit has sent
+local SPAN = 2 ^ 32 -- more than a stage has members
+local ERA = 4 * SPAN -- and more than all kinds of them have
 local MOST_FAILURES = 100
 local A_DAY = 86400000
 local FEW = 10 -- so many members come along with the duty to send them
 local LITTLE = 10000 -- and a result of so many bytes
+local MANY = 1000 -- no step works on more members than that
 
 local call = redis.call
 local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
-  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 'again', 's' .. (stage + 1), 's' .. (stage + 2),
-  'created', 'token')
+  'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 's' .. (stage + 1), 's' .. (stage + 2), 'gen', 'era',
+  'revival', 'until', 'stalled', 'retrying')
 local run = {
-  state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = fields[4],
+  state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = tonumber(fields[4] or 0),
   result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
   error = fields[9] or '', epoch = tonumber(fields[10] or 0), told = fields[11] or '', claim = fields[12] or '',
-  line = fields[13] or '', share = tonumber(fields[14] or 0), sent = tonumber(fields[15] or 0), again = fields[16] or '',
-  later = {[stage + 1] = fields[17] or nil, [stage + 2] = fields[18] or nil},
-  birth = (fields[19] or '') .. ' ' .. (fields[20] or ''), -- tells it from an earlier one of its name
+  line = fields[13] or '', share = tonumber(fields[14] or 0), sent = tonumber(fields[15] or 0),
+  later = {[stage + 1] = fields[16] or nil, [stage + 2] = fields[17] or nil},
+  generation = fields[18] or '', era = tonumber(fields[19] or 0), revival = tonumber(fields[20] or 0),
+  due = tonumber(fields[21] or 0), -- until when something of it is delayed
+  stalled = fields[22], retrying = fields[23] or '',
 }
+-- The state of another run that has this one's id now, or had it before. It is not ours to read or change.
+local stranger = run.state and run.generation ~= generation and run.state or nil
+if stranger then run.state = false end
 
 local function line_of(index)
   if index == stage and run.line ~= '' then return run.line end
@@ -54,7 +75,8 @@ local function has_flag(letter, line)
 end
 
 local function limit_of(line)
-  return tonumber(string.match(line, '^%d+ %S+ %S+ (%d+)$'))
+  local limit = tonumber(string.match(line, '^%d+ %S+ %S+ (%d+)'))
+  return limit ~= 0 and limit or nil
 end
 
 local function has_nested()
@@ -67,26 +89,72 @@ local function set(field, value)
   call('HSET', head, field, value)
 end
 
-local function range_of(kind)
-  return kind * SPAN, (kind + 1) * SPAN - 1
+-- A bound that isn't included. A score has more digits than Lua writes by itself.
+local function below(score)
+  return string.format('(%.0f', score)
 end
 
-local function count(kind)
-  return call('ZCOUNT', here.standing, range_of(kind))
+-- How many members are of these kinds, in the present era.
+local function count(kind, last)
+  local from = run.era * ERA
+  return call('ZCOUNT', here.standing, from + kind * SPAN, below(from + ((last or kind) + 1) * SPAN))
+end
+
+local function count_dead()
+  return call('ZCOUNT', here.dead, run.revival * SPAN, '+inf')
+end
+
+-- How many wait to be sent again: those of an earlier revival, or era.
+local function count_waiting()
+  local dead = run.revival > 0 and call('ZCOUNT', here.dead, '-inf', below(run.revival * SPAN)) or 0
+  return dead + (run.era > 0 and call('ZCOUNT', here.standing, '-inf', below(run.era * ERA)) or 0)
+end
+
+-- Some of those.
+local function next_waiting(most)
+  local found = call('ZRANGEBYSCORE', here.dead, '-inf', below(run.revival * SPAN), 'LIMIT', 0, most)
+  if #found < most then
+    local others = call('ZRANGEBYSCORE', here.standing, '-inf', below(run.era * ERA), 'LIMIT', 0, most - #found)
+    for _, member in ipairs(others) do found[#found + 1] = member end
+  end
+  return found
 end
 
 local function stand(member, kind)
-  call('ZADD', here.standing, kind * SPAN + tonumber(member), member)
+  if kind == DEAD then
+    call('ZREM', here.standing, member)
+    call('ZADD', here.dead, run.revival * SPAN + tonumber(member), member)
+  else
+    call('ZREM', here.dead, member)
+    call('ZADD', here.standing, run.era * ERA + kind * SPAN + tonumber(member), member)
+  end
+end
+
+-- The member has succeeded, and doesn't stand anywhere any more.
+local function unstand(member)
+  call('ZREM', here.standing, member)
+  call('ZREM', here.dead, member)
+  call('HDEL', here.details, member)
 end
 
 local function update()
   call('HSET', head, 'updated', now)
+  if run.stalled then
+    run.stalled = false
+    call('HDEL', head, 'stalled')
+  end
+end
+
+-- How long the run's keys live: from now, or from when what is delayed is due.
+local function lifetime()
+  return run.ttl + math.max(run.due - now, 0)
 end
 
 local function touch()
   update()
-  for index = 1, 15 do
-    if index ~= 5 then call('PEXPIRE', KEYS[index], run.ttl) end
+  local ttl = lifetime()
+  for index = 1, LAST_KEY do
+    if index ~= 4 and index ~= 5 then call('PEXPIRE', KEYS[index], ttl) end
   end
 end
 
@@ -101,14 +169,18 @@ local function snapshot()
       head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
     })
   end
-  local failures = {}
-  for _, member in ipairs(call('ZRANGEBYSCORE', here.standing, FAILING * SPAN, '+inf', 'LIMIT', 0, MOST_FAILURES)) do
-    local details = call('HGET', here.details, member) or '0 0 '
-    failures[#failures + 1] = {member, string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
+  local failures, from = {}, run.era * ERA + FAILING * SPAN
+  local troubled = call('ZRANGEBYSCORE', here.standing, from, below(from + SPAN), 'LIMIT', 0, MOST_FAILURES)
+  local dead = call('ZRANGEBYSCORE', here.dead, run.revival * SPAN, '+inf', 'LIMIT', 0, MOST_FAILURES)
+  for _, member in ipairs(dead) do troubled[#troubled + 1] = member end
+  for index = 1, math.min(#troubled, MOST_FAILURES) do
+    local details = call('HGET', here.details, troubled[index]) or '0 0 '
+    failures[index] = {troubled[index], string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
   end
   local marks = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.marks) - 1, 0)
   local counts = {
-    marks = marks, open = count(OPEN), attempted = count(ATTEMPTED), failing = count(FAILING), dead = count(DEAD),
+    marks = marks, open = count(OPEN) + count_waiting(), attempted = count(ATTEMPTED), failing = count(FAILING),
+    dead = count_dead(),
   }
   return cjson.encode({head = shown, counts = counts, failures = failures})
 end
@@ -119,16 +191,19 @@ local function moment()
   return snapshot()
 end
 
-local given = {} -- what this call owes itself: it has it from the start
+local given = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
+local fresh = {} -- ids of the shares that it creates for anybody
+local woken = false -- whether it has brought a run that was at rest back to work
 local go_onward -- does a duty in this very call, if it can
 
+-- Write a duty down: for the caller, or for `whose` message; `anybody` may have it at once if that is ''.
 local function owe(id, shown, whose)
   if go_onward and go_onward(id) then return end
-  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = now + lease_ms,
+  local duty = {seq = call('HINCRBY', head, 'seq', 1), owner = whose or owner, due = whose == '' and now or now + lease_ms,
     lease = whose and '' or lease, cursor = 0, snapshot = shown}
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then
-    call('PEXPIRE', outbox, run.ttl)
-    given[id] = not whose
+    call('PEXPIRE', outbox, lifetime())
+    given[id], fresh[id] = not whose, whose == ''
   end
 end
 
@@ -144,10 +219,26 @@ local function owe_send(index, line, from, to)
   end
 end
 
-local function owe_callback(event)
-  if string.find(run.events, event, 1, true) then
-    owe(event .. ':' .. stage .. ':' .. call('HINCRBY', head, 'fired', 1), moment())
+-- What is to be done to the nested runs among many members: some by the caller, and the rest by whichever worker comes.
+local function owe_shares(kind, to)
+  if to == 0 then return end
+  local size = math.max(math.ceil(run.share * 2 / 5), math.ceil(to / 50))
+  local from = math.min(math.ceil(run.share * 2 / 25), to)
+  owe(kind .. ':' .. stage .. ':0:' .. from .. ':' .. run.epoch)
+  while from < to do
+    owe(kind .. ':' .. stage .. ':' .. from .. ':' .. math.min(from + size, to) .. ':' .. run.epoch, nil, '')
+    from = from + size
   end
+end
+
+local function owe_callback(event)
+  if not string.find(run.events, event, 1, true) then return end
+  local id = event .. ':' .. stage .. ':' .. call('HINCRBY', head, 'fired', 1)
+  if event ~= 'completion' then -- a group's completion callbacks ask for nothing of the run
+    call('SADD', callbacks, id)
+    call('PEXPIRE', callbacks, lifetime())
+  end
+  owe(id, moment())
 end
 
 local function owe_stage(index, line)
@@ -156,54 +247,34 @@ local function owe_stage(index, line)
   if limit then
     total = math.min(total, limit)
     set('sent', total)
-    set('again', '')
   end
   owe_send(index, line, 0, total)
 end
 
--- Nested runs that have had an attempt keep their place until they settle.
-local function count_held()
-  if not has_nested() then return 0 end
-  local held = 0
-  for _, member in ipairs(call('ZRANGEBYSCORE', here.standing, ATTEMPTED * SPAN, DEAD * SPAN - 1)) do
-    local mark = call('HGET', here.marks, member)
-    if mark == 'R' or mark == 'N' then held = held + 1 end
-  end
-  return held
+-- The members that wait are to be sent again, some at a time (see `reopen`).
+local function owe_retry()
+  set('retrying', 'retry:' .. stage .. ':' .. call('HINCRBY', head, 'retries', 1) .. ':' .. run.epoch)
+  owe(run.retrying)
 end
 
--- A stage with a limit: let as many members follow as have given up their places. `again` is the first member that a
--- retry has still to look at; those behind it don't count, unless an earlier retry has sent them.
+-- How many members of a stage with a limit may still be sent: a member has its place until it is settled.
+local function room_in(limit, marks)
+  return limit - (run.sent - marks) - count(OPEN, FAILING)
+end
+
+-- A stage with a limit: send as many members as there is room for; those first that wait to be sent again.
 local function fill(total, marks)
   local limit = limit_of(run.line)
   if not limit then return end
-  local from, open = tonumber(run.again), OPEN * SPAN
-  local waiting = count(OPEN) - (from and call('ZCOUNT', here.standing, open + from, open + HALF - 1) or 0)
-  local room = limit - (run.sent - marks) - waiting - count_held()
-  if from then
-    local most = math.max(room, 0)
-    local next = call('ZRANGEBYSCORE', here.standing, open + from, open + HALF - 1, 'LIMIT', 0, most + 1)
-    local to = tonumber(next[most + 1] or run.sent)
-    if to > from then
-      owe('retry:' .. stage .. ':' .. from .. ':' .. to .. ':' .. run.epoch)
-      set('again', to < run.sent and to or '')
-    end
-    room = room - #next
-  end
+  local room = room_in(limit, marks)
+  if room <= 0 then return end
+  local waiting = count_waiting()
+  if waiting > 0 and run.retrying == '' then owe_retry() end
+  room = room - waiting
   if room > 0 and run.sent < total then
     local to = math.min(total, run.sent + room)
     owe_send(stage, run.line, run.sent, to)
     set('sent', to)
-  end
-end
-
--- Members to send again: all of them, or as the limit allows. Of a cancelled run, those that have had no attempt have
--- their places, and are sent at once.
-local function owe_again(kind)
-  local limit = limit_of(run.line)
-  if limit then set('again', 0) end
-  if not limit or kind == 'resume' then
-    owe(kind .. ':' .. stage .. ':0:' .. (limit and run.sent or total_of(run.line)) .. ':' .. run.epoch)
   end
 end
 
@@ -218,7 +289,7 @@ local function rest(state)
   set('state', state)
   call('DEL', bell)
   call('RPUSH', bell, state)
-  call('PEXPIRE', bell, run.ttl)
+  call('PEXPIRE', bell, lifetime())
   if state == 'succeeded' then
     owe_callback('completion')
     owe_callback('on_success')
@@ -226,8 +297,9 @@ local function rest(state)
   owe_callback('on_finish')
 end
 
--- A failed run works again. What is dead already has been mourned.
+-- A run that has failed, or was cancelled, works again. What is dead already has been mourned.
 local function heal(dead)
+  if run.state ~= 'running' then woken = true end
   set('state', 'running')
   set('alarmed', false)
   set('mourned', dead > 0)
@@ -235,23 +307,27 @@ local function heal(dead)
 end
 
 local function complete(dead)
-  call('UNLINK', before.marks, before.standing, before.details, here.nests)
+  call('UNLINK', before.marks, before.standing, before.dead, before.details, here.nests, here.items)
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
   if stage + 1 == run.stages then return rest('succeeded') end
   if run.state == 'failed' then heal(0) end
-  run.stage, run.alarmed, run.mourned = stage + 1, false, false
-  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0')
+  run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
+  run.era, run.revival = 0, 0
+  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
   call('HSET', after.marks, '', '')
-  call('PEXPIRE', after.marks, run.ttl)
+  call('PEXPIRE', after.marks, lifetime())
   owe_stage(stage + 1, line_of(stage + 1))
 end
 
 local function judge()
   local total, there = total_of(run.line), call('HLEN', here.marks)
   if not total or there == 0 then return end -- not opened yet; expired: missing state releases nothing
-  local marks, troubled, open, failing, dead = there - 1, call('ZCARD', here.standing), 0, 0, 0
-  if troubled > 0 then open, failing, dead = count(OPEN), count(FAILING), count(DEAD) end
-  local succeeded = marks - troubled
+  local marks, standing, buried = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
+  local open, failing, dead = 0, 0, 0
+  if standing + buried > 0 then
+    open, failing, dead = count(OPEN) + count_waiting(), count(FAILING), count_dead()
+  end
+  local succeeded = marks - standing - buried
   local settled = succeeded + dead == total
   if run.state == 'failed' and not settled then heal(dead) end
   if failing + dead > 0 and marks - open >= total then ring('alarmed', 'on_failure') end
@@ -274,7 +350,7 @@ local function tell(again)
     word = 'succeeded'
   elseif run.state ~= 'running' then
     word = 'dead'
-  elseif run.alarmed and count(FAILING) + count(DEAD) > 0 then
+  elseif run.alarmed and count(FAILING) + count_dead() > 0 then
     word = 'failing'
   elseif run.told == 'failing' or run.told == 'attempted' then
     word = 'attempted'
@@ -300,7 +376,7 @@ local function next_of(index)
   local offset, total = string.match(line, '^(%d+) (%d+) ')
   if total ~= '1' or has_flag('m', line) or has_flag('r', line) then return {} end
   local row = call('LRANGE', plan, offset, offset)[1]
-  return row and #row <= LITTLE and {line, row, run.birth} or {}
+  return row and #row <= LITTLE and {line, row} or {}
 end
 
 -- What a duty to send a few members needs: the spec, their rows, and the result of a stage of one before them; and
@@ -323,23 +399,37 @@ end
 
 -- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody
 -- has done it and not confirmed it. What it would read is perhaps gone.
-local MOVES = {send = true, open = true, start = true, retry = true, resume = true, resend = true}
+local MOVES = {send = true, open = true, start = true, retry = true, resume = true, revive = true, resend = true}
 
 local function is_moot(id)
   local kind, index = string.match(id, '^(%a+):(%d+)')
   return MOVES[kind] and (tonumber(index) < run.stage or run.state == 'succeeded')
 end
 
--- The duties that are the caller's now, in the order in which they came up; and whether anything is owed at all.
+-- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; and whether
+-- there are more shares for anybody. Of these a caller gets one at a time, so that others can help.
 local function take()
-  local all, duties, owing = call('HGETALL', outbox), {}, false
+  local all, found, owing, more = call('HGETALL', outbox), {}, false, false
   for index = 1, #all, 2 do
     local id, duty = all[index], cjson.decode(all[index + 1])
     local moot = is_moot(id)
     owing = owing or not (moot or duty.parked)
     if moot then
       call('HDEL', outbox, id)
+    elseif fresh[id] then
+      more = true
     elseif given[id] or not duty.parked and (duty.owner == owner or duty.due <= now) then
+      found[#found + 1] = {id = id, duty = duty}
+    end
+  end
+  table.sort(found, function(one, other) return one.duty.seq < other.duty.seq end)
+  local duties, has_share = {}, false
+  for _, one in ipairs(found) do
+    local id, duty = one.id, one.duty
+    if duty.owner == '' and has_share then
+      more = true
+    else
+      has_share = has_share or duty.owner == ''
       local again = not given[id] and duty.lease ~= '' and '1' or '0'
       if not given[id] then
         duty.due, duty.lease = now + lease_ms, lease
@@ -348,17 +438,19 @@ local function take()
       local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
       local reply = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
       if string.sub(id, 1, 4) == 'send' then reply[7], reply[8], reply[9], reply[10] = needs(id, line) end
-      duties[#duties + 1] = {seq = duty.seq, reply = reply}
+      duties[#duties + 1] = reply
     end
   end
-  table.sort(duties, function(one, other) return one.seq < other.seq end)
-  for index, duty in ipairs(duties) do duties[index] = duty.reply end
-  return duties, owing
+  return duties, owing, more
 end
 
-local function answer(word)
-  local reply = take()
-  table.insert(reply, 1, word)
+-- The script's reply. Where something is owed, `owing` may take the place of the word.
+local function answer(word, owing_word)
+  local reply, owing, more = take()
+  local note = more and 'more' or woken and 'wakes' or ''
+  if run.state ~= 'running' and not owing then note = 'rests' end
+  table.insert(reply, 1, owing and owing_word or word)
+  table.insert(reply, 2, note)
   return reply
 end
 
@@ -369,15 +461,32 @@ local function held(id)
   return duty and not duty.parked and duty.lease == lease and duty or nil
 end
 
--- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known.
+-- What is left of a run: 'done' or 'buried', its generation, and the claim or the epoch in which it was buried.
+local function marked()
+  return string.match(call('GET', mark) or '', '^(%a+) (%w*) ?(.*)$')
+end
+
+local function is_marked()
+  local what, whose = marked()
+  return what ~= nil and whose == generation
+end
+
+-- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known;
+-- of a nested run, which has told its parent, no more than the mark. Callbacks that haven't ended yet keep the status.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do
     if is_moot(id) then call('HDEL', outbox, id) end
   end
   if call('EXISTS', outbox) == 1 then return end
-  call('SET', mark, run.claim, 'PX', run.claim ~= '' and run.ttl or A_DAY)
-  call('UNLINK', plan, outbox)
+  call('SET', mark, 'done ' .. generation .. ' ' .. run.claim, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  local called = run.events ~= '' and call('EXISTS', callbacks) == 1
+  if run.told ~= '' and not called then
+    call('UNLINK', head, plan, here.marks, here.standing, here.dead, here.details)
+    return
+  end
+  call('UNLINK', plan)
   call('HDEL', head, 'spec')
-  for _, key in ipairs({head, bell, here.marks, here.standing, here.details}) do call('PEXPIRE', key, run.result_ttl) end
+  local ttl = called and lifetime() or run.result_ttl
+  for _, key in ipairs({head, bell, here.marks, here.standing, here.dead, here.details}) do call('PEXPIRE', key, ttl) end
 end

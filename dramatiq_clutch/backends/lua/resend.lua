@@ -1,6 +1,6 @@
 -- A new epoch, in which all unsettled members are sent again: their messages were lost.
--- returns {'resent' | 'nothing' | 'unknown', duty...}, or {'moved'}: it is at another stage now
-if not run.state then return {'unknown'} end
+-- returns {'resent' | 'nothing' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 local total = total_of(run.line)
 if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end

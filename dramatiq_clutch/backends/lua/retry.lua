@@ -1,18 +1,12 @@
 -- A new epoch, in which the dead members work again; of a cancelled run, all that have not succeeded.
--- ARGV  6 epoch of the parent that revives it, or ''
--- returns {'retried' | 'nothing' | 'unknown', duty...}, or {'moved'}: it is at another stage now
-if not run.state then return {'unknown'} end
+-- ARGV  7 epoch of the parent that revives it, or ''
+-- returns {'retried' | 'nothing' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 
-if ARGV[6] ~= '' then call('HSET', head, 'since', ARGV[6]) end
-local cancelled = run.state == 'cancelled'
-local from = cancelled and OPEN or DEAD
-local again = run.state == 'succeeded' and {} or call('ZRANGEBYSCORE', here.standing, from * SPAN, '+inf')
-local unsent = tonumber(run.again) -- an earlier retry isn't through: those are of this one
-if unsent and not cancelled then
-  local waiting = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN + unsent, OPEN * SPAN + HALF - 1)
-  for _, member in ipairs(waiting) do again[#again + 1] = member end
-end
+if ARGV[7] ~= '' then call('HSET', head, 'since', ARGV[7]) end
+local cancelled, succeeded = run.state == 'cancelled', run.state == 'succeeded'
+local dead = succeeded and 0 or count_dead()
 local parked = {}
 local all = call('HGETALL', outbox)
 for index = 1, #all, 2 do
@@ -20,26 +14,18 @@ for index = 1, #all, 2 do
   if duty.parked then parked[all[index]] = duty end
 end
 local total = total_of(run.line)
-local nested = run.state ~= 'succeeded' and total and has_nested()
-local revived = cancelled or #again > 0 or next(parked) ~= nil or run.error ~= ''
-if run.state == 'succeeded' then revived = next(parked) ~= nil end
+local nested = not succeeded and total and has_nested()
+local revived = cancelled or dead > 0 or next(parked) ~= nil or (run.error ~= '' and not succeeded)
 -- A parent that was cancelled hasn't heard that this run is failing, or was, and takes it for open.
-local unheard = ARGV[6] ~= '' and (run.told == 'failing' or run.told == 'attempted')
+local unheard = ARGV[7] ~= '' and (run.told == 'failing' or run.told == 'attempted')
 if not (revived or nested) then
   tell(unheard)
   return answer('nothing')
 end
 
 set('epoch', run.epoch + 1)
-if limit_of(run.line) and not cancelled then -- those on their way are not of this retry, and count
-  local sent = call('ZRANGEBYSCORE', here.standing, OPEN * SPAN, OPEN * SPAN + (unsent or HALF) - 1)
-  for _, member in ipairs(sent) do call('ZADD', here.standing, OPEN * SPAN + HALF + tonumber(member), member) end
-end
-for _, member in ipairs(again) do
-  local order = string.match(call('HGET', here.details, member) or '', '^%-?%d+ %-?%d+ ') or '-1 -1 '
-  call('HSET', here.details, member, order .. run.epoch)
-  stand(member, OPEN)
-end
+if dead > 0 or cancelled then set('revival', run.revival + 1) end
+if cancelled then set('era', run.era + 1) end
 for id, duty in pairs(parked) do
   duty.parked, duty.owner, duty.due = nil, owner, 0
   call('HSET', outbox, id, cjson.encode(duty))
@@ -54,14 +40,17 @@ end
 if revived then
   call('HSET', head, 'error', '')
   run.error = ''
-  if run.state ~= 'succeeded' then heal(0) end
+  if not succeeded then heal(0) end
 end
+local limit = limit_of(run.line)
 if cancelled and (not total or total == 0) then
   owe_stage(stage, run.line)
-elseif cancelled then
-  owe_again('resume')
-elseif #again > 0 or nested then
-  owe_again('retry')
+elseif cancelled then -- those that have had no attempt; they have their places
+  owe('resume:' .. stage .. ':0:' .. (limit and run.sent or total) .. ':' .. run.epoch)
+end
+if total and not succeeded then -- and those that have had one; with a limit, `fill` sends them
+  if not limit and run.retrying == '' and count_waiting() > 0 then owe_retry() end
+  if nested and not cancelled then owe_shares('revive', limit and run.sent or total) end
 end
 look(unheard)
 touch()

@@ -1,9 +1,10 @@
 -- The common case of `record`: members' first attempts succeed, and others are still to come.
--- KEYS  marks of the jobs' stage
--- ARGV  how many members the stage has; how many attempts make a look worth while (0: the last one),
+-- KEYS  1 marks of the jobs' stage
+-- ARGV  1 how many members the stage has, 2 how many attempts make a look worth while, or 0,
 --       then for each of some members: its index, 'S' .. result
--- returns for each: 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': only that
---         can tell
+-- returns for each: 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': nothing is
+--         recorded here, that is left to the whole transition. So it is with the member that completes the stage: no
+--         moment lies between its success and what that means.
 local marks, total, batch = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local words, fresh, latest = {}, 0, nil
 for index = 3, #ARGV, 2 do
@@ -17,6 +18,11 @@ if fields == fresh then -- no live key: the stage is over, or has expired
   for index = 1, #words do words[index] = 'look' end
 elseif latest then
   local before, now = fields - 1 - fresh, fields - 1
-  if now >= total or (batch > 0 and math.floor(before / batch) < math.floor(now / batch)) then words[latest] = 'last' end
+  if now >= total then
+    redis.call('HDEL', marks, ARGV[1 + 2 * latest])
+    words[latest] = 'look'
+  elseif batch > 0 and math.floor(before / batch) < math.floor(now / batch) then
+    words[latest] = 'last'
+  end
 end
 return words
