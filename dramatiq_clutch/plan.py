@@ -14,6 +14,7 @@ from uuid import UUID
 from dramatiq import Message, get_encoder
 
 from .errors import DamagedState, NewerRelease
+from .canonical import canonical
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1
@@ -252,20 +253,34 @@ def rows_of(lines: Sequence[StageLine]) -> int:
 
 
 class Fingerprint:
-    """What tells two clutches apart that are run under one id. A delay is none of it."""
+    """What tells two clutches apart that are run under one id: what their messages say, and not how that is encoded (in
+    which order a dict's keys come, or a set's members, which goes by a hash seed). A delay is none of it."""
 
     def __init__(self) -> None:
         self._rows = hashlib.sha256()
 
     def add(self, rows: Sequence[bytes]) -> None:
-        """The next rows of the plan."""
-        self._rows.update(pack(rows))
+        """The next rows of the plan. Raises what the encoder raises."""
+        for row in rows:
+            self._rows.update(_meaning(row))
 
     def of(self, spec: Spec, lines: Sequence[StageLine]) -> str:
-        timeless = pack(
-            [replace(spec, start_at=None, generation="").to_bytes(), *(str(line).encode() for line in lines)]
-        )
-        return hashlib.sha256(timeless + self._rows.digest()).hexdigest()[:32]
+        return self.digest(spec, lines).hex()[:32]
+
+    def digest(self, spec: Spec, lines: Sequence[StageLine]) -> bytes:
+        callbacks = {event: [_meaning(row).hex() for row in rows] for event, rows in sorted(spec.callbacks.items())}
+        about = json.dumps([spec.name, spec.queue, callbacks, spec.inherits, list(map(str, lines))])
+        return hashlib.sha256(about.encode() + self._rows.digest()).digest()
+
+
+def _meaning(row: bytes) -> bytes:
+    """The digest of what a row says."""
+    kind, data = row[:1], row[1:]
+    if kind != NESTED:
+        return hashlib.sha256(kind + canonical(data, get_encoder())).digest()
+    plan, nested = Plan.from_bytes(data), Fingerprint()
+    nested.add(plan.rows)
+    return nested.digest(plan.spec, plan.lines)
 
 
 @dataclass(frozen=True, slots=True)
