@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import re
 import secrets
@@ -19,11 +20,24 @@ from . import job, mermaid
 from .engine import engine_of
 from .errors import NestingError, NewerRelease, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run
 from .handover import hand_over
-from .plan import Fingerprint, Plan, Spec, StageLine, new_generation, to_row
+from .plan import Fingerprint, Plan, Spec, StageLine, new_generation
 from .run import Run
-from .steps import AnyActor, Description, Source, Stage, Step, is_step, members_of, to_member, to_message
+from .steps import (
+    AnyActor,
+    Description,
+    Encoded,
+    Source,
+    Stage,
+    Step,
+    check_levels,
+    is_step,
+    members_of,
+    to_encoded,
+    to_member,
+)
 
-Callback = Message[Any] | AnyActor | str
+#: What a callback is given as; what isn't a name is kept encoded, as it was then.
+Callback = Message[Any] | AnyActor | str | Encoded
 
 #: The callbacks that a user sets, by the names of their options.
 CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
@@ -42,8 +56,12 @@ logger = get_logger(__name__)
 class Clutch(Description):
     """An immutable description of work. Every call returns a new one; each can be run, more than once.
 
+    Messages are encoded when they are given, by Dramatiq's encoder of that moment; whatever is changed later, in a list
+    among their arguments, say, changes nothing. A clutch that is pickled leaves its `broker` behind.
+
     Each callback is an actor, a message or an actor's name; it gets the run's status (a JSON dict, with the `event` and
-    the index of the `stage`) as its last argument.
+    the index of the `stage`) as its last argument. A name is looked up at `run()`; of an actor or a message the process
+    that calls `run()` needn't know more.
 
     Parameters:
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
@@ -61,14 +79,26 @@ class Clutch(Description):
     on_finish: Callback | None = None
     broker: Broker | None = None
     stages: tuple[Stage, ...] = dataclasses.field(default=(), init=False)
-    completions: tuple[Message[Any], ...] = dataclasses.field(default=(), init=False, repr=False)
+    completions: tuple[Encoded, ...] = dataclasses.field(default=(), init=False, repr=False)
     composed: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for option in CALLBACKS:
             callback = getattr(self, option)
-            if callback is not None and not isinstance(callback, str):
-                to_message(callback, what=option, accepted="an actor, a message or an actor's name")
+            if callback is not None and not isinstance(callback, str | Encoded):
+                kept = to_encoded(callback, what=option, accepted="an actor, a message or an actor's name")
+                object.__setattr__(self, option, kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [field.name for field in dataclasses.fields(self)]  # as a frozen dataclass with slots expects its state
+        state = [None if name == "broker" else getattr(self, name) for name in names]
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Clutch:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clutch:
+        return self  # nothing in it can change
 
     def then(self, *steps: Step, pipe: bool = False) -> Clutch:
         """Add one stage per step, in order.
@@ -78,8 +108,8 @@ class Clutch(Description):
             the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
 
         Raises:
-          TypeError: it isn't a step.
-          ValueError: `pipe` in a first stage.
+          TypeError: it isn't a step, or an argument can't be encoded.
+          ValueError: `pipe` in a first stage, or more than 100 levels nested in each other.
         """
         members = [to_member(step, what="then()") for step in steps]
         return self._with(*(self._stage((member,), pipe=pipe and "then()") for member in members))
@@ -93,9 +123,9 @@ class Clutch(Description):
     ) -> Clutch:
         """Add one stage whose members work in parallel. Two calls make two stages.
 
-        It takes steps; or one iterable of steps, which is read at once; or one callable that returns an iterable, which
-        is read at each `run()` and written to the backend in chunks: for stages too large to hold. (In a nested clutch
-        such a stage is read then, too, but is part of its parent's plan, and so held as bytes.)
+        It takes steps; or one iterable of steps, which is read at once; or one callable that returns an iterable, a new
+        one each time, which is read at each `run()` and written to the backend in chunks: for stages too large to hold.
+        (In a nested clutch such a stage is read then, too, but is part of its parent's plan, and so held as bytes.)
 
         Parameters:
           pipe: as for `then`.
@@ -105,8 +135,9 @@ class Clutch(Description):
             retry gives its place up; a nested run holds one until it settles. Members are sent in written order.
 
         Raises:
-          TypeError: it isn't a step.
-          ValueError: `pipe` in a first stage, or a `limit` below 1.
+          TypeError: it isn't a step, or an argument can't be encoded.
+          ValueError: `pipe` in a first stage, a `limit` below 1, an iterator that is used up, or more than 100 levels
+            nested in each other.
         """
         source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
         if source is not None and not is_step(source) and not isinstance(source, Iterable):
@@ -127,8 +158,8 @@ class Clutch(Description):
           limit: as for `parallel`.
 
         Raises:
-          TypeError: it isn't a step.
-          ValueError: it's the first stage, or the `limit` is below 1.
+          TypeError: it isn't a step, or an argument can't be encoded.
+          ValueError: it's the first stage, the `limit` is below 1, or more than 100 levels are nested in each other.
         """
         if not self.stages:
             raise ValueError("map() maps over the results of the stage before; a first stage has none")
@@ -146,8 +177,9 @@ class Clutch(Description):
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
-          ValueError: nobody has declared the queue, or the id isn't one.
-          ActorNotFound: nobody has declared a callback's actor.
+          ValueError: nobody has declared the queue, or the id isn't one; or a callable given to `parallel` has returned
+            an iterator that is used up.
+          ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps.
@@ -195,8 +227,9 @@ class Clutch(Description):
 
         Raises:
           NestingError: outside a job of a clutch.
-          ValueError: nobody has declared the queue.
-          ActorNotFound: nobody has declared a callback's actor.
+          ValueError: nobody has declared the queue; or a callable given to `parallel` has returned an iterator that is
+            used up.
+          ActorNotFound: nobody has declared an actor by the name that a callback was given as.
         """
         running = job.current_job()
         if running is None:
@@ -222,7 +255,7 @@ class Clutch(Description):
         return longer
 
 
-def _fed(member: Message[Any] | Description) -> Message[Any] | Description:
+def _fed(member: Encoded | Description) -> Encoded | Description:
     return member.fed() if isinstance(member, Description) else member
 
 
@@ -245,10 +278,16 @@ def _chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
 
 
 def _plan(
-    description: Description, broker: Broker, *, queue: str | None = None, start_at: int | None = None, inherits: bool
+    description: Description,
+    broker: Broker,
+    *,
+    queue: str | None = None,
+    start_at: int | None = None,
+    inherits: bool,
+    level: int = 0,
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
-    spec, lines, rows = _read(description, broker, queue=queue, start_at=start_at, inherits=inherits)
+    spec, lines, rows = _read(description, broker, queue=queue, start_at=start_at, inherits=inherits, level=level)
     whole = tuple(rows)  # before the lines, which are there when these have been read
     return Plan(spec, tuple(lines), whole)
 
@@ -260,21 +299,23 @@ def _read(
     queue: str | None = None,
     start_at: int | None = None,
     inherits: bool = False,
+    level: int = 0,
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
     """The description, ready to be stored; the lines are there when the rows have been read. What is written down in it
-    inherits the queue."""
+    inherits the queue. It is nested on this `level`: what callables return isn't known before."""
+    check_levels(level)
     queue = description.queue or queue
     if queue is not None and queue not in broker.get_declared_queues():
         raise ValueError(
             f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
             f"the broker is set up: broker.declare_queue({queue!r})"
         )
-    callbacks = {event: _rows_of(messages, queue) for event, messages in _callbacks(description, broker).items()}
-    spec, lines = Spec(description.name, queue, start_at, callbacks, inherits=inherits), list[StageLine]()
-    return spec, lines, _rows(description, broker, spec, lines)
+    spec = Spec(description.name, queue, start_at, _callbacks(description, broker, queue), inherits=inherits)
+    lines = list[StageLine]()
+    return spec, lines, _rows(description, broker, spec, lines, level)
 
 
-def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine]) -> Iterator[bytes]:
+def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine], level: int) -> Iterator[bytes]:
     """The rows of all stages in order. After those of a stage, its line is there."""
     offset = 0
     for stage in description.stages:
@@ -283,9 +324,10 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
             count += 1
             if isinstance(member, Description):
                 nested = True
-                yield _plan(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True).to_row()
+                plan = _plan(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True, level=level + 1)
+                yield plan.to_row()
             else:
-                yield to_row(member)
+                yield member.row()
         lines.append(
             StageLine(
                 offset=offset,
@@ -301,18 +343,13 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
         offset += count
 
 
-def _callbacks(description: Description, broker: Broker) -> dict[str, tuple[Message[Any], ...]]:
-    """The callbacks by their events. Raises ActorNotFound."""
+def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
+    """The callbacks by their events, each as it is stored. Raises ActorNotFound."""
     found = {"completion": description.completions} if description.completions else {}
     for option in CALLBACKS if isinstance(description, Clutch) else ():
         callback = getattr(description, option)
+        if isinstance(callback, str):
+            callback = to_encoded(broker.get_actor(callback), what=option, accepted="an actor's name")
         if callback is not None:
-            step = broker.get_actor(callback) if isinstance(callback, str) else callback
-            found[option] = (to_message(step, what=option, accepted="an actor, a message or an actor's name"),)
-    for message in (message for messages in found.values() for message in messages):
-        broker.get_actor(message.actor_name)
-    return found
-
-
-def _rows_of(messages: Iterable[Message[Any]], queue: str | None) -> tuple[bytes, ...]:
-    return tuple(to_row(message.copy(queue_name=queue or message.queue_name)) for message in messages)
+            found[option] = (callback,)
+    return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}

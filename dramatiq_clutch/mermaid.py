@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from dramatiq import Message
-
-from .steps import Description, Stage, name_of
+from .steps import Description, Encoded, Stage, name_of
 
 #: How many members of a stage are drawn; the others become one box.
 MOST_MEMBERS = 8
@@ -53,8 +50,8 @@ class Drawing:
             ends.append(box)
         return ends
 
-    def _member(self, stage: Stage, member: Message[Any] | Description, before: list[str]) -> list[str]:
-        if isinstance(member, Message):
+    def _member(self, stage: Stage, member: Encoded | Description, before: list[str]) -> list[str]:
+        if isinstance(member, Encoded):
             shape = "[[{}]]" if stage.mapped else "[{}]"
             box = self.node("n", shape, member.actor_name)
             self.arrows(before, [box], stage)

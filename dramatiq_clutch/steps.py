@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import GeneratorType
 from typing import Any, Union
+from weakref import ref
 
-from dramatiq import Actor, Broker, GenericActor, Message, group, pipeline
+from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder, group, pipeline
 
-from .plan import changed
+from .plan import MESSAGE, changed, to_row
 
 #: A class-based actor is a class only to the eyes of a type checker.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]
@@ -17,22 +21,62 @@ Step = Union[Message[Any], AnyActor, pipeline, group, "Description"]
 
 ACCEPTED = "a message (actor.message(...)), an actor, a Clutch, or a Dramatiq pipeline or group"
 
+#: How many levels of clutches and compositions may be nested in a clutch: what Python's own limit for calls in calls
+#: leaves room for wherever they are written, drawn or pickled. (What jobs nest while they run isn't counted.)
+MOST_LEVELS = 100
+
+#: Of how many iterators that can't be referred to weakly it is remembered that they have been read.
+MOST_KEPT = 100
+
+
+class Handle:
+    """What a user holds of a run. Its base class is here so that a step can tell one among its arguments."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A message as it was when it was given. What is changed afterwards, in a list among its arguments, say, doesn't
+    change it."""
+
+    actor_name: str
+    data: bytes = field(repr=False)
+    encoder: Encoder = field(repr=False, compare=False)
+
+    def row(self, *, queue: str | None = None) -> bytes:
+        """The message as a row of a plan, written by Dramatiq's present encoder. If that is another one by now, what
+        the first one has written is read, and written anew."""
+        if queue is None and self.encoder is get_encoder():
+            return self.data
+        message: Message[Any] = Message(**self.encoder.decode(self.data.removeprefix(MESSAGE)))
+        return to_row(message if queue is None else changed(message, queue_name=queue))
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a clutch, as it was written. Each member is a message or the description of a nested run; those of a
-    stage with a `source` are what that returns when the clutch is run."""
+    stage with a `source` are what that returns when the clutch is run. `levels` are nested in its members.
 
-    members: tuple[Message[Any] | Description, ...]
+    Raises ValueError for too many of them.
+    """
+
+    members: tuple[Encoded | Description, ...]
     many: bool = False
     mapped: bool = False
     tolerant: bool = False
     piped: bool = False
     limit: int | None = None
     source: Source | None = None
+    levels: int = field(default=0, init=False, repr=False, compare=False)
 
-    def read(self) -> Iterator[Message[Any] | Description]:
-        """The members. Raises TypeError for what isn't a step."""
+    def __post_init__(self) -> None:
+        levels = max((member.levels + 1 for member in self.members if isinstance(member, Description)), default=0)
+        check_levels(levels)
+        object.__setattr__(self, "levels", levels)
+
+    def read(self) -> Iterator[Encoded | Description]:
+        """The members. Raises TypeError for what isn't a step, and ValueError for an iterator that is used up."""
         if self.source is None:
             yield from self.members
             return
@@ -40,7 +84,7 @@ class Stage:
         steps: Any = self.source()
         if not isinstance(steps, Iterable):
             raise TypeError(f"{name}() was given to parallel() and must return an iterable of steps, not {steps!r}")
-        for step in steps:
+        for step in read_once(steps, what=f"{name}() was given to parallel() and has returned"):
             member = to_member(step, what=f"parallel({name})")
             yield member.fed() if self.piped and isinstance(member, Description) else member
 
@@ -53,8 +97,13 @@ class Description:
     queue: str | None = None
     name: str | None = None
     stages: tuple[Stage, ...] = ()
-    completions: tuple[Message[Any], ...] = ()
+    completions: tuple[Encoded, ...] = ()
     composed: bool = False
+
+    @property
+    def levels(self) -> int:
+        """How many levels are nested in it."""
+        return max((stage.levels for stage in self.stages), default=0)
 
     def fed(self) -> Description:
         """The same, for a place where a value is piped or mapped into it."""
@@ -65,6 +114,15 @@ class Description:
         return replace(self, stages=(replace(first, members=members, piped=True), *others))
 
 
+def check_levels(levels: int) -> None:
+    """Raises ValueError for more than can be nested."""
+    if levels > MOST_LEVELS:
+        raise ValueError(
+            f"more than {MOST_LEVELS} levels of clutches, pipelines and groups can't be nested in each other; "
+            "what goes deeper is for a job to start while it runs, with nest()"
+        )
+
+
 def name_of(source: Source) -> str:
     return str(getattr(source, "__qualname__", type(source).__qualname__))
 
@@ -73,29 +131,28 @@ def is_step(value: object) -> bool:
     return isinstance(value, Message | Actor | GenericActor | Description | pipeline | group)
 
 
-def to_member(step: Any, *, what: str) -> Message[Any] | Description:
-    """A step as a stage holds it. Raises TypeError, naming what was given."""
+def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
+    """A step as a stage holds it. Raises TypeError, naming what was given, and ValueError for too many levels."""
     if isinstance(step, Description):
         return step
     if isinstance(step, pipeline):
         return _from_pipeline(step)
     if isinstance(step, group):
-        return _from_group(step)
-    return to_message(step, what=what, accepted=ACCEPTED)
+        return _from_group(step, level + 1)
+    return to_encoded(step, what=what, accepted=ACCEPTED)
 
 
-def to_message(step: Any, *, what: str, accepted: str) -> Message[Any]:
-    """A copy of the message, or the actor's message without arguments. Raises TypeError, naming what was given."""
+def to_encoded(step: Any, *, what: str, accepted: str) -> Encoded:
+    """The message, or the actor's message without arguments. Raises TypeError, naming what was given."""
     if isinstance(step, Message):
-        return _plain(step)
+        return encoded(step, what=what)
     if isinstance(step, Actor | GenericActor):
         actor: Any = step  # a GenericActor hands on what its actor has
-        message: Message[Any] = actor.message()
-        return message
+        return encoded(actor.message(), what=what)
     raise TypeError(f"{what} takes {accepted}, not {step!r}")
 
 
-def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Message[Any] | Description, ...]:
+def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Encoded | Description, ...]:
     """The members of a parallel stage: steps, or one iterable of steps, which is read at once."""
     given: Iterable[Any] = steps
     if len(steps) == 1 and not is_step(steps[0]):
@@ -105,32 +162,125 @@ def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Message[Any] | Des
                 f"{what} takes steps, one iterable of steps, or one callable that returns one, not {only!r}; "
                 f"a step is {ACCEPTED}"
             )
-        given = only
+        given = read_once(only, what=f"{what} was given")
     return tuple(to_member(step, what=what) for step in given)
 
 
-def _plain(message: Message[Any]) -> Message[Any]:
-    """A copy without `pipe_target`, or Dramatiq would send the next step as well."""
-    return changed(message, options={name: value for name, value in message.options.items() if name != "pipe_target"})
+# Messages
+
+
+def encoded(message: Message[Any], *, what: str) -> Encoded:
+    """The message, encoded now, without `pipe_target`: for Dramatiq would send the next step as well. Raises TypeError
+    for an argument that can't be encoded, and for a run's handle."""
+    handle = next((place for place, value in _values(message) if _holds_a_handle(value)), None)
+    if handle is not None:
+        raise TypeError(
+            f"{what} takes no message to {message.actor_name!r} with a run's handle in its {handle}: pass run.run_id, "
+            "and make a handle of that in the actor, Run(run_id)"
+        )
+    if "pipe_target" in message.options:
+        options = {name: value for name, value in message.options.items() if name != "pipe_target"}
+        message = changed(message, options=options)
+    encoder = get_encoder()
+    try:
+        return Encoded(message.actor_name, to_row(message), encoder)
+    except Exception as error:  # an encoder may raise anything
+        raise TypeError(_complaint(message, encoder, error, what)) from error
+
+
+def _values(message: Message[Any]) -> Iterator[tuple[str, Any]]:
+    """What an encoder may stumble over in a message, each with its place."""
+    for index, value in enumerate(message.args):
+        yield f"args[{index}]", value
+    for name, value in message.kwargs.items():
+        yield f"kwargs[{name!r}]", value
+    for name, value in message.options.items():
+        yield f"options[{name!r}]", value
+
+
+def _holds_a_handle(value: Any) -> bool:
+    """Whether it is one, or a list, tuple or dict with one in it; what is deeper the encoder meets."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return isinstance(value, Handle)
+    return any(issubclass(kind, Handle) for kind in set(map(type, value)))
+
+
+def _complaint(message: Message[Any], encoder: Encoder, error: Exception, what: str) -> str:
+    """Which argument the encoder doesn't take: the first that it doesn't take by itself."""
+    place, culprit = "content", ""
+    for place_of_value, value in _values(message):
+        try:
+            to_row(changed(message, args=(value,), kwargs={}, options={}))
+        except Exception as own_error:
+            place, culprit, error = place_of_value, f", {reprlib.repr(value)}", own_error
+            break
+    return (
+        f"{what} takes no message to {message.actor_name!r} that {type(encoder).__name__} can't encode. "
+        f"Its {place}{culprit}: {error}"
+    )
+
+
+# Compositions
 
 
 def _from_pipeline(composition: pipeline) -> Description:
     """A series whose results are piped. `pipe_ignore` counts on the step and on the actor before it."""
     stages: list[Stage] = []
     for index, message in enumerate(composition.messages):
-        plain = _plain(message)
         if index and _produces_nothing(composition.broker, composition.messages[index - 1]):
-            plain = plain.copy(options={"pipe_ignore": True})
-        stages.append(Stage((plain,), piped=index > 0))
+            message = message.copy(options={"pipe_ignore": True})
+        stages.append(Stage((encoded(message, what="a pipeline"),), piped=index > 0))
     return Description(stages=tuple(stages), composed=True)
 
 
-def _from_group(composition: group) -> Description:
-    members = tuple(to_member(child, what="a group") for child in composition.children)
-    completions = tuple(_plain(Message(**message)) for message in composition.completion_callbacks)
-    return Description(stages=(Stage(members, many=True),), completions=completions, composed=True)
+def _from_group(composition: group, level: int) -> Description:
+    check_levels(level)
+    members = tuple(to_member(child, what="a group", level=level) for child in composition.children)
+    completions = (encoded(Message(**message), what="a group") for message in composition.completion_callbacks)
+    return Description(stages=(Stage(members, many=True),), completions=tuple(completions), composed=True)
 
 
 def _produces_nothing(broker: Broker, message: Message[Any]) -> bool:
     actor = broker.actors.get(message.actor_name)
     return actor is not None and bool(actor.options.get("pipe_ignore"))
+
+
+# Iterators
+
+
+def read_once(steps: Iterable[Any], *, what: str) -> Iterator[Any]:
+    """The steps of an iterable. Raises ValueError for an iterator that has been read, here or elsewhere: what it still
+    holds, mostly nothing, isn't what was meant."""
+    iterator = iter(steps)
+    is_over = isinstance(iterator, GeneratorType) and iterator.gi_frame is None
+    if is_over or (iterator is steps and not _begins(iterator)):
+        raise ValueError(
+            f"{what} an iterator that is used up, or has been read before: {reprlib.repr(steps)}. "
+            "Give a list, or a new iterator each time"
+        )
+    return iterator
+
+
+#: The iterators that have been read, by their ids; each by a weak reference, which takes it away when it's gone, or as
+#: it is. Only ever changed by single steps of a dict, for several threads may do it, and one may fork.
+_begun: dict[int, Any] = {}
+
+#: Those that are there as they are, the oldest first.
+_kept: deque[tuple[Any]] = deque()
+
+
+def _begins(iterator: Iterator[Any]) -> bool:
+    """Whether this is the first time that it is read."""
+    key, mark = id(iterator), (iterator,)
+    try:
+        reference: Any = ref(iterator, lambda _: _begun.pop(key, None))
+    except TypeError:
+        if _begun.setdefault(key, mark) is not mark:
+            return False
+        _kept.append(mark)
+        if len(_kept) > MOST_KEPT:
+            _begun.pop(id(_kept.popleft()[0]), None)
+        return True
+    return _begun.setdefault(key, reference) is reference
