@@ -17,6 +17,7 @@ from .engine import Engine, engine_of
 from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, Unavailable
 from .handover import hand_over
 from .status import RunStatus, status_from
+from .steps import Handle
 
 #: How long `get_result(block=True)` waits unless told, in milliseconds: Dramatiq's own default.
 DEFAULT_TIMEOUT = 10_000
@@ -24,8 +25,11 @@ DEFAULT_TIMEOUT = 10_000
 logger = get_logger(__name__)
 
 
-class Run:
-    """One execution of a clutch. Any process with the same broker can make a handle of a run whose id it knows."""
+class Run(Handle):
+    """One execution of a clutch. Any process with the same broker can make a handle of a run whose id it knows.
+
+    A handle that is pickled is its id: where it is unpickled it finds the global broker.
+    """
 
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
         self.run_id = run_id
@@ -133,6 +137,15 @@ class Run:
     def _not_found(self) -> RunNotFound:
         return RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run_id,)
+
+    def __copy__(self) -> Run:
+        return type(self)(self.run_id, broker=self._broker)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self.__copy__()  # a broker is where the run lives, and no part of the handle
+
     def __repr__(self) -> str:
         return f"Run({self.run_id!r})"
 
@@ -143,8 +156,18 @@ class Run:
         return hash(self.run_id)
 
 
-class NestedRun(Run):
-    """What `nest()` returns: a run that starts when the job that nests it has succeeded."""
+class NestedRun(Run, str):
+    """What `nest()` returns: a run that starts when the job that nests it has succeeded.
+
+    It is its id, a string, for other middleware is given what the actor returns, too, and encodes it: so every encoder
+    writes the run's id. It is pickled as a plain string, so that all of them write the same.
+    """
+
+    def __new__(cls, run_id: str, *, broker: Broker | None = None) -> NestedRun:  # noqa: ARG004
+        return str.__new__(cls, run_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self.run_id,)
 
     def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:  # noqa: ARG002
         """Raises NestingError: a job that waited for what starts after it would wait for ever."""
