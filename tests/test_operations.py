@@ -144,7 +144,7 @@ def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
     rules = acl_of_the_readme()
     assert rules.startswith("on >secret ~dramatiq-clutch:* resetchannels -@all +")
     with Server(config=(f"user clutch {rules}",)) as server:
-        url = server.url.replace("redis://", "redis://clutch:secret@")
+        url = server.url.replace("redis://", "redis://clutch:secret@").removesuffix("/0") + "/1"
         with on(RedisBackend(url=url)) as (broker, jobs):
             jobs.script["bad"], jobs.script["late"] = ["fail", "die"], ["wait", "wait"]
 
