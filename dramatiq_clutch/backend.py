@@ -295,7 +295,8 @@ class ClutchBackend(abc.ABC):
         """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded. That
         is one step, however many they are: `reopen` brings them back, some at a time. Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
         `unknown`. `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and
-        what a cancelled parent hasn't heard (that it is failing, or was) is told again. Raises ForeignRun."""
+        what a cancelled parent hasn't heard (that it is failing, or was) is told again; once in each of these epochs.
+        Raises ForeignRun."""
 
     @abc.abstractmethod
     def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:

@@ -13,7 +13,7 @@ from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
-from .errors import NewerRelease, NotConfigured, ResultsGone, RunNotFound
+from .errors import NotConfigured, ResultsGone, RunNotFound
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
 

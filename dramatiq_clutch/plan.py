@@ -13,8 +13,8 @@ from uuid import UUID
 
 from dramatiq import Message, get_encoder
 
-from .errors import DamagedState, NewerRelease
 from .canonical import canonical
+from .errors import DamagedState, NewerRelease
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1

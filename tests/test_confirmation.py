@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,7 +62,7 @@ def owed(redis_broker: RedisBroker) -> Owed:
         patch.setattr(RedisBackend, "confirmation", lambda *_: None)
         patch.setattr(RedisBackend, "confirm", lambda *_, **__: "confirmed")
         run = Clutch().then(job).then(job).run()
-    caller = Caller("somebody", current_millis() + 2 * engine.lease_ms, "lease", engine.lease_ms)
+    caller = replace(engine.caller("somebody"), now=current_millis() + 2 * engine.lease_ms)
     (duty,) = backend.owed(run.run_id, caller).duties
     backend.client.script_load(script_text("confirm", bare=True))
     redis_broker.client.rpush(QUEUE, "an earlier one", "one", "other")

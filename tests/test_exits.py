@@ -26,6 +26,7 @@ from dramatiq_clutch.handover import job_message
 from dramatiq_clutch.plan import Spec, Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
+from tests.support.tags import tag_in
 
 Records = list[tuple[str, int]]
 
@@ -370,11 +371,11 @@ def test_a_job_delivered_again_after_its_success_is_skipped(
     run = Clutch().parallel(job.message(0), job.message(1)).run()
     with running_worker(broker, threads=2):
         wait_until("0 has succeeded", lambda: run.status().stages[0].succeeded == 1)
-        broker.enqueue(copy_of(run, job.message(0), Tag(run.run_id, 0, 0, 2)))
+        broker.enqueue(copy_of(run, job.message(0), tag_in(broker, run, of=2)))
         queue_is_empty(broker, beside=1)
         gate.append(1)
         assert run.get_result(block=True) == [0, 1]
-        broker.enqueue(copy_of(run, job.message(0), Tag(run.run_id, 0, 0, 2)))  # its run is over
+        broker.enqueue(copy_of(run, job.message(0), tag_in(broker, run, of=2)))  # its run is over
         queue_is_empty(broker)
     assert sorted(runs) == [0, 1]
     assert records == [("succeeded", 0)] * 2
@@ -404,7 +405,7 @@ def test_a_job_of_a_stage_that_is_over_is_skipped(broker: dramatiq.Broker, engin
     run = Clutch().then(job, last).run()
     with running_worker(broker):
         wait_until("the first stage is over", lambda: run.status().stages[0].state == "succeeded")
-        broker.enqueue(copy_of(run, job.message(), Tag(run.run_id, 0, 0, 1)))
+        broker.enqueue(copy_of(run, job.message(), tag_in(broker, run)))
         queue_is_empty(broker, beside=1)
         gate.append(1)
         at_rest(run)
@@ -441,7 +442,7 @@ def test_a_skipped_duplicate_leaves_the_stored_result_alone(broker: dramatiq.Bro
     run = Clutch().parallel(job.message(0), job.message(1)).run()
     with running_worker(broker, threads=2):
         wait_until("0 has succeeded", lambda: run.status().stages[0].succeeded == 1)
-        again = copy_of(run, job.message(0), Tag(run.run_id, 0, 0, 2))
+        again = copy_of(run, job.message(0), tag_in(broker, run, of=2))
         broker.enqueue(again)
         queue_is_empty(broker, beside=1)
         assert again.get_result(backend=kept) == 10
@@ -462,7 +463,7 @@ def test_a_dead_letter_put_back_by_hand_heals_its_run(broker: dramatiq.Broker, e
     with running_worker(broker):
         wait_until("the run has failed", lambda: run.status().state == "failed")
         broken.clear()
-        broker.enqueue(copy_of(run, job.message(), Tag(run.run_id, 0, 0, 1)))
+        broker.enqueue(copy_of(run, job.message(), tag_in(broker, run)))
         assert wait_until("it is healed", lambda: run.status().state == "succeeded")
     assert run.get_result() == "healed"
 

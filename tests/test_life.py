@@ -17,11 +17,11 @@ from dramatiq.results import ResultFailure, ResultTimeout
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunCancelled, RunFailed, RunIdTaken, RunNotFound
-from dramatiq_clutch.plan import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, actor
 from tests.support.keyspace import key_of
+from tests.support.tags import tag_in
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_cancelling_skips_what_is_queued_drops_what_runs_and_releases_nothing(
         wait_until("a works", lambda: jobs.began == ["a"])
         assert run.cancel()
         # A worker may take the run for what it was for a second.
-        wait_until("nothing is remembered of it", lambda: not engine_of(broker).was_let_go(Tag(run.run_id, 0, 0, 21)))
+        wait_until("nothing is remembered of it", lambda: not engine_of(broker).was_let_go(tag_in(broker, run, of=21)))
         jobs.gates["a"].set()
         wait_until("the queue is empty", lambda: waiting(broker) == 0)
     assert jobs.began == ["a"]

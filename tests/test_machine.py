@@ -22,13 +22,14 @@ from hypothesis.stateful import (
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.plan import EVENTS, Place, Plan, Spec, StageLine, Tag
+from dramatiq_clutch.plan import EVENTS, CallbackTag, Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import status_from
-from tests.support.keyspace import assert_all_expire
+from tests.support.keyspace import assert_all_expire, part_of
 from tests.support.server import Server
 
 LEASE = 1_000
 DETAILS = b'{"actor": "a", "message_id": "m", "type": "E", "text": "t", "attempts": 1}'
+GENERATION = "0123abcd"
 ENDINGS = st.sampled_from(["succeeded", "succeeded", "open", "attempted", "failing", "dead"])
 
 numbers = itertools.count()
@@ -56,6 +57,7 @@ class TwoBackends(RuleBasedStateMachine):
         self.told = 0
         self.heals = 0
         self.state = "running"
+        self.called: set[str] = set()
 
     def teardown(self) -> None:
         try:
@@ -89,6 +91,8 @@ class TwoBackends(RuleBasedStateMachine):
             if duty.kind in ("on_failure", "on_death"):
                 self.alarms[duty.kind, duty.stage] = self.alarms.get((duty.kind, duty.stage), 0) + 1
                 assert self.alarms[duty.kind, duty.stage] <= 1 + self.heals
+            if duty.kind.startswith("on_"):
+                self.called.add(duty.id)
             if duty.kind == "tell":
                 assert duty.revision > self.told
                 self.told = duty.revision
@@ -129,7 +133,7 @@ class TwoBackends(RuleBasedStateMachine):
             lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit))
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
-        spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent)
+        spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=GENERATION)
         self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
         return self.create_it("run:x", claim)
 
@@ -174,7 +178,7 @@ class TwoBackends(RuleBasedStateMachine):
         if stage == present and line.limit and member >= self.stub.runs[self.run_id].sent:
             return multiple()  # what nobody has sent can't have had an attempt
         of = self.sizes[stage] or 4
-        tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch, batch=line.batch)
+        tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch, batch=line.batch, generation=GENERATION)
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
@@ -200,8 +204,7 @@ class TwoBackends(RuleBasedStateMachine):
         """What is ready for a stage of one job."""
         if stage >= len(self.sizes) or self.sizes[stage] != 1 or self.plan.lines[stage].mapped:
             return None
-        head: Any = self.client.hmget(f"dramatiq-clutch:{{{self.run_id}}}:head", ["created", "token"])
-        duty = Duty(f"send:{stage}:0:1", "", birth=b" ".join(head))
+        duty = Duty(f"send:{stage}:0:1", "", generation=GENERATION)
         return Onward(duty, "redis.call('RPUSH', KEYS[1], ARGV[1])", "sent", [duty.id])
 
     def record_onward(self, record: Record, caller: Caller, onward: Onward) -> Reply:
@@ -266,8 +269,11 @@ class TwoBackends(RuleBasedStateMachine):
         """Do a duty, perhaps long after its lease has lapsed."""
         duty, caller = pair
         caller = Caller(caller.owner, self.now, caller.lease, LEASE)
+        if duty.kind == "retry":
+            self.reopen(duty, caller, cursor or 0)
+            return multiple()
         if duty.kind != "open":
-            if self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor)) == "confirmed":
+            if self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor)) in ("confirmed", "rests"):
                 self.send(duty, cursor)
             return multiple()
         size = self.sizes[duty.stage]
@@ -276,6 +282,26 @@ class TwoBackends(RuleBasedStateMachine):
         if reply.word == "opened":
             self.sizes[duty.stage] = total
         return multiple(*((new, caller) for new in reply.duties))
+
+    def reopen(self, duty: Duty, caller: Caller, done: int) -> bool:
+        """Get the next members that a retry is to send again; they are on their way then."""
+        found = self.both(lambda b: reopened(b, self.run_id, duty, done, caller))
+        if found is not None:
+            self.on_its_way |= {(duty.stage, member) for member in found[1]}
+        return found is not None
+
+    @rule(nth=st.integers(0, 5))
+    def a_callback_ends(self, nth: int) -> None:
+        if self.called:
+            tag = CallbackTag(self.run_id, GENERATION, sorted(self.called)[nth % len(self.called)])
+            caller = self.caller("heard")
+            self.both(lambda b: b.heard(tag, caller))
+
+    @rule(target=held, after=st.sampled_from([1, LEASE, 10 * LEASE]), knows=st.booleans())
+    def sweep(self, after: int, knows: bool) -> Any:
+        caller = self.caller("sweeper")
+        reply = self.both(lambda b: b.sweep(self.run_id, caller, stalled_after=after, waits_for_jobs=knows))
+        return multiple(*((duty, caller) for duty in reply.duties))
 
     @rule(target=held, pair=held, seldom=st.integers(0, 9))
     def fail(self, pair: tuple[Duty, Caller], seldom: int) -> Any:
@@ -287,7 +313,8 @@ class TwoBackends(RuleBasedStateMachine):
 
     @rule(stage=st.integers(0, 3), member=st.integers(0, 4))
     def guard(self, stage: int, member: int) -> None:
-        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5)))
+        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation=GENERATION)))
+        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation="76543210")))
 
     @rule()
     def look(self) -> None:
@@ -298,17 +325,18 @@ class TwoBackends(RuleBasedStateMachine):
         for index in (stage - 1, stage):
             if index >= 0:
                 self.both(lambda b, i=index: list(b.failures(self.run_id, i)))
-                self.both(lambda b, i=index: b.nested(self.run_id, i))
+                self.both(lambda b, i=index: b.nested(self.run_id, i, range(5)))
                 if self.state != "cancelled":
                     self.both(lambda b, i=index: list(b.results(self.run_id, i, 0, 5)))
-                    self.both(lambda b, i=index: list(b.standing(self.run_id, i, 0, 5)))
+                    self.both(lambda b, i=index: list(b.standing(self.run_id, i, range(5))))
 
     # What always holds
 
     @invariant()
     def both_show_the_same_run(self) -> None:
         if self.sizes:
-            state = self.both(lambda b: status_of(b, self.run_id)).state
+            status = self.both(lambda b: status_of(b, self.run_id))
+            state = status.state if status else "succeeded"  # a nested run that has told its parent is gone then
             if self.state == "failed" and state != "failed":
                 self.heals += 1
             if self.state == "succeeded":
@@ -321,17 +349,17 @@ class TwoBackends(RuleBasedStateMachine):
 
     @invariant()
     def no_more_are_on_their_way_than_the_limit_allows(self) -> None:
-        if not self.sizes or self.state not in ("running", "failing"):
+        if not self.sizes or self.state not in ("running", "failing") or self.stub.snapshot(self.run_id) is None:
             return
         stage = self.present_stage()
         limit, run = self.plan.lines[stage].limit, self.stub.runs[self.run_id]
         if limit is not None and run.line.total is not None:  # else nothing has been sent yet
-            standing = self.stub.standing(self.run_id, stage, 0, min(run.sent, run.line.total))
-            assert sum(stands is None for stands in standing) <= limit
+            standing = self.stub.standing(self.run_id, stage, range(min(run.sent, run.line.total)))
+            assert sum(stands in (None, "open", "attempted", "failing") for stands in standing) <= limit
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:
         """The messages that a duty is for are on their way."""
-        if duty.kind in ("send", "retry", "resume", "resend"):
+        if duty.kind in ("send", "resume", "resend"):
             start, end = max(duty.start, duty.cursor), duty.end if cursor is None else min(cursor, duty.end)
             self.on_its_way |= {(duty.stage, member) for member in range(start, end)}
 
@@ -341,13 +369,13 @@ class TwoBackends(RuleBasedStateMachine):
 
     def present_stage(self) -> int:
         snapshot = self.stub.snapshot(self.run_id)
-        assert snapshot is not None
-        return int(snapshot["head"]["stage"])
+        return int(snapshot["head"]["stage"]) if snapshot else len(self.sizes) - 1
 
     def finish(self) -> None:
         """From any state: with all duties done and a success for whatever was sent, the run is at rest, and tidy."""
         caller = self.caller("retry:end")
         self.heals += 1
+        self.hear()
         for duty in self.both(lambda b: b.retry(self.run_id, caller)).duties:
             self.do_at_the_end(duty, caller)
         for _ in range(80):
@@ -356,28 +384,46 @@ class TwoBackends(RuleBasedStateMachine):
             for duty in self.both(lambda b, who=caller: b.owed(self.run_id, who)).duties:
                 self.do_at_the_end(duty, caller)
             status = self.both(lambda b: status_of(b, self.run_id))
-            if status.error or (status.state == "succeeded" and self.stub.spec(self.run_id) is None):
+            if not status or status.error or (status.state == "succeeded" and self.stub.spec(self.run_id) is None):
                 break
             stage = self.present_stage()
             for member in range(self.sizes[stage] or 0):
                 if (stage, member) not in self.on_its_way:
                     continue
-                tag, who = Tag(self.run_id, stage, member, self.sizes[stage] or 0), self.caller("again")
+                tag = Tag(self.run_id, stage, member, self.sizes[stage] or 0, generation=GENERATION)
+                who = self.caller("again")
                 for duty in self.both(
                     lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end", of_run=True), w)
                 ).duties:
                     self.do_at_the_end(duty, who)
+        self.hear()
         status = self.both(lambda b: status_of(b, self.run_id))
+        left = {part_of(str(key.decode())).rsplit("}:")[1] for key in self.client.keys(f"*{{{self.run_id}}}*")}
+        if status is None:
+            assert self.plan.spec.parent
+            assert left <= {"mark", "bell"}
+            return
         assert status.error or status.state == "succeeded"
         if status.state == "succeeded":
             self.both(lambda b: b.spec(self.run_id))
-            left = {str(key).rstrip("'").rsplit("}:")[1] for key in self.client.keys(f"*{{{self.run_id}}}*")}
             last = len(self.sizes) - 1
-            assert left <= {"head", "bell", "mark", f"marks:{last}", f"standing:{last}", f"details:{last}"}
+            parts = {f"{part}:{last}" for part in ("marks", "standing", "dead", "details")}
+            assert left <= {"head", "bell", "mark", *parts}
+
+    def hear(self) -> None:
+        """All callbacks that were sent have ended."""
+        for name in sorted(self.called):
+            caller = self.caller("heard")
+            self.both(lambda b, n=name, c=caller: b.heard(CallbackTag(self.run_id, GENERATION, n), c))
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
+        if duty.kind == "retry":
+            done = duty.cursor
+            while self.reopen(duty, caller, done):
+                done += 1
+            return
         if duty.kind != "open":
-            if self.both(lambda b: b.confirm(self.run_id, duty, caller)) == "confirmed":
+            if self.both(lambda b: b.confirm(self.run_id, duty, caller)) in ("confirmed", "rests"):
                 self.send(duty)
             return
         size = self.sizes[duty.stage] or 0
@@ -386,22 +432,30 @@ class TwoBackends(RuleBasedStateMachine):
             self.do_at_the_end(new, caller)
 
 
+def reopened(backend: ClutchBackend, run_id: str, duty: Duty, done: int, caller: Caller) -> Any:
+    found = backend.reopen(run_id, duty, done, caller)
+    return found and (found[0], sorted(found[1]))
+
+
 def status_of(backend: ClutchBackend, run_id: str) -> Any:
     snapshot = backend.snapshot(run_id)
-    assert snapshot is not None
-    return replace(status_from(run_id, snapshot), updated=0)  # the common case doesn't move it
+    return snapshot and replace(status_from(run_id, snapshot), updated=0)  # the common case doesn't move it
 
 
 def comparable(answer: Any) -> Any:
     """A reply with its snapshots as the statuses that they show, without what may come along to save reading it."""
     if not isinstance(answer, Reply):
         return answer
-    return answer.word, [
-        replace(duty, spec=b"", rows=(), previous=None, ahead=None)
-        if not duty.snapshot
-        else (duty.id, duty.lease, status_from("", duty.snapshot))
-        for duty in answer.duties
-    ]
+    return (
+        answer.word,
+        answer.note,
+        [
+            replace(duty, spec=b"", rows=(), previous=None, ahead=None)
+            if not duty.snapshot
+            else (duty.id, duty.lease, status_from("", duty.snapshot))
+            for duty in answer.duties
+        ],
+    )
 
 
 @pytest.mark.parametrize(

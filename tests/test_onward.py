@@ -22,10 +22,10 @@ from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.handover import hand_over
 from dramatiq_clutch.onward import record_onward
-from dramatiq_clutch.plan import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import key_of
+from tests.support.tags import tag_in
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Series:
     run: Run
 
     def record(self, stage: int, *, ending: Any = "succeeded", nested: bytes = b"") -> Reply:
-        tag = Tag(self.run.run_id, stage, 0, 1)
+        tag = tag_in(self.broker, self.run, stage)
         caller = self.engine.caller(tag.owner)
         record = Record(tag, 0, ending, b"1" if ending == "succeeded" else b"{}", nested)
         reply = record_onward(self.engine, record, caller)
@@ -164,7 +164,7 @@ def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
     engine = engine_of(redis_broker)
     series = Series(redis_broker, engine, Run("series~0.0"))
     series.record(0)
-    tag = Tag("series~0.0", 1, 0, 1)
+    tag = tag_in(redis_broker, "series~0.0", 1)
     caller = engine.caller(tag.owner)
     failed = engine.backend.record(Record(tag, 0, "failing", b"{}"), caller)  # in another process
     hand_over(engine, tag.run_id, failed, caller)
@@ -190,7 +190,7 @@ def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, k
 
 def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
     (duty,) = series.engine.ahead.values()
-    tag = Tag("series", 1, 0, 1)
+    tag = tag_in(series.broker, "series", 1)
     caller = series.engine.caller(tag.owner)
     onward = Onward(duty, "redis.call('HSET', KEYS[1], ARGV[1])", "key", ["too few"])
     reply = series.engine.backend.record(Record(tag, 0, "succeeded", b"1"), caller, onward)
@@ -342,7 +342,7 @@ def test_messages_are_the_same_as_where_runs_have_a_server_of_their_own(
         with counted(backend) as onward, running_worker(broker):
             run = clutch(job).run()
             results.append(run.get_result(block=True))
-            outbox = key_of(client, run.run_id, "outbox")
+            outbox = key_of(own, run.run_id, "outbox")
             wait_until("nothing is owed", partial(_is_gone, own, outbox))
         assert sorted(watch.before) == sorted(watch.after)
         sent.append(watch.messages)

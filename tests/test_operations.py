@@ -26,11 +26,12 @@ from dramatiq_clutch.backend import Caller, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
-from dramatiq_clutch.plan import Plan, Spec, StageLine, Tag, to_row
+from dramatiq_clutch.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server, free_port
+from tests.support.tags import tag_in
 from tests.test_readme import README
 
 IMPATIENT: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
@@ -318,7 +319,7 @@ def test_ten_thousand_runs_at_once_leave_the_sweeper_cheap(redis_broker: RedisBr
 def test_a_retry_weeks_later_still_counts(broker: dramatiq.Broker) -> None:
     engine, jobs = engine_of(broker), Jobs(broker)
     run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).run()
-    tag, weeks = Tag(run.run_id, 0, 0, 2), 46 * 86_400_000
+    tag, weeks = tag_in(broker, run, of=2), 46 * 86_400_000
     late = Caller(tag.owner, int(time.time() * 1000) + weeks, "lease", 1_000)
     assert engine.backend.record(Record(tag, 19, "failing", b"{}"), late).word == "counts"
     assert engine.backend.record(Record(tag, 20, "succeeded", b"1"), late).word == "counts"

@@ -21,11 +21,11 @@ from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
-from dramatiq_clutch.plan import Tag
 from tests import recovery_actors
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.server import Server
+from tests.support.tags import tag_in
 from tests.support.workers import Worker
 
 #: Every method of the backend that a run of `work` goes through in the worker.
@@ -381,13 +381,13 @@ def is_past(moment: float) -> bool:
 
 
 def test_a_run_outlives_its_ttl_as_long_as_its_jobs_come_in(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ready(server) as (_, engine, jobs):
+    with ready(server) as (broker, engine, jobs):
         short = replace(engine, run_ttl=1_000)
         monkeypatch.setattr(ClutchMiddleware, "engine", lambda self, broker: short)
         run = Clutch().parallel(jobs.double.message(n) for n in range(100)).run()
         began = time.monotonic()
         for member in range(99):
-            tag = Tag(run.run_id, 0, member, 100)
+            tag = tag_in(broker, run, 0, member, 100)
             wait_until("a little later", partial(is_past, began + member * 0.02))
             assert short.backend.record(Record(tag, 0, "succeeded", b"1"), short.caller(tag.owner)).word == "counts"
         assert time.monotonic() - began > 1.5

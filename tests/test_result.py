@@ -107,9 +107,9 @@ def test_a_result_that_was_removed_by_hand_is_told(redis_broker: RedisBroker) ->
 def test_the_first_stage_looks_nothing_up(redis_broker: RedisBroker) -> None:
     engine, asked = engine_of(redis_broker), []
 
-    def results(*args: Any) -> Any:
+    def results(*args: Any, **more: Any) -> Any:
         asked.append(args)
-        return type(engine.backend).results(engine.backend, *args)
+        return type(engine.backend).results(engine.backend, *args, **more)
 
     from dramatiq_clutch import previous_results
 
@@ -120,7 +120,7 @@ def test_the_first_stage_looks_nothing_up(redis_broker: RedisBroker) -> None:
         assert asked == []
         return found
 
-    engine.backend.results = results  # type: ignore[method-assign,assignment]
+    engine.backend.results = results  # type: ignore[method-assign]
     run = Clutch().then(job).run()
     with running_worker(redis_broker):
         assert run.get_result(block=True) == []

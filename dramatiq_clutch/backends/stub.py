@@ -658,6 +658,8 @@ class StubBackend(ClutchBackend):
             if run is None:
                 return Reply("unknown")
             if since is not None:
+                if run.since >= since:  # once for each of the parent's epochs
+                    return run.answer("nothing", caller)
                 run.since = since
             cancelled, succeeded = run.state == "cancelled", run.state == "succeeded"
             dead = 0 if succeeded else run.count("dead")

@@ -57,7 +57,9 @@ class Jobs:
         @actor(broker=broker)  # type: ignore[untyped-decorator]
         def heard(who: str, status: dict[str, Any]) -> None:
             message: Any = CurrentMessage.get_current_message()
-            turn = int(message.options["clutch"]["callback"].rpartition(":")[2])  # several threads may hear them in another order
+            turn = int(
+                message.options["clutch"]["callback"].rpartition(":")[2]
+            )  # several threads may hear them in another order
             self.events.append((turn, who, status["event"]))
             self.statuses.append(status)
 

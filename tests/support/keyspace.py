@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 import redis
 
@@ -14,7 +15,7 @@ NO_EXPIRY = -1  # what PTTL answers for a key that lives for ever; -2 is for one
 
 def key_of(client: redis.Redis, run_id: str, part: str, namespace: str = NAMESPACE) -> str:
     """The name of a run's key, which ends in the generation of the run that has the id now."""
-    generation = client.hget(f"{namespace}:{{{run_id}}}:head", "gen") or b""
+    generation: Any = client.hget(f"{namespace}:{{{run_id}}}:head", "gen")
     return f"{namespace}:{{{run_id}}}:{part}" + (f":{generation.decode()}" if generation else "")
 
 

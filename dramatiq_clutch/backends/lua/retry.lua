@@ -4,7 +4,11 @@
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 
-if ARGV[7] ~= '' then call('HSET', head, 'since', ARGV[7]) end
+if ARGV[7] ~= '' then
+  -- Its parent's `retry` and `revive` duties may both come to it. Once for each of the parent's epochs is enough.
+  if tonumber(call('HGET', head, 'since')) >= tonumber(ARGV[7]) then return answer('nothing') end
+  call('HSET', head, 'since', ARGV[7])
+end
 local cancelled, succeeded = run.state == 'cancelled', run.state == 'succeeded'
 local dead = succeeded and 0 or count_dead()
 local parked = {}
