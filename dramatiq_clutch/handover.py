@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from dramatiq import Message
@@ -21,6 +21,7 @@ from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
 from .errors import DamagedState, HandOverFailed, NewerRelease, ResultsGone, Unavailable
+from .forks import cached_property
 from .plan import EVENTS, OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
+from .forks import renew_in_children
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -35,6 +37,11 @@ class Together(Generic[Item, Answer]):
         interrupted: Callable[[], Exception] | None = None,
     ) -> None:
         self._perform, self._interrupted = perform, interrupted
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: the calls that waited are of threads that aren't there."""
         self._turn = threading.Lock()
         self._waiting: list[Call[Item, Answer]] = []
         self._lock = threading.Lock()

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, ref
 
 import redis
 
+from .forks import renew_in_children
 from .together import Together
 
 Command = Sequence[Any]
@@ -28,13 +29,11 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
 
     Raises ConnectionError or TimeoutError: then some may have been done.
     """
-    if len(commands) > FEW:
-        return _send(client, commands)
     wire = _wires.get(client)
     if wire is None:
         the_client = ref(client)  # a wire that held its client would keep it for ever
         wire = _wires.setdefault(client, Together(lambda batches: _send_all(the_client(), batches), _interrupted))
-    return wire(commands)
+    return wire(commands) if len(commands) <= FEW else _send(client, commands)
 
 
 def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
@@ -43,6 +42,34 @@ def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def renew_pool(client: redis.Redis) -> None:
+    """Begin a client's pool anew in a forked child, in place, for others may share it.
+
+    A pool notices a fork by itself and drops its connections, but newer ones (redis-py 8.1) take their lock for that,
+    which another thread of the parent may have held. Pools of other classes are left as they are: nobody knows what
+    they were made of.
+    """
+    pool: Any = client.connection_pool
+    made_of = {"connection_class": pool.connection_class, "max_connections": pool.max_connections}
+    if type(pool) is redis.BlockingConnectionPool:
+        made_of |= {"timeout": pool.timeout, "queue_class": pool.queue_class}
+    elif type(pool) is not redis.ConnectionPool:
+        return
+    type(pool).__init__(pool, **made_of, **pool.connection_kwargs)
+
+
+class _Pools:
+    """Those of all clients that send over a wire."""
+
+    def renew(self) -> None:
+        for client in list(_wires):
+            renew_pool(client)
+
+
+_pools = _Pools()
+renew_in_children(_pools)
 
 
 def _send_all(client: redis.Redis | None, batches: Sequence[Sequence[Command]]) -> list[list[Any]]:
