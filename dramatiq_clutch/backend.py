@@ -7,7 +7,7 @@ repeat a call whose reply was lost), and raises `StateUnavailable` for what wait
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -173,6 +173,38 @@ class Onward:
     arguments: Sequence[Any]
 
 
+class Listener(abc.ABC):
+    """Hears what is said of names: ids of runs, and words such as SWEEP. One thread uses it; any may `wake` it.
+
+    `is_deaf` says that the store lets nobody listen, so that the caller has to look by itself now and then; it is known
+    once `hear` has been called.
+    """
+
+    is_deaf = False
+
+    @abc.abstractmethod
+    def add(self, names: Iterable[str]) -> None:
+        """Listen for these names, too. Raises StateUnavailable; they are listened for all the same when it is back."""
+
+    @abc.abstractmethod
+    def remove(self, names: Iterable[str]) -> None:
+        """Don't listen for these names any more. Raises StateUnavailable."""
+
+    @abc.abstractmethod
+    def hear(self, timeout: float) -> Sequence[str]:
+        """Wait, for `timeout` seconds at most. Returns the names of which something was said, and those for which
+        listening has just begun (for the first time, or again after an outage): whatever happened before that wasn't
+        heard, so the caller looks once. Raises StateUnavailable."""
+
+    @abc.abstractmethod
+    def wake(self) -> None:
+        """Have `hear` return soon. That may be lost, like a hint."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
 class ClutchBackend(abc.ABC):
     """Keeps the state of runs. See the module for what holds for every method."""
 
@@ -318,9 +350,6 @@ class ClutchBackend(abc.ABC):
         """Write what the duty's stage is mapped over, encoded, from `offset` on; once, however often it is called. They
         go with the stage. Raises DamagedState if those before are gone."""
 
-    def say(self, name: str) -> None:
-        """TEMPORARY"""
-
     # Looking
 
     @abc.abstractmethod
@@ -369,8 +398,20 @@ class ClutchBackend(abc.ABC):
         """The plans that jobs of a stage have nested, by member, as far as these have."""
 
     @abc.abstractmethod
-    def wait(self, run_id: str, timeout: float) -> None:
-        """Return when the run is at rest, or after `timeout` seconds, or earlier: the caller looks again."""
+    def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
+        """Which of these runs have come to rest, or are gone. Of one that can't be read it says so, too: who reads it
+        gets the error."""
+
+    # Hints
+
+    @abc.abstractmethod
+    def listen(self) -> Listener:
+        """Somebody who hears when something is said of names, by any process. It connects when it first hears."""
+
+    @abc.abstractmethod
+    def say(self, name: str) -> None:
+        """Have all who listen for this name look at what it stands for. That a run has come to rest is said by the
+        transition itself. A hint may be lost, also because the store is away: what is stored tells, and no hint."""
 
     # The index
 

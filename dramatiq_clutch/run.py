@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
-from dramatiq.results import ResultMissing, ResultTimeout
+from dramatiq.results import ResultMissing
 
 from .backend import Caller, Reply
 from .engine import Engine, engine_of
@@ -18,6 +16,7 @@ from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, Unavaila
 from .handover import hand_over
 from .status import RunStatus, status_from
 from .steps import Handle
+from .waiting import Waiter, waiter_of
 
 #: How long `get_result(block=True)` waits unless told, in milliseconds: Dramatiq's own default.
 DEFAULT_TIMEOUT = 10_000
@@ -46,25 +45,34 @@ class Run(Handle):
         """The last stage's value, or list of values for a `parallel` or `map`; None for an empty clutch.
 
         Parameters:
-          block: wait for it, in the state store and without polling.
-          timeout: how long to wait at most, in milliseconds; default is 10 s, as everywhere in Dramatiq.
+          block: wait for it, without polling. One waiter a process serves all who wait; an outage of the state store is
+            waited through.
+          timeout: how long to wait at most, in milliseconds from the call; default is 10 s, as everywhere in Dramatiq.
 
         Raises:
           ResultMissing: the run is at work, and `block` is False.
-          ResultTimeout: it is still at work after `timeout`.
+          ResultTimeout: it is still at work after `timeout`, or the state store can't be reached; the text says which.
           RunFailed: it has failed (a `ResultFailure`); at once, nobody is left waiting.
           RunCancelled: it was cancelled (a `ResultFailure`); at once.
           RunNotFound: there is no such run, or it has succeeded and its result has expired; at once.
           ResultsGone: the result was removed by hand.
+          StateUnavailable: the state store is away, and `block` is False.
         """
-        deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout) / 1000
-        while (status := self.status()).state in ("running", "failing"):
-            if not block:
-                raise ResultMissing(f"run {self.run_id!r} is {status.state}")
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                raise ResultTimeout(f"run {self.run_id!r} is still {status.state}")
-            self._engine.backend.wait(self.run_id, rest)
+        if not block:
+            return self._look()
+        return self._waiter.result(self.run_id, self._look, _seconds(timeout))
+
+    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:
+        """`get_result` for coroutines: the event loop goes on meanwhile. Raises the same."""
+        if not block:
+            return await self._waiter.look_async(self.run_id, self._look)
+        return await self._waiter.result_async(self.run_id, self._look, _seconds(timeout))
+
+    def _look(self) -> Any:
+        """The result as it is now. Raises what `get_result` raises."""
+        status = self.status()
+        if status.state in ("running", "failing"):
+            raise ResultMissing(f"run {self.run_id!r} is {status.state}")
         if status.state == "failed":
             raise _failure(status)
         if status.state == "cancelled":
@@ -74,10 +82,6 @@ class Run(Handle):
         generation = self._engine.backend.generation(self.run_id) or ""
         line, results = self._engine.stage_results(self.run_id, len(status.stages) - 1, generation)
         return results if line.many else results[0]
-
-    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:
-        """`get_result` for coroutines: it waits in a thread, and the event loop goes on. Raises the same."""
-        return await asyncio.to_thread(self.get_result, block=block, timeout=timeout)
 
     def cancel(self) -> bool:
         """Bring the run to rest, at once: jobs that are queued are skipped when they arrive, running ones finish and
@@ -134,6 +138,10 @@ class Run(Handle):
     def _engine(self) -> Engine:
         return engine_of(self._broker or get_broker())
 
+    @property
+    def _waiter(self) -> Waiter:
+        return waiter_of(self._engine.backend)
+
     def _not_found(self) -> RunNotFound:
         return RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
 
@@ -171,10 +179,21 @@ class NestedRun(Run, str):
 
     def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:  # noqa: ARG002
         """Raises NestingError: a job that waited for what starts after it would wait for ever."""
-        raise NestingError(
+        raise self._not_for_waiting()
+
+    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:  # noqa: ARG002
+        """Raises NestingError, too."""
+        raise self._not_for_waiting()
+
+    def _not_for_waiting(self) -> NestingError:
+        return NestingError(
             f"nested run {self.run_id!r} starts when the job that nests it has succeeded, so the job can't wait for "
             "it: return the handle, and the nested result becomes the job's"
         )
+
+
+def _seconds(timeout: int | None) -> float:
+    return (DEFAULT_TIMEOUT if timeout is None else timeout) / 1000
 
 
 def _failure(status: RunStatus) -> RunFailed:

@@ -143,7 +143,7 @@ def acl_of_the_readme() -> str:
 
 def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
     rules = acl_of_the_readme()
-    assert rules.startswith("on >secret ~dramatiq-clutch:* resetchannels -@all +")
+    assert rules.startswith("on >secret ~dramatiq-clutch:* resetchannels &dramatiq-clutch:* -@all +")
     with Server(config=(f"user clutch {rules}",)) as server:
         url = server.url.replace("redis://", "redis://clutch:secret@").removesuffix("/0") + "/1"
         with on(RedisBackend(url=url)) as (broker, jobs):

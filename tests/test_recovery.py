@@ -208,9 +208,10 @@ def test_an_outage_while_a_run_is_changed_changes_nothing(
 
 def test_the_boundaries_are_all_that_the_backend_has() -> None:
     """A method that is added to the backend has to be added here, too."""
-    looked_at_elsewhere = {"create", "owed", "fail", "snapshot", "wait", "due", "look_again", "touch", "draft"}
+    looked_at_elsewhere = {"create", "owed", "fail", "snapshot", "due", "look_again", "touch", "draft"}
     of_lives = {"cancel", "retry", "resend", "standing", "failures", "nested"}
-    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere, *of_lives}
+    of_waiting = {"at_rest", "listen", "say"}
+    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere, *of_lives, *of_waiting}
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])

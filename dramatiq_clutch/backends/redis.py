@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import redis
 from dramatiq import Encoder
+from dramatiq.logging import get_logger
 from redis.exceptions import NoScriptError, RedisError
 
 from .. import wire
@@ -26,6 +27,7 @@ from ..backend import (
     Duty,
     GuardWord,
     Note,
+    Listener,
     Onward,
     Record,
     Reply,
@@ -33,10 +35,12 @@ from ..backend import (
     decode_snapshot,
 )
 from ..errors import DamagedState, StateUnavailable, foreign_run
+from ..forks import renew_in_children
 from ..outages import way_out
 from ..plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ..status import Snapshot
 from ..together import Together
+from .pubsub import RedisListener, channel
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
@@ -48,8 +52,8 @@ INDEX_TTL = 400 * 86_400_000
 #: How many rows or results travel in one command.
 CHUNK = 1_000
 
-#: The longest a blocking call may block, in seconds: below the socket timeout (5 s) that redis-py gives a client.
-LONGEST_BLOCK = 2.0
+#: How many runs are looked at in one round trip.
+MOST_LOOKED_AT = 500
 
 #: What is called for each job, by workers, who wait and repeat by themselves: without what a client does besides.
 WORKERS = ("guard", "record", "succeed", "confirm")
@@ -61,6 +65,8 @@ ERA = 4 * SPAN
 
 #: What is only for the application that the run belongs to.
 PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
+
+logger = get_logger(__name__)
 
 
 @cache
@@ -110,8 +116,15 @@ class RedisBackend(ClutchBackend):
         self.client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         self._is_plain = isinstance(self.client, redis.Redis)  # not a RedisCluster
         self._succeed: Together[Record, bytes] = Together(self._succeed_together)
+        self._told: set[str] = set()
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin the client's pool anew in a forked child."""
+        if self._is_plain:
+            wire.renew_pool(self.client)
 
     def warnings(self) -> Sequence[str]:
         try:
@@ -352,12 +365,26 @@ class RedisBackend(ClutchBackend):
         plans = self._ask(lambda: self.client.hmget(nests, list(map(str, members))))
         return {member: plan for member, plan in zip(members, plans, strict=True) if plan is not None}
 
-    def wait(self, run_id: str, timeout: float) -> None:
-        # A list that rotates onto itself wakes every waiter, one after the other, and stays.
-        bell = self._key(run_id, "bell")
-        seconds = max(min(timeout, LONGEST_BLOCK), 0.001)  # 0 would be for ever
-        client: Any = self.client  # its type wants whole seconds
-        self._ask(lambda: client.blmove(bell, bell, seconds))
+    def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
+        found: list[bool] = []
+        with translated():
+            for at in range(0, len(run_ids), MOST_LOOKED_AT):
+                pipe = self.client.pipeline(transaction=False)
+                for run_id in run_ids[at : at + MOST_LOOKED_AT]:
+                    pipe.hget(self._key(run_id, "head"), "state")
+                found += map(_is_rest, pipe.execute(raise_on_error=False))
+        return found
+
+    # Hints
+
+    def listen(self) -> Listener:
+        return RedisListener(self.client, self.namespace, self._told)
+
+    def say(self, name: str) -> None:
+        try:
+            self.client.publish(channel(self.namespace, name), "")
+        except RedisError as error:
+            logger.debug("Nobody hears of %s: %s", name, error)
 
     # The index
 
@@ -549,6 +576,13 @@ def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
         previous=(duty.line, b""),
         generation=duty.generation,
     )
+
+
+def _is_rest(state: Any) -> bool:
+    """Of an error that waiting doesn't cure: whoever reads the run gets it."""
+    if isinstance(state, Exception) and way_out(state) is not None:
+        raise state
+    return bool(state != b"running")
 
 
 def _expired(run_id: str) -> DamagedState:

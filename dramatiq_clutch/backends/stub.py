@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from weakref import WeakSet
 
 from dramatiq import Encoder
 
@@ -23,12 +24,14 @@ from ..backend import (
     Ending,
     GuardWord,
     Note,
+    Listener,
     Onward,
     Record,
     Reply,
     Standing,
 )
 from ..errors import DamagedState, foreign_run
+from ..forks import renew_in_children
 from ..plan import EVENTS, CallbackTag, Plan, StageLine, Tag, rows_of
 from ..status import MOST_FAILURES, Snapshot
 
@@ -374,6 +377,43 @@ class StubRun:
         return self.state == "succeeded" and not self.outbox
 
 
+class StubListener(Listener):
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._names: set[str] = set()
+        self._heard: set[str] = set()
+        self._is_woken = False
+
+    def add(self, names: Iterable[str]) -> None:
+        with self._changed:
+            self._names.update(names)
+            self._heard.update(names)
+
+    def remove(self, names: Iterable[str]) -> None:
+        with self._changed:
+            self._names.difference_update(names)
+            self._heard.difference_update(names)
+
+    def hear(self, timeout: float) -> Sequence[str]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._heard or self._is_woken, timeout)
+            heard, self._heard, self._is_woken = list(self._heard), set(), False
+            return heard
+
+    def wake(self) -> None:
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self.remove(list(self._names))
+
+    def tell(self, name: str) -> None:
+        if name in self._names:
+            self._heard.add(name)
+            self._changed.notify_all()
+
+
 class StubBackend(ClutchBackend):
     """Keeps runs in memory."""
 
@@ -385,7 +425,13 @@ class StubBackend(ClutchBackend):
         ] = {}  # what is left: done or buried, generation, claim or epoch
         self.index: dict[str, tuple[str, int]] = {}  # application, when to look
         self.drafts: dict[tuple[str, str], list[bytes]] = {}
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child, with a copy of the parent's runs: nobody listens yet."""
         self._changed = threading.Condition(threading.RLock())
+        self._listeners: WeakSet[StubListener] = WeakSet()
 
     # Transitions
 
@@ -748,7 +794,7 @@ class StubBackend(ClutchBackend):
             if run:
                 self._clean_up(run_id, run)
             if run and before != (run.state, run.updated):
-                self._changed.notify_all()
+                self.say(run_id)
 
     def _clean_up(self, run_id: str, run: StubRun) -> None:
         """Of a run that has succeeded and owes nothing, keep the result; of a nested one no more than a mark."""
@@ -836,11 +882,22 @@ class StubBackend(ClutchBackend):
             nests = run.nests.get(stage, {}) if run else {}
             return {member: nests[member] for member in members if member in nests}
 
-    def wait(self, run_id: str, timeout: float) -> None:
+    def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
         with self._changed:
-            self._changed.wait_for(
-                lambda: run_id not in self.runs or self.runs[run_id].state != "running", timeout=timeout
-            )
+            return [run_id not in self.runs or self.runs[run_id].state != "running" for run_id in run_ids]
+
+    # Hints
+
+    def listen(self) -> Listener:
+        with self._changed:
+            listener = StubListener(self._changed)
+            self._listeners.add(listener)
+            return listener
+
+    def say(self, name: str) -> None:
+        with self._changed:
+            for listener in self._listeners:
+                listener.tell(name)
 
     # The index
 

@@ -287,9 +287,7 @@ end
 
 local function rest(state)
   set('state', state)
-  call('DEL', bell)
-  call('RPUSH', bell, state)
-  call('PEXPIRE', bell, lifetime())
+  redis.pcall('PUBLISH', bell, state) -- a hint; without the right to give it the run comes to rest all the same
   if state == 'succeeded' then
     owe_callback('completion')
     owe_callback('on_success')
@@ -303,7 +301,6 @@ local function heal(dead)
   set('state', 'running')
   set('alarmed', false)
   set('mourned', dead > 0)
-  call('DEL', bell)
 end
 
 local function complete(dead)
@@ -488,5 +485,5 @@ local function clean_up()
   call('UNLINK', plan)
   call('HDEL', head, 'spec')
   local ttl = called and lifetime() or run.result_ttl
-  for _, key in ipairs({head, bell, here.marks, here.standing, here.dead, here.details}) do call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({head, here.marks, here.standing, here.dead, here.details}) do call('PEXPIRE', key, ttl) end
 end

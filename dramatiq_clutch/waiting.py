@@ -1,0 +1,369 @@
+"""One waiter a process and store: it serves all who wait for results, threads and coroutines alike.
+
+Two threads, however many wait. The ear hears that runs have come to rest, over a connection of its own, and does
+nothing else. The reader looks at runs and reads their results, over one more connection. So whoever waits has nothing
+to do with the store, and a timeout or an interrupt strikes at once, also while the store is away. Both threads begin
+when somebody waits, and end when nobody has for a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from dramatiq.logging import get_logger
+from dramatiq.results import ResultMissing, ResultTimeout
+
+from .backend import ClutchBackend, Listener
+from .errors import Unavailable
+from .forks import renew_in_children
+
+#: How often the reader looks without having heard anything, in seconds: the most that a lost hint costs.
+LOOK_AGAIN = 1.0
+
+#: How often it does when nothing can be heard, in seconds: ever less often, from the first to the last.
+SOON, SELDOM, GROWTH = 0.02, 0.25, 1.5
+
+#: How many runs it looks at then. With more, it is each one's turn less often.
+MOST_LOOKED_AT = 1_000
+
+#: How long to wait between two tries while the store is away, in seconds: at first, and at most.
+BACKOFF, MAX_BACKOFF = 0.05, 1.0
+
+#: How long an answer of the store may take, in seconds, before it counts as away.
+PATIENCE = 1.0
+
+#: For how long the threads stay when nobody waits, in seconds.
+IDLE = 3.0
+
+#: The longest a thread waits in one piece, in seconds: Dramatiq's interrupts (a time limit, a shutdown) strike between.
+PIECE = 0.5
+
+logger = get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Wait:
+    """Somebody who waits for the `outcome`: what `look` returns or raises, in the reader, when the run `name` is at
+    rest. It raises ResultMissing if it isn't (any more). `was_asked` says that the store has told of the run once.
+    """
+
+    name: str
+    look: Callable[[], Any]
+    outcome: concurrent.futures.Future[Any] = field(default_factory=concurrent.futures.Future)
+    was_asked: bool = False
+
+    def settle(self, value: Any = None, error: Exception | None = None) -> None:
+        if not self.outcome.set_running_or_notify_cancel():
+            return  # nobody waits any more
+        if error is None:
+            self.outcome.set_result(value)
+        else:
+            self.outcome.set_exception(error)
+
+
+class Waiter:
+    """Serves all waits of this process for runs in one store. It doesn't keep the backend alive.
+
+    Timeouts are in seconds, from the call.
+    """
+
+    def __init__(self, backend: ClutchBackend) -> None:
+        self._backend = ref(backend)
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: whoever waits does so in the parent."""
+        self._changed = threading.Condition()
+        self._waits: dict[str, dict[Wait, None]] = {}  # by name, in the order of their turns to be looked at
+        self._watches: dict[str, list[Callable[[], None]]] = {}
+        self._fresh: dict[str, None] = {}  # names to look at now
+        self._once: deque[Wait] = deque()  # to look for now, whether the run is at rest or not
+        self._news: dict[str, bool] = {}  # for the ear: to listen for a name, or not any more
+        self._reader: threading.Thread | None = None
+        self._ear: threading.Thread | None = None
+        self._listener: Listener | None = None  # as long as it hears
+        self._called: Listener | None = None  # the last that was woken
+        self._error: Exception | None = None  # why the store can't be read
+        self._asked_at: float | None = None  # when the question was asked that isn't answered yet
+        self._pause = SOON
+
+    # For those who wait
+
+    def result(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
+        """What `look` returns when the run has come to rest, for a thread. Raises what it raises, or ResultTimeout."""
+        if timeout <= 0:
+            return _now_or_never(name, look)
+        wait, deadline = Wait(name, look), time.monotonic() + timeout
+        try:
+            self._enter(wait)
+            while True:
+                rest = deadline - time.monotonic()
+                concurrent.futures.wait([wait.outcome], max(min(rest, PIECE), 0))
+                if wait.outcome.done() or (rest <= 0 and not wait.outcome.cancel()):
+                    return wait.outcome.result()
+                if rest <= 0:
+                    error = self._too_late(wait)
+                    raise error from error.__cause__
+        finally:
+            self._leave(wait)
+
+    async def result_async(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
+        """The same for a coroutine. Its event loop goes on, and nothing of the loop's default executor is taken."""
+        if timeout <= 0:
+            return await self.look_async(name, lambda: _now_or_never(name, look))
+        wait = Wait(name, look)
+        try:
+            self._enter(wait)
+            return await asyncio.wait_for(asyncio.wrap_future(wait.outcome), timeout)
+        except asyncio.TimeoutError:
+            if not wait.outcome.cancelled():
+                raise  # `look` has raised it
+            error = self._too_late(wait)
+            raise error from error.__cause__
+        finally:
+            self._leave(wait)
+
+    async def look_async(self, name: str, look: Callable[[], Any]) -> Any:
+        """What `look` returns or raises now, for a coroutine."""
+        wait = Wait(name, look)
+        with self._changed:
+            self._once.append(wait)
+            self._start_reader()
+            self._changed.notify_all()
+        return await asyncio.wrap_future(wait.outcome)
+
+    def watch(self, name: str, call: Callable[[], None]) -> None:
+        """Have `call()` called, in the ear's thread, when something is said of a name. It takes no time and raises
+        nothing. What is said in the first second, or while the store is away, may be missed."""
+        with self._changed:
+            self._watches.setdefault(name, []).append(call)
+            self._news[name] = True
+            self._start_ear()
+
+    def unwatch(self, name: str, call: Callable[[], None]) -> None:
+        with self._changed:
+            calls = self._watches.get(name, [])
+            if call in calls:
+                calls.remove(call)
+            if not calls and self._watches.pop(name, None) is not None:
+                self._news[name] = False
+
+    def _enter(self, wait: Wait) -> None:
+        with self._changed:
+            if wait.name not in self._waits:
+                self._waits[wait.name] = {}
+                self._news[wait.name] = True
+            self._waits[wait.name][wait] = None
+            self._fresh[wait.name] = None
+            self._pause = SOON
+            self._start_reader()
+            self._changed.notify_all()
+
+    def _leave(self, wait: Wait) -> None:
+        wait.outcome.cancel()
+        with self._changed:
+            waits = self._waits.get(wait.name)
+            if waits is None:
+                return
+            waits.pop(wait, None)
+            if not waits:
+                del self._waits[wait.name]
+                self._fresh.pop(wait.name, None)
+                self._news[wait.name] = False
+
+    def _too_late(self, wait: Wait) -> ResultTimeout:
+        is_silent = self._asked_at is not None and time.monotonic() - self._asked_at > PATIENCE
+        if self._error is None and wait.was_asked and not is_silent:
+            return ResultTimeout(f"run {wait.name!r} is still running")
+        why = self._error or "it hasn't answered"
+        error = ResultTimeout(f"how run {wait.name!r} stands isn't known: the state store can't be reached: {why}")
+        error.__cause__ = self._error
+        return error
+
+    # The reader
+
+    def _start_reader(self) -> None:
+        if self._reader is None:
+            self._reader = _started("clutch-reader", self._read)
+
+    def _read(self) -> None:
+        next_round, backoff = 0.0, 0.0
+        while self._has_work():
+            names = self._next_names(next_round, is_away=backoff > 0)
+            try:
+                self._look_at(names)
+                backoff = 0.0
+            except Exception as error:  # also one that nobody knows to pass: whoever waits has a timeout
+                logger.debug("Waits go on while the state store can't be read: %r", error)
+                backoff = min(backoff * 2 or BACKOFF, MAX_BACKOFF)
+                next_round = time.monotonic() + backoff
+            else:
+                if time.monotonic() >= next_round:
+                    next_round = time.monotonic() + self._next_pause()
+
+    def _has_work(self) -> bool:
+        """Whether the reader has, or gets before it has been idle for too long; it ends otherwise."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._waits or self._once, IDLE):
+                return True
+            self._reader = None
+            return False
+
+    def _next_names(self, next_round: float, *, is_away: bool) -> Collection[str]:
+        """Wait for names to look at: what was heard of, or has just come; else, when it is time, those whose turn it
+        is. While the store is away, only the latter."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._once or (self._fresh and not is_away), max(next_round - time.monotonic(), 0)
+            )
+            is_time = time.monotonic() >= next_round
+            if not is_time and is_away:
+                return ()
+            names, self._fresh = self._fresh, {}
+            for name in list(islice(self._waits, MOST_LOOKED_AT)) if is_time else ():
+                self._waits[name] = self._waits.pop(name)
+                names[name] = None
+            return names
+
+    def _next_pause(self) -> float:
+        if self._listener is not None and not self._listener.is_deaf:
+            return LOOK_AGAIN
+        self._pause = min(self._pause * GROWTH, SELDOM)
+        return self._pause
+
+    def _look_at(self, names: Collection[str]) -> None:
+        """Give those who wait what there is to give. Raises what the store raises: then they wait on."""
+        try:
+            self._asked_at = time.monotonic()
+            while self._once:
+                _look(self._once.popleft())
+            backend, listing = self._backend(), list(names)
+            if backend is None or not listing:
+                return  # without a backend, nobody waits
+            for name, is_over in zip(listing, backend.at_rest(listing), strict=True):
+                self._give(name, is_over=is_over)
+            self._error = None
+        except Exception as error:
+            self._error = error
+            with self._changed:
+                self._fresh |= {name: None for name in names if name in self._waits}
+            raise
+        finally:
+            self._asked_at = None
+        self._call_ear()
+
+    def _give(self, name: str, *, is_over: bool) -> None:
+        with self._changed:
+            waits = list(self._waits.get(name, ()))
+        for wait in waits:
+            wait.was_asked = True
+            if is_over and not wait.outcome.done():
+                self._asked_at = time.monotonic()
+                _look(wait, patiently=True)
+            if wait.outcome.done():
+                self._leave(wait)
+
+    def _call_ear(self) -> None:
+        """Have the ear listen for those who must still wait: it isn't worth it for a run that is at rest already. One
+        that has just begun is called once in any case, to find out whether it can be."""
+        with self._changed:
+            has_news = any(self._news.get(name) for name in self._waits.keys() & self._news.keys())
+            if has_news:
+                self._start_ear()
+            listener, was_called = self._listener, self._listener is self._called
+        if listener is not None and (has_news or not was_called):
+            self._called = listener
+            listener.wake()
+
+    # The ear
+
+    def _start_ear(self) -> None:
+        backend = self._backend()
+        if self._ear is None and backend is not None:
+            listener = backend.listen()
+            self._ear = _started("clutch-ear", lambda: self._hear(listener))
+
+    def _hear(self, listener: Listener) -> None:
+        listening, silent = set[str](), set[str]()  # of the latter it hasn't been heard yet that listening has begun
+        backoff, needed_at = 0.0, time.monotonic()
+        while True:
+            with self._changed:
+                added, removed = self._take_news(listening)
+                if self._waits or self._watches:
+                    needed_at = time.monotonic()
+                elif backoff or time.monotonic() - needed_at > IDLE:
+                    self._ear = self._listener = self._called = None
+                    break
+                self._changed.wait_for(lambda: not (self._waits or self._watches), backoff)
+            listening, silent = listening - removed | added, silent - removed | added
+            try:
+                listener.add(added)
+                listener.remove(removed)
+                heard = listener.hear(LOOK_AGAIN)
+            except Exception as error:
+                logger.debug("Nothing can be heard for now: %r", error)
+                self._listener, backoff = None, min(backoff * 2 or BACKOFF, MAX_BACKOFF)
+                continue
+            self._listener, backoff = listener, 0.0
+            self._pass_on(heard, silent)
+            silent.difference_update(heard)
+        listener.close()
+
+    def _take_news(self, listening: set[str]) -> tuple[set[str], set[str]]:
+        """The names to listen for as well, and those not to listen for any more."""
+        news, self._news = self._news, {}
+        wanted = {name for name, is_wanted in news.items() if is_wanted}
+        return wanted - listening, (news.keys() - wanted) & listening
+
+    def _pass_on(self, heard: Iterable[str], silent: Collection[str]) -> None:
+        with self._changed:
+            self._fresh |= {name: None for name in heard if name in self._waits}
+            calls = [call for name in heard if name not in silent for call in self._watches.get(name, ())]
+            self._changed.notify_all()
+        for call in calls:
+            call()
+
+
+_waiters: WeakKeyDictionary[ClutchBackend, Waiter] = WeakKeyDictionary()
+
+
+def waiter_of(backend: ClutchBackend) -> Waiter:
+    """The one that serves this process's waits for runs in this store."""
+    waiter = _waiters.get(backend)
+    return waiter if waiter is not None else _waiters.setdefault(backend, Waiter(backend))
+
+
+def _started(name: str, target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _look(wait: Wait, *, patiently: bool = False) -> None:
+    """Settle a wait by looking. If `patiently`, it goes on while the run is at work; raises Unavailable."""
+    try:
+        value = wait.look()
+    except Exception as error:
+        if patiently and isinstance(error, Unavailable):
+            raise
+        if not (patiently and isinstance(error, ResultMissing)):
+            wait.settle(error=error)
+    else:
+        wait.settle(value)
+
+
+def _now_or_never(name: str, look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    except ResultMissing as error:
+        raise ResultTimeout(f"run {name!r} is still running") from error
