@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
 from .errors import NotConfigured, ResultsGone, RunNotFound
+from .forks import renew_in_children
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
 
@@ -52,7 +52,6 @@ class Engine:
     run_ttl: int
     result_ttl: int
     lease_ms: int
-    stopping: threading.Event = field(default_factory=threading.Event)
     touched: dict[str, int] = field(default_factory=dict)
     wanted: dict[tuple[str, str, int, int], float] = field(default_factory=dict)
     ahead: dict[tuple[str, int], Duty] = field(default_factory=dict)
@@ -62,6 +61,14 @@ class Engine:
     resend_stalled: bool = False
     at_work: dict[int, AtWork] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget, in a forked child, what its parent remembers: the child does other work."""
+        for remembered in (self.touched, self.wanted, self.lists, self.ahead):
+            remembered.clear()
 
     def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
         """Make a plan a run. Raises DamagedState if its draft has expired."""

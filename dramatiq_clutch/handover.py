@@ -8,7 +8,7 @@ have derived ids, and a second copy is known by its member's state.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -74,7 +74,7 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
             stack.append(deeper)
 
 
-def sweep(engine: Engine, limit: int = 100) -> int:
+def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
     """Finish what is owed and nobody does, until nothing is due: duties whose lease has lapsed, shares that are for
     anybody, runs to which nothing happens. Returns how many runs were looked at."""
     looked = 0
@@ -91,7 +91,7 @@ def sweep(engine: Engine, limit: int = 100) -> int:
             except Exception:  # one run must not stop the others; it is looked at again when its time has come
                 logger.exception("The sweeper can't look at run %s, and goes on with the next one.", run_id)
         looked += len(due)
-        if len(due) < limit or engine.stopping.is_set():
+        if len(due) < limit or is_stopping():
             return looked
 
 

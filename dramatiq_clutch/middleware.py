@@ -23,16 +23,18 @@ from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
 from dramatiq.threading import Interrupt
 
 from . import job as jobs
-from .backend import ClutchBackend, Ending, Record
+from .backend import SWEEP, ClutchBackend, Ending, Record
 from .backends import RedisBackend, StubBackend
 from .dispatch import own_copy, send
 from .engine import DEFAULT_STALLED_AFTER, AtWork, Engine, EngineMiddleware
 from .errors import DamagedState, NewerRelease, NotConfigured, Unavailable
+from .forks import renew_in_children
 from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
 from .plan import CallbackTag, changed
 from .status import failure_details
+from .waiting import waiter_of
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
 #: to 46 days, and a run must outlive them.
@@ -58,6 +60,24 @@ logger = get_logger(__name__)
 
 class NotAcked(MiddlewareError):
     """Raised before an ack to keep the message unacked; it comes again when the broker redelivers it."""
+
+
+class WorkerLife:
+    """From a worker's boot to its shutdown. Several workers in one process have one each."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self.bell = threading.Event()  # rung to have its sweeper look at once
+
+    def end(self) -> None:
+        self.stopping.set()
+        self.bell.set()
+
+    def goes_on(self, seconds: float) -> bool:
+        """Whether it does, after so many seconds, or when the bell rings."""
+        self.bell.wait(seconds)
+        self.bell.clear()
+        return not self.stopping.is_set()
 
 
 class ClutchMiddleware(EngineMiddleware):
@@ -99,7 +119,14 @@ class ClutchMiddleware(EngineMiddleware):
         self.run_ttl, self.result_ttl, self.lease, self.sweep_interval = run_ttl, result_ttl, lease, sweep_interval
         self.stalled_after, self.resend_stalled, self.application = stalled_after, resend_stalled, application
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
-        self._stopping = threading.Event()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: the parent's workers aren't there."""
+        self._lives: WeakKeyDictionary[Worker, WorkerLife] = WeakKeyDictionary()
+        self._lives_lock = threading.Lock()
+        self._all_stopped = threading.Event()
 
     def engine(self, broker: Broker) -> Engine:
         """What works for this broker. Raises NotConfigured if there is no backend for it."""
@@ -112,7 +139,6 @@ class ClutchMiddleware(EngineMiddleware):
                 self.run_ttl,
                 self.result_ttl,
                 self.lease,
-                self._stopping,
                 application=_application_of(broker) if self.application is None else self.application,
                 stalled_after=self.stalled_after,
                 resend_stalled=self.resend_stalled,
@@ -123,7 +149,10 @@ class ClutchMiddleware(EngineMiddleware):
     # The worker's life
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._stopping.clear()
+        life = WorkerLife()
+        with self._lives_lock:
+            self._lives[worker] = life
+            self._all_stopped.clear()
         for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
             logging.getLogger(name).addFilter(_is_true)
         engine = self.engine(broker)
@@ -131,11 +160,15 @@ class ClutchMiddleware(EngineMiddleware):
             logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
             interval = self.sweep_interval / 1000
-            threading.Thread(target=self._sweep, args=(engine, interval), name="clutch-sweeper", daemon=True).start()
-        threading.Thread(target=self._beat, args=(engine,), name="clutch-beat", daemon=True).start()
+            threading.Thread(target=_sweep, args=(engine, interval, life), name="clutch-sweeper", daemon=True).start()
+        threading.Thread(target=_beat, args=(engine, life), name="clutch-beat", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        self._stopping.set()
+        with self._lives_lock:
+            if worker in self._lives:
+                self._lives[worker].end()
+            if all(life.stopping.is_set() for life in self._lives.values()):
+                self._all_stopped.set()
 
     def sweep(self, broker: Broker) -> int:
         """Look once for runs whose duties nobody does, and do them: what every worker process does now and then by
@@ -144,25 +177,6 @@ class ClutchMiddleware(EngineMiddleware):
         Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable; what was owed stays owed.
         """
         return sweep(self.engine(broker))
-
-    def _sweep(self, engine: Engine, interval: float) -> None:
-        while not self._stopping.wait(interval):
-            try:
-                sweep(engine)
-            except Unavailable as error:
-                logger.warning("The sweeper waits: %s", error)
-            except Exception:
-                logger.exception("The sweeper met an error; it goes on.")
-
-    def _beat(self, engine: Engine) -> None:
-        """Tell now and then of what this process works on, for a job may take longer than anything else happens."""
-        while not self._stopping.wait(engine.pulse):
-            try:
-                engine.beat()
-            except Unavailable as error:
-                logger.debug("Nobody can be told what is at work: %s", error)  # those who wait have said so
-            except Exception:
-                logger.exception("Telling what is at work met an error; it is tried again.")
 
     # A message's life
 
@@ -407,18 +421,56 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _wait(self, seconds: float) -> bool:
         """Whether the worker was told to stop. A time limit that strikes while nothing runs yet is not the job's."""
+        stopping = self._stopping
         try:
-            return self._stopping.wait(seconds)
+            return stopping.wait(seconds)
         except Shutdown:
             return True
         except Interrupt:
-            return self._stopping.is_set()
+            return stopping.is_set()
+
+    @property
+    def _stopping(self) -> threading.Event:
+        """What tells this thread to stop: that its own worker does or, if it is no worker's, that all do."""
+        thread = threading.current_thread()
+        with self._lives_lock:
+            for worker, life in self._lives.items():
+                if thread in worker.workers or thread in worker.consumers.values():
+                    return life.stopping
+        return self._all_stopped
 
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:
             return attempt_of(message, self.engine(broker))
         except DamagedState:
             return None  # it was skipped, and is on its way to the dead-letter queue
+
+
+def _sweep(engine: Engine, interval: float, life: WorkerLife) -> None:
+    """Look every `interval` seconds, or when somebody says so, until the worker stops."""
+    waiter = waiter_of(engine.backend)
+    waiter.watch(SWEEP, life.bell.set)
+    try:
+        while life.goes_on(interval):
+            try:
+                sweep(engine, is_stopping=life.stopping.is_set)
+            except Unavailable as error:
+                logger.warning("The sweeper waits: %s", error)
+            except Exception:
+                logger.exception("The sweeper met an error; it goes on.")
+    finally:
+        waiter.unwatch(SWEEP, life.bell.set)
+
+
+def _beat(engine: Engine, life: WorkerLife) -> None:
+    """Tell now and then of what this process works on, for a job may take longer than anything else happens."""
+    while not life.stopping.wait(engine.pulse):
+        try:
+            engine.beat()
+        except Unavailable as error:
+            logger.debug("Nobody can be told what is at work: %s", error)  # those who wait have said so
+        except Exception:
+            logger.exception("Telling what is at work met an error; it is tried again.")
 
 
 def _backend_of(broker: Broker) -> ClutchBackend:
