@@ -1,0 +1,229 @@
+"""Forks: a child of a process whose other threads are busy has what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.results import ResultTimeout
+
+from dramatiq_clutch import Clutch
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.together import Together
+from dramatiq_clutch.wire import ask
+from tests.conftest import running_worker
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+#: How long a child may take, in seconds, before it counts as hanging.
+DEADLINE = 20
+
+
+def fork(work: Callable[[], Any], log: Path) -> int:
+    """Do it in a child, which exits with 0 if it could; the child's id. It ends itself when it hangs, having said
+    where."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        with log.open("w") as file:
+            faulthandler.dump_traceback_later(DEADLINE, exit=True, file=file)
+            try:
+                work()
+                code = 0
+            except BaseException as error:
+                print(repr(error), file=file)
+            faulthandler.cancel_dump_traceback_later()
+    finally:
+        os._exit(code)
+
+
+def outcome(child: int) -> int:
+    """The child's exit code, when it has ended."""
+    deadline = time.monotonic() + 2 * DEADLINE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        threading.Event().wait(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -1
+
+
+@pytest.fixture
+def logs() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="clutch-forks-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def busy(work: Callable[[], Any], threads: int = 3) -> Iterator[None]:
+    """Other threads do it again and again meanwhile."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            work()
+
+    workers = [threading.Thread(target=go_on) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for worker in workers:
+            worker.join(30)
+
+
+def renew_queues(broker: dramatiq.Broker) -> None:
+    """Give a broker in memory queues that nobody holds: those are the standard library's, whose locks nobody renews."""
+    if isinstance(broker, StubBroker):
+        broker.queues = {name: Queue() for name in broker.queues}
+
+
+def check(work: Callable[[], Any], logs: Path, *, times: int) -> None:
+    """No child hangs: one after the other, for each takes the place of a process at another moment."""
+    for index in range(times):
+        log = logs / f"{index}.log"
+        code = outcome(fork(work, log))
+        assert code == 0, f"child {index} ended with {code}:\n{log.read_text() if log.exists() else ''}"
+
+
+def test_200_children_of_a_busy_process_run_clutches(broker: dramatiq.Broker, logs: Path) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    clutch = Clutch().then(job).parallel(job, job)
+
+    def run_clutch() -> None:
+        renew_queues(broker)
+        clutch.run()
+
+    with busy(clutch.run):
+        check(run_clutch, logs, times=200)
+
+
+def test_a_child_waits_for_results_as_its_parent_does(broker: dramatiq.Broker, logs: Path) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    run = Clutch().then(job).run()
+
+    def wait() -> None:
+        with contextlib.suppress(ResultTimeout):
+            run.get_result(block=True, timeout=20)
+
+    with busy(wait):
+        check(wait, logs, times=50)
+
+
+def test_a_child_of_a_process_with_a_worker_sends_what_its_parent_does(broker: dramatiq.Broker, logs: Path) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    clutch = Clutch().parallel([job for _ in range(20)])
+
+    def run_clutch() -> None:
+        renew_queues(broker)
+        clutch.run()
+
+    with running_worker(broker), busy(clutch.run, threads=1):
+        check(run_clutch, logs, times=50)
+
+
+def test_calls_of_other_threads_are_not_made_in_the_child(logs: Path) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+    performed: list[int] = []
+
+    def perform(items: Any) -> Any:
+        if 0 in items:
+            under_way.set()
+            assert go_on.wait(30)
+        performed.extend(items)
+        return items
+
+    together: Together[int, int] = Together(perform)
+    threads = [threading.Thread(target=together, args=(index,)) for index in range(3)]
+    threads[0].start()
+    assert under_way.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+
+    def call() -> None:
+        assert together(7) == 7
+        assert performed == [7]
+
+    try:
+        check(call, logs, times=1)
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+    assert sorted(performed) == [0, 1, 2]
+
+
+def test_a_child_takes_no_answer_of_its_parent(redis_client: redis.Redis, logs: Path) -> None:
+    redis_client.set("whose", "nobody's", px=60_000)
+
+    def call() -> None:
+        for index in range(50):
+            assert ask(redis_client, ("ECHO", f"child {index}")) == f"child {index}".encode()
+
+    with busy(lambda: ask(redis_client, ("GET", "whose"))):
+        check(call, logs, times=20)
+
+
+def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: Path) -> None:
+    @dramatiq.actor
+    def job() -> str:
+        return "done"
+
+    run, backend = Clutch().then(job).run(), engine_of(stub_broker).backend
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with backend._changed:  # type: ignore[attr-defined]  # noqa: SLF001
+            held.set()
+            assert go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        check(lambda: run.status().state == "running" or sys.exit(3), logs, times=1)
+    finally:
+        go_on.set()
+        thread.join(10)
+
+
+def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, logs: Path) -> None:
+    engine = engine_of(redis_broker)
+    engine.let_go("run", 0, 3)
+    assert engine.wanted
+
+    def look() -> None:
+        assert not engine.wanted
+
+    check(look, logs, times=1)
+    assert engine.wanted
