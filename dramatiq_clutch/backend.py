@@ -64,9 +64,9 @@ class Duty:
     - the name of a callback, with the `snapshot` of the moment.
 
     `generation` is the run's. `again` says that the duty was handed out before, so that messages may be second copies.
-    What a `send` needs may come along, to save reading it: the encoded `spec`, the `rows`, and `previous`, the result of
-    a stage of one (its line, and what its member has left). So may `ahead`, the duty that follows, where one job comes
-    after another.
+    What a `send` needs may come along, to save reading it: the encoded `spec`, the `rows`, and `previous`, the result
+    of a stage of one (its line, and what its member has left). So may `ahead`, the duty that follows, where one job
+    comes after another.
     """
 
     id: str
@@ -276,9 +276,9 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
         """`owed` for a sweeper, who looks at a run at work again and again. `owing`; `rests`, or `unknown`; `works`;
-        `stalled`, once: members are unsettled, nothing is owed or delayed, and nothing has happened for `stalled_after`
-        milliseconds. `quiet`: so it is, but there are nested runs, and the caller has to see whether it `waits_for_jobs`
-        too. Raises ForeignRun."""
+        `stalled`, once: members are unsettled, nothing is owed or delayed, and nothing has happened for
+        `stalled_after` milliseconds. `quiet`: so it is, but there are nested runs, and the caller has to see whether it
+        `waits_for_jobs` too. Raises ForeignRun."""
 
     @abc.abstractmethod
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
@@ -287,8 +287,8 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
         """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `rests` if the run is
-        at rest and owes nothing more; `lost` if the lease has passed to somebody else. When a succeeded run owes nothing
-        any more, all but its status and result goes; of a nested one, all but a mark."""
+        at rest and owes nothing more; `lost` if the lease has passed to somebody else. When a succeeded run owes
+        nothing any more, all but its status and result goes; of a nested one, all but a mark."""
 
     @abc.abstractmethod
     def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
@@ -325,10 +325,12 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
         """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded. That
-        is one step, however many they are: `reopen` brings them back, some at a time. Duties that failed are owed again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead;
-        `unknown`. `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and
-        what a cancelled parent hasn't heard (that it is failing, or was) is told again; once in each of these epochs.
-        Raises ForeignRun."""
+        is one step, however many they are: `reopen` brings them back, some at a time. Duties that failed are owed
+        again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead; `unknown`.
+
+        `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and what a
+        cancelled parent hasn't heard (that it is failing, or was) is told again; once in each of these epochs. Raises
+        ForeignRun."""
 
     @abc.abstractmethod
     def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:

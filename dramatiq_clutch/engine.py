@@ -67,7 +67,7 @@ class Engine:
 
     def renew(self) -> None:
         """Forget, in a forked child, what its parent remembers: the child does other work."""
-        for remembered in (self.touched, self.wanted, self.lists, self.ahead):
+        for remembered in (self.touched, self.wanted, self.ahead, self.at_work, self.left):
             remembered.clear()
 
     def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
@@ -204,8 +204,8 @@ class Engine:
         raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
 
     def previous_stage(self, run_id: str, stage: int, generation: str) -> tuple[str, int, str] | Spec | None:
-        """Whose results a stage sees: another stage's (run, stage, generation); what its run was given (in the spec); or
-        nobody's.
+        """Whose results a stage sees: another stage's (run, stage, generation); what its run was given (in the spec);
+        or nobody's.
 
         A run that is written down in another one sees, in its first stage, what the enclosing stage sees.
         """

@@ -68,8 +68,8 @@ class ForeignRun(ClutchError):
 def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
     """What to raise for a run that another application has started."""
     return ForeignRun(
-        f"run {run_id!r} belongs to the application {its!r}, and this is {ours!r}: only its own may start, retry, cancel"
-        " or sweep it. Where applications share a state store, give each a namespace of its own "
+        f"run {run_id!r} belongs to the application {its!r}, and this is {ours!r}: only its own may start, retry, "
+        "cancel or sweep it. Where applications share a state store, give each a namespace of its own "
         '(RedisBackend(namespace="...")); where these are one, name them alike (ClutchMiddleware(application="..."))'
     )
 

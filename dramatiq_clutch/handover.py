@@ -61,8 +61,8 @@ class Lease:
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do a transition's duties, and all that follows from them, in order. Raises Unavailable, or NewerRelease: then they
-    stay owed."""
+    """Do a transition's duties, and all that follows from them, in order. Raises Unavailable, or NewerRelease: then
+    they stay owed."""
     lease = Lease(engine)
     stack: list[Work] = [_all(engine, lease, run_id, reply, caller)]
     while stack:

@@ -89,8 +89,8 @@ working: ContextVar[Attempt | None] = ContextVar("dramatiq_clutch_attempt", defa
 
 def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
     """The attempt that a message is, made when first asked for: the opening hook may never have run. None for one that
-    isn't of a clutch, be it that it has been given the options of one that is: only the message whose id is derived from
-    its place counts there. Raises DamagedState."""
+    isn't of a clutch, be it that it has been given the options of one that is: only the message whose id is derived
+    from its place counts there. Raises DamagedState."""
     attempt: Attempt | None = message.__dict__.get(ATTRIBUTE)
     option = message.options.get(OPTION)
     if attempt is None and option is not None:

@@ -124,7 +124,7 @@ class Run(Handle):
         engine = self._engine
         caller = engine.caller(f"{verb}:{uuid4()}")
         # The index first: whatever happens from here on, a sweeper finds what is owed.
-        engine.backend.look_again(self.run_id, caller.now + caller.lease_ms, run_ttl=engine.run_ttl)
+        engine.look_again(self.run_id, caller.now + caller.lease_ms)
         reply = transition(self.run_id, caller)
         if reply.word == "unknown":
             raise self._not_found()

@@ -219,7 +219,7 @@ def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: 
 
 def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, logs: Path) -> None:
     engine = engine_of(redis_broker)
-    engine.let_go("run", 0, 3)
+    engine.let_go("run", "0123abcd", 0, 3)
     assert engine.wanted
 
     def look() -> None:

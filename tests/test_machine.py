@@ -398,7 +398,8 @@ class TwoBackends(RuleBasedStateMachine):
                     self.do_at_the_end(duty, who)
         self.hear()
         status = self.both(lambda b: status_of(b, self.run_id))
-        left = {part_of(str(key.decode())).rsplit("}:")[1] for key in self.client.keys(f"*{{{self.run_id}}}*")}
+        found: Any = self.client.keys(f"*{{{self.run_id}}}*")
+        left = {part_of(key.decode()).rsplit("}:")[1] for key in found}
         if status is None:
             assert self.plan.spec.parent
             assert left <= {"mark", "bell"}

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def abandoned_run(redis_broker: RedisBroker) -> tuple[Run, ClutchMiddleware]:
     jobs = Jobs(redis_broker)
     (ours,) = [one for one in redis_broker.middleware if isinstance(one, ClutchMiddleware)]
     engine = engine_of(redis_broker)
-    long_ago = Caller("run:dead", int(time.time() * 1000) - 10 * engine.lease_ms, "lease", engine.lease_ms)
+    long_ago = replace(engine.caller("run:dead"), now=int(time.time() * 1000) - 10 * engine.lease_ms)
     plan = Plan(Spec(), (StageLine(0, 1),), (to_row(jobs.job.message("a")),))
     engine.backend.create("abandoned", plan, long_ago, run_ttl=60_000, result_ttl=60_000)
     return Run("abandoned"), ours

@@ -23,8 +23,8 @@ from ..backend import (
     Duty,
     Ending,
     GuardWord,
-    Note,
     Listener,
+    Note,
     Onward,
     Record,
     Reply,
@@ -353,6 +353,7 @@ class StubRun:
             duties.append(owed.duty)
         is_owing = any(not owed.parked for owed in self.outbox.values())
         note: Note = "more" if more else "wakes" if self.woken else ""
+        self.woken = False
         if self.state != "running" and not is_owing:
             note = "rests"
         return Reply(owing if is_owing and owing else word, tuple(duties), note=note)
