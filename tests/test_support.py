@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import dramatiq
@@ -9,9 +10,11 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
+from dramatiq_clutch.backends.redis import script_text
 from tests.conftest import RunWorker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
+from tests.support.proxy import Proxy
 from tests.support.server import Server
 from tests.support.workers import Worker
 
@@ -201,3 +204,88 @@ def test_the_worker_in_this_process_runs_actors_on_both_brokers(broker: dramatiq
     hooks = [type(hook).__name__ for hook in broker.middleware]
     assert "ClutchMiddleware" in hooks
     assert "_WorkerMiddleware" not in hooks
+
+
+@pytest.fixture
+def proxy(server: Server, redis_client: redis.Redis) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+def test_a_proxy_passes_everything_on(proxy: Proxy) -> None:
+    with proxy.client() as client:
+        client.hset("h", mapping={"a": b"\x00\r\n", "b": "x" * 3_000_000})
+        client.zadd("z", {"one": 1.5})
+        client.rpush("l", *range(1_000))
+        pipe = client.pipeline(transaction=True)
+        pipe.hget("h", "a").lrange("l", 0, -1).zrange("z", 0, -1, withscores=True).get("nothing")
+        value, items, scores, nothing = pipe.execute()
+        assert (value, len(items), nothing) == (b"\x00\r\n", 1_000, None)
+        assert [(name, float(score)) for name, score in scores] == [(b"one", 1.5)]
+        assert client.hget("h", "b") == b"x" * 3_000_000
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            client.get("h")
+        client.flushall()
+
+
+def test_a_proxy_passes_on_what_a_server_sends_without_being_asked(proxy: Proxy) -> None:
+    with proxy.client() as client, client.pubsub() as ear:
+        ear.subscribe("news")
+        assert wait_until("the subscription", ear.get_message)["type"] == "subscribe"
+        client.publish("news", "something")
+        assert wait_until("the news", ear.get_message)["data"] == b"something"
+
+
+def test_a_proxy_answers_one_call_of_many_as_it_is_told(proxy: Proxy) -> None:
+    with proxy.client() as client:
+        rule = proxy.answer("SET", "-ERR upstream failure", times=1)
+        answers = client.pipeline(transaction=False).get("a").set("a", 1).set("a", 2).get("a").execute(False)
+        assert [str(answer) for answer in answers] == ["None", str(answers[1]), "True", "b'2'"]
+        assert "upstream failure" in str(answers[1])
+        assert rule.met == 1
+        client.flushall()
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_proxy_closes_the_connection_before_or_after_the_server_has_done_it(proxy: Proxy, applied: bool) -> None:
+    with proxy.client() as client:
+        proxy.cut("INCRBY", times=1, applied=applied)
+        with pytest.raises(redis.ConnectionError):
+            client.incr("a")
+        assert client.incr("a") == 1 + applied
+        client.flushall()
+
+
+def test_a_proxy_knows_scripts_by_name_whether_by_text_or_by_hash(proxy: Proxy) -> None:
+    with proxy.client() as client:
+        text = script_text("snapshot", bare=False)
+        sha: str = client.script_load(text)
+        proxy.answer("snapshot", "+here")
+        assert client.evalsha(sha, 1, "k") == b"here"
+        assert client.eval(text, 1, "k") == b"here"
+        assert client.eval("return 3", 1, "k") == 3
+        proxy.answer("enqueue", "-ERR no")
+        broker = RedisBroker(client=client)
+        with pytest.raises(redis.ResponseError, match="no"):
+            broker.do_enqueue("default", "id", b"message")
+        assert broker.do_qsize("default") == 0
+        assert proxy.calls["snapshot"] == 2
+        assert proxy.calls["enqueue"] == 1
+        assert proxy.calls["qsize"] >= 1
+
+
+def test_a_proxy_is_as_slow_as_it_is_told(proxy: Proxy) -> None:
+    with proxy.client() as client:
+        client.ping()
+        proxy.latency = 0.1
+        began = time.monotonic()
+        client.pipeline(transaction=False).ping().ping().ping().ping().execute()
+        assert 0.1 <= time.monotonic() - began < 0.3  # once for all that is sent at a time
+        proxy.lift()
+        proxy.delay("GET", 0.1, times=1)
+        began = time.monotonic()
+        client.get("a")
+        assert time.monotonic() - began >= 0.1
+        began = time.monotonic()
+        client.get("a")
+        assert time.monotonic() - began < 0.1
