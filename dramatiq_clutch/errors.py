@@ -3,7 +3,7 @@
 .. code-block:: text
 
     ClutchError (dramatiq.DramatiqError)
-    ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with
+    ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with (a MiddlewareError)
     ├── RunNotFound           no run has this id (any more)
     ├── RunIdTaken            another clutch was run under this id
     ├── NestingError          nest() outside a clutch job, or waiting for a nested run inside the job
@@ -12,9 +12,11 @@
     ├── NewerRelease          a newer release has written it: it is left to that release's workers
     ├── ForeignRun            the run belongs to another application that shares the state store
     ├── HandOverFailed        a duty that waiting doesn't cure; it fails the run
-    └── Unavailable           waiting cures it
-        ├── StateUnavailable  the state store can't be reached, or refuses to write for now
-        ├── BrokerUnavailable the broker can't be reached
+    ├── HookFailed            another middleware's hook doesn't let a message through; it fails the run
+    ├── PayloadRefused        the server works, but doesn't take a payload of this size
+    └── Unavailable           it is waited for: anything that isn't known to be final
+        ├── StateUnavailable  the state store can't be reached, refuses to work for now, or answers something unknown
+        ├── BrokerUnavailable the broker can't be reached, refuses to work for now, or answers something unknown
         └── OutcomeUnknown    run() got no answer: the run may or may not have started (carries its id)
 
     RunFailed and RunCancelled (dramatiq.results.ResultFailure) are raised by get_result()
@@ -22,7 +24,8 @@
 
 from __future__ import annotations
 
-from dramatiq.errors import DramatiqError
+from dramatiq.errors import ActorNotFound, DramatiqError, QueueNotFound
+from dramatiq.middleware import MiddlewareError
 from dramatiq.results import ResultFailure
 
 
@@ -33,8 +36,9 @@ class ClutchError(DramatiqError):
         super().__init__(message)  # type: ignore[no-untyped-call]
 
 
-class NotConfigured(ClutchError):
-    """The broker isn't ready for clutches; the message says what to add."""
+class NotConfigured(ClutchError, MiddlewareError):
+    """The broker isn't ready for clutches; the message says what to add. As a MiddlewareError it stops a worker that
+    boots: Dramatiq only logs any other error of a hook."""
 
 
 class RunNotFound(ClutchError):
@@ -78,16 +82,29 @@ class HandOverFailed(ClutchError):
     """A duty can't be done, and waiting doesn't cure it. The run fails with this error."""
 
 
+class HookFailed(ClutchError):
+    """A hook of another middleware doesn't let a message through: its ``before_enqueue`` has raised a MiddlewareError,
+    which is the cause of this one. The run fails with it."""
+
+
+class PayloadRefused(ClutchError):
+    """The server works, but doesn't take a payload of this size, however often it is sent. The text has the size, the
+    server's answer, and the settings to look at."""
+
+
 class Unavailable(ClutchError):
-    """Something is away for now. Workers wait for it and lose nothing."""
+    """Something is away, or answers with an error that isn't known to be final. Workers wait for it, keep their
+    messages unacked and lose nothing."""
 
 
 class StateUnavailable(Unavailable):
-    """The state store can't be reached, or refuses to write for now."""
+    """The state store can't be reached, refuses to work for now, or answers something unknown. The error that it gave
+    is the cause of this one."""
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker can't be reached."""
+    """The broker can't be reached, refuses to work for now, or answers something unknown. The error that it gave is the
+    cause of this one."""
 
 
 class OutcomeUnknown(Unavailable):
@@ -113,3 +130,9 @@ class RunCancelled(ResultFailure):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "RunCancelled", message)  # type: ignore[no-untyped-call]
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether an error is known to come again, however long one waits. All others are waited for, those of our own
+    code included: what isn't recorded isn't acked."""
+    return isinstance(error, ClutchError | ActorNotFound | QueueNotFound) and not isinstance(error, Unavailable)

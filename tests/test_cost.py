@@ -51,7 +51,7 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
     client, send, dispatch = redis_broker.client, wire._send, redis_broker.scripts["dispatch"].sha  # noqa: SLF001
     execute = client.execute_command
 
-    def watched_send(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+    def watched_send(client: redis.Redis, commands: Sequence[wire.Packed]) -> list[Any]:
         trips.append("wire")
         return send(client, commands)
 
@@ -155,7 +155,7 @@ def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_c
 
     lost: list[int] = []
 
-    def send(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+    def send(client: redis.Redis, commands: Sequence[wire.Packed]) -> list[Any]:
         answers = wire.send(client, commands)
         if len(commands) == 4 and not lost:  # the duty's confirmation goes with them
             lost.append(3)

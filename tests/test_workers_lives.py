@@ -104,7 +104,7 @@ def lost_run(broker: dramatiq.Broker) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dramatiq_clutch.clutch.hand_over", lambda *_: None)
         run = Clutch(broker=broker).then(broker.get_actor("job")).run()
-    engine.backend.look_again(run.run_id, 0, run_ttl=engine.run_ttl)
+    engine.look_again(run.run_id, 0)
     return run
 
 
