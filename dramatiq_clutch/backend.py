@@ -1,7 +1,8 @@
 """The contract of a state store: one method is one atomic transition of one run.
 
 Every method takes the time (`now`, UNIX milliseconds) from its caller, can be applied twice without harm (a client may
-repeat a call whose reply was lost), and raises `StateUnavailable` for what waiting cures.
+repeat a call whose reply was lost), and raises `StateUnavailable` for every error that isn't known to be final. Those
+that are: what the methods name, and `PayloadRefused` for a payload that the store doesn't take, however often it comes.
 """
 
 from __future__ import annotations

@@ -185,6 +185,7 @@ class Clutch(Description):
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started.
+          PayloadRefused: a message or an option is larger than the state store takes; nothing was started.
           OutcomeUnknown: the store went away in the middle; the run may have started. The error has its id.
         """
         if run_id is not None and not RUN_ID.fullmatch(run_id):
@@ -213,8 +214,11 @@ class Clutch(Description):
             hand_over(engine, run_id, reply, caller)
             if reply.note != "more":
                 engine.look_when_quiet(run_id)
-        except (Unavailable, NewerRelease) as error:
-            logger.warning("Run %s is stored; a worker will send its first stage: %s", run_id, error)
+        except Exception as error:  # the run is safe, whatever it was
+            unexpected = not isinstance(error, Unavailable | NewerRelease)
+            logger.warning(
+                "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=unexpected
+            )
         return Run(run_id, broker=broker)
 
     def nest(self) -> Run:

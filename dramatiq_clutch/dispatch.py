@@ -10,17 +10,18 @@ from uuid import uuid4
 from dramatiq import Broker, Message, Middleware
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
-from dramatiq.errors import ConnectionClosed, ConnectionFailed
-from redis.exceptions import NoScriptError, RedisError
+from dramatiq.middleware import MiddlewareError
+from redis.exceptions import NoScriptError
 
 from . import wire
 from .backend import Confirmation, Duty, Onward
-from .errors import BrokerUnavailable
-from .outages import way_out
+from .errors import BrokerUnavailable, HandOverFailed, HookFailed, PayloadRefused, is_final
+from .outages import LIMITS, in_words, refuses, way_out
 from .plan import changed
 
-#: How many messages travel in one round trip.
-CHUNK = 500
+#: How many messages travel in one round trip, and how many bytes of them, unless a single one has more. So the memory
+#: that sending takes doesn't grow with what there is to send.
+CHUNK, MOST_BYTES = 500, 1_000_000
 
 Outgoing = tuple[Message[Any], int | None]
 
@@ -30,17 +31,25 @@ def send(broker: Broker, outgoing: Sequence[Outgoing], confirmation: Confirmatio
 
     A `RedisBroker` takes them in one round trip a chunk, through its own script; any other broker, and a subclass with
     an `enqueue` of its own, one by one. A few take the `confirmation` of their duty along. Returns whether it has been
-    confirmed. Raises BrokerUnavailable if the broker is away: some may have been sent then.
+    confirmed.
+
+    Raises (some may have been sent then):
+      BrokerUnavailable: the broker is away, or has met any error that isn't known to be final.
+      PayloadRefused: the broker's server takes messages, but not one of this size.
+      HookFailed: a middleware doesn't let a message through.
+      HandOverFailed: a message can't be encoded, or not be delayed for so long.
+      ActorNotFound, QueueNotFound: nobody has declared it.
     """
     confirmed = False
     with translated():
         if is_plain(broker):
-            for at in range(0, len(outgoing), CHUNK):
-                chunk = outgoing[at : at + CHUNK]
-                confirmed = _send_pipelined(broker, chunk, confirmation if len(outgoing) < wire.FEW else None)
+            along = confirmation if len(outgoing) < wire.FEW else None
+            for prepared, calls in _batches(broker, outgoing):
+                is_all = len(prepared) == len(outgoing)
+                confirmed = _send_pipelined(broker, prepared, calls, along if is_all else None)
         else:
             for message, delay in outgoing:
-                broker.enqueue(message, delay=delay)
+                _enqueue(broker, message, delay)
     return confirmed
 
 
@@ -71,27 +80,67 @@ def has_gone(broker: Broker, prepared: Outgoing) -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the errors of a broker that is away into BrokerUnavailable; waiting cures those, and only those."""
+    """Turn every error of a broker that isn't known to be final into BrokerUnavailable: it is waited for."""
     try:
         yield
-    except (ConnectionClosed, ConnectionFailed) as error:
-        raise BrokerUnavailable(f"the broker can't be reached: {error}") from error
-    except RedisError as error:
-        hint = way_out(error)
-        if hint is None:
+    except MiddlewareError as error:
+        raise HookFailed(f"a middleware's before_enqueue doesn't let the message through: {error!r}") from error
+    except Exception as error:
+        if is_final(error):
             raise
-        raise BrokerUnavailable(f"the broker can't be used for now ({hint}): {error}") from error
+        if refuses(error):
+            raise PayloadRefused(f"the broker refuses a message of this size ({LIMITS}): {in_words(error)}") from error
+        raise BrokerUnavailable(f"the broker can't be used for now ({way_out(error)}): {in_words(error)}") from error
 
 
-def _send_pipelined(broker: RedisBroker, outgoing: Sequence[Outgoing], confirmation: Confirmation | None) -> bool:
-    prepared = [_prepare(message, delay) for message, delay in outgoing]
-    _announce(broker, "before", prepared)
+def _enqueue(broker: Broker, message: Message[Any], delay: int | None) -> None:
+    """Have a broker enqueue a message in its own way, and tell the errors that are the message's own."""
+    try:
+        broker.enqueue(message, delay=delay)
+    except ValueError as error:
+        if delay is None:
+            raise
+        # Dramatiq's brokers raise it for a delay that is longer than what they can keep.
+        raise HandOverFailed(f"the broker doesn't take a delay of {delay} ms: {error}") from error
+    except Exception:
+        _encoded(message)  # if that can't be done, it has been the reason
+        raise
+
+
+def _encoded(message: Message[Any]) -> bytes:
+    try:
+        return message.encode()
+    except Exception as error:
+        raise HandOverFailed(
+            f"message {message.message_id} for actor {message.actor_name!r} can't be encoded: {error!r}"
+        ) from error
+
+
+def _batches(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> Iterator[tuple[Sequence[Outgoing], list[list[Any]]]]:
+    """The messages, some at a time, ready to be sent, and with what the broker's script takes for each."""
+    prepared, calls, size = list[Outgoing](), list[list[Any]](), 0
+    for message, delay in outgoing:
+        one = _prepare(message, delay)
+        _announce(broker, "before", [one])
+        prepared.append(one)
+        calls.append(_arguments(broker, one[0]))
+        size += len(calls[-1][-1])
+        if len(calls) == CHUNK or size >= MOST_BYTES:
+            yield prepared, calls
+            prepared, calls, size = [], [], 0
+    if calls:
+        yield prepared, calls
+
+
+def _send_pipelined(
+    broker: RedisBroker, prepared: Sequence[Outgoing], calls: list[list[Any]], confirmation: Confirmation | None
+) -> bool:
     queues = {message.queue_name for message, _ in prepared}
     along: list[wire.Command] = []
     if confirmation is not None and len(queues) == 1:
         ids = [message.options["redis_message_id"] for message, _ in prepared]
         along.append(confirmation(f"{broker.namespace}:{queues.pop()}", ids))
-    (answer,) = _execute(broker, [_arguments(broker, message) for message, _ in prepared], along) or [None]
+    (answer,) = _execute(broker, calls, along) or [None]
     _announce(broker, "after", prepared)
     return answer in (b"confirmed", b"lost")
 
@@ -117,7 +166,7 @@ def _arguments(broker: RedisBroker, message: Message[Any]) -> list[Any]:
         broker._should_do_maintenance("enqueue"),
         broker._max_unpack_size(),
         message.options["redis_message_id"],
-        message.encode(),
+        _encoded(message),
     ]
 
 

@@ -12,7 +12,7 @@ from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
-from .errors import NotConfigured, ResultsGone, RunNotFound
+from .errors import DamagedState, HandOverFailed, NotConfigured, ResultsGone, RunNotFound
 from .forks import renew_in_children
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
@@ -196,9 +196,23 @@ class Engine:
         marks = self.backend.results(run_id, stage, start, end, generation=generation)
         return [self._result(run_id, stage, index, mark, line) for index, mark in enumerate(marks, start)]
 
+    def decode(self, result: bytes) -> Any:
+        """A stored result. Raises DamagedState."""
+        try:
+            return self.backend.encoder.decode(result)
+        except Exception as error:
+            raise DamagedState(f"a stored result of {len(result):,} bytes can't be decoded: {error!r}") from error
+
+    def encode(self, result: Any) -> bytes:
+        """A result that one run hands to another, as bytes. Raises HandOverFailed."""
+        try:
+            return self.backend.encode(result)
+        except Exception as error:
+            raise HandOverFailed(f"a result of type {type(result).__name__} can't be encoded: {error!r}") from error
+
     def _result(self, run_id: str, stage: int, index: int, mark: bytes | None, line: StageLine) -> Any:
         if mark is not None and mark.startswith(SUCCEEDED):
-            return self.backend.encoder.decode(mark[len(SUCCEEDED) :])
+            return self.decode(mark[len(SUCCEEDED) :])
         if mark is not None and line.tolerant:
             return None
         raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
@@ -226,7 +240,7 @@ class Engine:
         if found is None:
             return True, []
         if isinstance(found, Spec):
-            return False, [self.backend.encoder.decode(found.given or b"")]
+            return False, [self.decode(found.given or b"")]
         line, results = self.stage_results(*found)
         return line.many, results
 

@@ -134,5 +134,6 @@ class RunCancelled(ResultFailure):
 
 def is_final(error: BaseException) -> bool:
     """Whether an error is known to come again, however long one waits. All others are waited for, those of our own
-    code included: what isn't recorded isn't acked."""
-    return isinstance(error, ClutchError | ActorNotFound | QueueNotFound) and not isinstance(error, Unavailable)
+    code included: what isn't recorded isn't acked. What a newer release has written is left to that."""
+    known = isinstance(error, ClutchError | ActorNotFound | QueueNotFound)
+    return known and not isinstance(error, Unavailable | NewerRelease)

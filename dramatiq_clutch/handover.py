@@ -20,13 +20,16 @@ from dramatiq.logging import get_logger
 from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
-from .errors import DamagedState, HandOverFailed, NewerRelease, ResultsGone, Unavailable
+from .errors import DamagedState, HandOverFailed, NewerRelease, PayloadRefused, ResultsGone, Unavailable, is_final
 from .forks import cached_property
 from .plan import EVENTS, OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
 
 #: How many members are sent between two confirmations.
 CHUNK = 1_000
+
+#: After how many runs in a row that it can't look at a sweeper takes the store, or the broker, for away.
+PATIENCE = 5
 
 #: How many bytes of what a stage is mapped over are written at a time.
 MOST_BYTES = 1_000_000
@@ -61,8 +64,11 @@ class Lease:
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do a transition's duties, and all that follows from them, in order. Raises Unavailable, or NewerRelease: then
-    they stay owed."""
+    """Do a transition's duties, and all that follows from them, in order.
+
+    A run fails with an error that is known to be final. Raises all others: Unavailable, NewerRelease, and those of our
+    own code; what is owed then stays owed.
+    """
     lease = Lease(engine)
     stack: list[Work] = [_all(engine, lease, run_id, reply, caller)]
     while stack:
@@ -81,18 +87,31 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
     while True:
         now = current_millis()
         due = engine.backend.due(now, now + 2 * engine.lease_ms, limit, application=engine.application)
+        in_vain = 0
         for run_id in due:
             try:
                 _look_at(engine, run_id)
-            except Unavailable:
-                raise
+                in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
-            except Exception:  # one run must not stop the others; it is looked at again when its time has come
-                logger.exception("The sweeper can't look at run %s, and goes on with the next one.", run_id)
+            except Exception as error:  # one run must not stop the others; it is looked at again later
+                in_vain += 1
+                if isinstance(error, Unavailable) and (in_vain == PATIENCE or not _answers(engine)):
+                    raise
+                shown = None if isinstance(error, Unavailable) else error
+                logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
         looked += len(due)
         if len(due) < limit or is_stopping():
             return looked
+
+
+def _answers(engine: Engine) -> bool:
+    """Whether the state store can be used at all, though it can't for some run."""
+    try:
+        engine.backend.due(0, 0, 1, application=engine.application)
+    except Unavailable:
+        return False
+    return True
 
 
 def _look_at(engine: Engine, run_id: str, *, waits_for_jobs: bool = False) -> None:
@@ -196,9 +215,9 @@ def _all(engine: Engine, lease: Lease, run_id: str, reply: Reply, caller: Caller
             _, duty, _ = held
             try:
                 more = yield from _do(engine, lease, run_id, duty, caller)
-            except (Unavailable, NewerRelease):
-                raise
             except Exception as error:
+                if not is_final(error):
+                    raise
                 more = engine.backend.fail(run_id, duty, failure_details(error), _now(caller))
                 if more.word == "lost":  # somebody else holds it by now, or has done it
                     logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
@@ -305,7 +324,7 @@ class Members:
     def _previous(self) -> tuple[bool, list[Any]]:
         if self.duty.previous is not None and self.duty.previous[1].startswith(SUCCEEDED):
             line, mark = self.duty.previous
-            return StageLine.parse(line).many, [self.engine.backend.encoder.decode(mark[len(SUCCEEDED) :])]
+            return StageLine.parse(line).many, [self.engine.decode(mark[len(SUCCEEDED) :])]
         return self.engine.previous(self.run_id, self.stage, self.duty.generation)
 
     def read(self, start: int, end: int) -> list[Message[Any] | Plan]:
@@ -353,7 +372,7 @@ class Members:
             return step.copy(args=(*step.args, value))
         if self.line.piped:
             return step  # it inherits the value
-        return replace(step, spec=replace(step.spec, given=self.engine.backend.encode(value)))
+        return replace(step, spec=replace(step.spec, given=self.engine.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
         if self.duty.rows and len(self.duty.rows) == self.duty.end - self.duty.start:
@@ -537,8 +556,10 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
 def delay_of(message: Message[Any], spec: Spec) -> int | None:
     """How long a message is to wait: its own delay counts from now, its stage's release; the run's from `run()`."""
     own = message.options.get("delay") or 0
+    if not isinstance(own, int | float):
+        raise HandOverFailed(f"the delay of message {message.message_id} isn't a number of milliseconds: {own!r}")
     rest = spec.start_at - current_millis() if spec.start_at else 0
-    return max(own, rest, 0) or None
+    return max(int(own), rest, 0) or None
 
 
 # Callbacks
@@ -617,14 +638,21 @@ def _tell(engine: Engine, lease: Lease, run_id: str, duty: Duty) -> Work:
     if ending == "succeeded":
         try:
             payload = _result_of(engine, status, spec)
-        except Unavailable:
-            raise
-        except Exception as error:  # else the parent would wait for ever
+        except Exception as error:
+            if not is_final(error):
+                raise
+            # The parent would wait for ever.
             logger.exception("The result of nested run %s can't be handed on", run_id)
             ending, payload = "dead", failure_details(error, message_id=run_id)
     place = spec.parent
     caller = engine.caller(f"told {place.stage}.{place.member} {duty.revision}")
-    reply = engine.backend.record(Record(_tag(place), duty.revision, ending, payload, of_run=True), caller)
+    record = Record(_tag(place), duty.revision, ending, payload, of_run=True)
+    try:
+        reply = engine.backend.record(record, caller)
+    except PayloadRefused as error:
+        logger.exception("The result of nested run %s can't be handed on", run_id)
+        refused = replace(record, ending="dead", payload=failure_details(error, message_id=run_id))
+        reply = engine.backend.record(refused, caller)
     yield _all(engine, lease, place.run_id, reply, caller)
     if engine.is_due(run_id):
         engine.touch_ancestors(run_id)
@@ -635,7 +663,7 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
     if spec.own is not None:
         return spec.own
     if not status.stages:
-        return engine.backend.encode(None)
+        return engine.encode(None)
     last, generation = len(status.stages) - 1, spec.generation
     line = engine.line(status.run_id, last, generation)
     if not line.many:
@@ -644,10 +672,10 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
             return mark[len(SUCCEEDED) :]
     _, results = engine.stage_results(status.run_id, last, generation)
     if isinstance(spec.yields, int):
-        return engine.backend.encode(results[spec.yields])
+        return engine.encode(results[spec.yields])
     if spec.yields is not None:
-        return engine.backend.encode([results[index] for index in spec.yields])
-    return engine.backend.encode(results)
+        return engine.encode([results[index] for index in spec.yields])
+    return engine.encode(results)
 
 
 def _tag(place: Place) -> Tag:

@@ -133,6 +133,7 @@ def previous_results() -> list[Any]:
 
     Raises:
       ResultsGone: they should be there and are not.
+      DamagedState: they can't be decoded.
       StateUnavailable: the state store is away.
     """
     job = current_job()

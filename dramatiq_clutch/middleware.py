@@ -10,29 +10,31 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 from dramatiq import Broker, Message, MessageProxy, RateLimitExceeded, Retry, Worker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import compute_backoff, current_millis
+from dramatiq.errors import ConnectionFailed
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, Retries, Shutdown, SkipMessage
 from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
 from dramatiq.threading import Interrupt
 
 from . import job as jobs
-from .backend import SWEEP, ClutchBackend, Ending, Record
+from .backend import SWEEP, Caller, ClutchBackend, Ending, Record, Reply
 from .backends import RedisBackend, StubBackend
 from .dispatch import own_copy, send
 from .engine import DEFAULT_STALLED_AFTER, AtWork, Engine, EngineMiddleware
-from .errors import DamagedState, NewerRelease, NotConfigured, Unavailable
+from .errors import ClutchError, DamagedState, NewerRelease, NotConfigured, PayloadRefused, Unavailable, is_final
 from .forks import renew_in_children
 from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
-from .plan import CallbackTag, changed
+from .outages import is_outage
+from .plan import OPTION, CallbackTag, changed
 from .status import failure_details
 from .waiting import waiter_of
 
@@ -54,6 +56,9 @@ LEFT_FOR = 1_000
 
 #: How long to wait between two tries while something is away, in milliseconds, and at most.
 BACKOFF, MAX_BACKOFF = 100, 3_000
+
+#: How often it is told that a message still waits, in seconds.
+TELL_AGAIN = 60.0
 
 logger = get_logger(__name__)
 
@@ -78,6 +83,16 @@ class WorkerLife:
         self.bell.wait(seconds)
         self.bell.clear()
         return not self.stopping.is_set()
+
+
+class FailedAfterAll(ConnectionFailed, MiddlewareError):
+    """Raised before the ack of a message that has failed just now: it is to be rejected, and so a dead letter.
+
+    Dramatiq has decided to ack it by then. For a connection error it decides again, five seconds later.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)  # type: ignore[no-untyped-call]
 
 
 class ClutchMiddleware(EngineMiddleware):
@@ -183,7 +198,7 @@ class ClutchMiddleware(EngineMiddleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         jobs.working.set(None)
         try:
-            job = attempt_of(message, self.engine(broker))
+            job = self._attempt(broker, message)
         except DamagedState as error:
             logger.error("Message %s goes to the dead-letter queue: %s", message.message_id, error)
             message.fail()
@@ -237,7 +252,7 @@ class ClutchMiddleware(EngineMiddleware):
             message.fail()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        job = self._attempt(broker, message)
+        job = self._attempt_if_any(broker, message)
         if job is not None and job.exit is None:
             job.exit = "skipped"
             if isinstance(job, Job) and not message.failed:
@@ -258,18 +273,24 @@ class ClutchMiddleware(EngineMiddleware):
     # Recording
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
-        """Record how the attempt ended and do what that owes, before the message is acked."""
+        """Record how the attempt ended and do what that owes, before the message is acked. Raises nothing but what
+        keeps it from being acked: Dramatiq would log any other error, and ack."""
         jobs.working.set(None)
-        job = self._attempt(broker, message)
-        if job is None:
-            return
-        if not isinstance(job, Job):
-            if job.exit == "newer":
+        try:
+            job = self._attempt_if_any(broker, message)
+            if job is not None and job.exit == "newer":
                 self._leave_to_newer(broker, message, job, job.error)
-            else:
+            elif isinstance(job, Job):
+                job.engine.at_work.pop(id(job), None)
+                self._close_job(broker, message, job)
+            elif job is not None:
                 self._close_callback(broker, message, job)
-            return
-        job.engine.at_work.pop(id(job), None)
+        except (NotAcked, FailedAfterAll):
+            raise
+        except (Exception, Interrupt) as error:
+            raise NotAcked(f"message {message.message_id} isn't acked, for this isn't over: {error!r}") from error
+
+    def _close_job(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         if job.exit == "unknown":
             self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
             return
@@ -279,10 +300,13 @@ class ClutchMiddleware(EngineMiddleware):
             if "eta" in message.options:
                 return  # on its way from the delay queue: nothing was processed
             raise NotAcked(f"no hook has told how the attempt of message {message.message_id} ended")
+        is_acked = not message.failed
         try:
             self._patiently(job, lambda: self._settle(broker, message, job))
         except NewerRelease as error:
             self._leave_to_newer(broker, message, job, error)
+        if is_acked and message.failed:
+            raise FailedAfterAll(f"message {message.message_id} is rejected in a moment: {job.error}")
 
     def _leave_to_newer(
         self, broker: Broker, message: MessageProxy, attempt: Attempt, error: BaseException | None
@@ -293,17 +317,48 @@ class ClutchMiddleware(EngineMiddleware):
         self._patiently(attempt, lambda: send(broker, [(copy, LEFT_FOR)]))
 
     def _close_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
-        """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send."""
-        retries = _retries_of(broker)
-        if callback.exit == "raised" and not (message.failed or callback.retry_sent) and retries is not None:
-            self._patiently(callback, lambda: self._send_owed_attempt(broker, message, callback, retries))
-        tag, engine = callback.tag, callback.engine
-        if not isinstance(tag, CallbackTag) or (callback.exit is None and not message.failed):
+        """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send, and that its run
+        keeps what it may read until it has ended."""
+        if callback.exit is None and not message.failed:
             return  # on its way from the delay queue
+        if callback.exit == "raised" and not (message.failed or callback.retry_sent):
+            self._send_owed_callback(broker, message, callback)
+        self._patiently(callback, lambda: self._let_go_of(message, callback))
+
+    def _let_go_of(self, message: MessageProxy, callback: Attempt) -> None:
+        tag, engine = callback.tag, callback.engine
+        if not isinstance(tag, CallbackTag):
+            return
         if callback.retry_sent and not message.failed:
-            self._patiently(callback, lambda: engine.wait_for(tag.run_id, callback.due))
+            engine.wait_for(tag.run_id, callback.due)
         elif tag.index == 0:
-            self._patiently(callback, lambda: engine.backend.heard(tag, engine.caller("heard")))
+            engine.backend.heard(tag, engine.caller("heard"))
+
+    def _send_owed_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
+        try:
+            delay = self._owed_delay(broker, message, callback)
+        except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+            self._give_up(message, error)
+        if delay is None:
+            return
+
+        def attempt() -> Exception | None:
+            try:
+                self._send_owed_attempt(broker, message, callback, delay)
+            except Exception as error:
+                if not is_final(error):
+                    raise
+                return error
+            return None
+
+        final = self._patiently(callback, attempt)
+        if final is not None:
+            self._give_up(message, final)
+
+    def _give_up(self, message: MessageProxy, error: Exception) -> NoReturn:
+        logger.error("Callback %s goes to the dead-letter queue: %r", message.message_id, error)
+        message.fail()
+        raise FailedAfterAll(f"message {message.message_id} is rejected in a moment: {error!r}") from error
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
@@ -312,10 +367,7 @@ class ClutchMiddleware(EngineMiddleware):
         if job.exit in ("done", "over"):
             reply = engine.backend.owed(run_id, caller)
         else:
-            ending, payload = self._ending(broker, message, job)
-            nested = job.wrapper if ending == "succeeded" else b""
-            due = job.due if ending in ("failing", "attempted") else 0
-            reply = record_onward(engine, Record(job.tag, job.attempt, ending, payload, nested, due=due), caller)
+            reply = self._record(broker, message, job, caller)
             if reply.word in ("unknown", "refused"):
                 logger.error(
                     "Message %s has worked for nothing: the place of %s is %s.",
@@ -327,6 +379,23 @@ class ClutchMiddleware(EngineMiddleware):
         if touch or job.due:
             engine.touch_ancestors(run_id, due=job.due)
 
+    def _record(self, broker: Broker, message: MessageProxy, job: Job, caller: Caller) -> Reply:
+        """Record how the attempt ended. A result, or the plan of what the job has nested, that the store doesn't take
+        makes the job dead with the store's error, like a result that can't be encoded."""
+        ending, payload = self._ending(broker, message, job)
+        nested = job.wrapper if ending == "succeeded" else b""
+        try:
+            due = job.due if ending in ("failing", "attempted") else 0
+            return record_onward(job.engine, Record(job.tag, job.attempt, ending, payload, nested, due=due), caller)
+        except PayloadRefused as error:
+            if ending != "succeeded":
+                raise
+            logger.error("The result of message %s can't be stored: %s", message.message_id, error)
+            job.error = error
+            message.fail()
+            details = _details(message, job)
+            return job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
+
     def _ending(self, broker: Broker, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
         """How the attempt is recorded."""
         if message.failed:
@@ -334,35 +403,45 @@ class ClutchMiddleware(EngineMiddleware):
         if job.exit in ("returned", "skipped"):
             return "succeeded", job.result
         if not job.retry_sent:
-            retries = _retries_of(broker)
-            if retries is None:
-                return "dead", _details(message, job)
             try:
-                self._send_owed_attempt(broker, message, job, retries)
-            except Unavailable:
-                raise
+                delay = self._owed_delay(broker, message, job)
             except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
                 job.error = error
+                delay = None
+            if delay is None:
                 return "dead", _details(message, job)
-            if not job.retry_sent:
+            try:
+                self._send_owed_attempt(broker, message, job, delay)
+            except Exception as error:
+                if not is_final(error):
+                    raise
+                job.error = error
                 return "dead", _details(message, job)
         polite = isinstance(job.error, Retry | RateLimitExceeded | Shutdown)
         return "attempted" if polite else "failing", _details(message, job)
 
-    def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Attempt, retries: Retries) -> None:
-        """Send the attempt that Retries has decided on, or would have, and didn't get sent: the broker was away."""
+    def _owed_delay(self, broker: Broker, message: MessageProxy, job: Attempt) -> int | None:
+        """After how many milliseconds the attempt is to come that Retries has decided on, or would have; None if none
+        is. Raises what `retry_when` raises, and what an option makes of itself that Retries couldn't use."""
+        retries = _retries_of(broker)
+        if retries is None:
+            return None
         options = broker.get_actor(message.actor_name).options
         retry_when = options.get("retry_when", retries.retry_when)
         if retry_when is not None and not retry_when(job.attempt, job.error):
-            return
+            return None
         delay = job.error.delay if isinstance(job.error, Retry) else None
         if delay is None:
             least = message.options.get("min_backoff", options.get("min_backoff", retries.min_backoff))
             most = message.options.get("max_backoff", options.get("max_backoff", retries.max_backoff))
             _, delay = compute_backoff(job.attempt, factor=least, max_backoff=min(most, DEFAULT_MAX_BACKOFF))
+        return int(delay)
+
+    def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Attempt, delay: int) -> None:
+        """Send the attempt that Retries couldn't send: the broker was away."""
         attempt = message.copy(options={"retries": job.attempt + 1})
         send(broker, [(attempt, delay)])
-        job.retry_sent = True
+        job.retry_sent, job.due = True, current_millis() + delay
 
     # Waiting
 
@@ -381,17 +460,14 @@ class ClutchMiddleware(EngineMiddleware):
         return 0 <= age < broker.heartbeat_timeout / 2 and job.engine.was_let_go(job.tag)
 
     def _guard(self, job: Job) -> Any:
-        """Whether to run the job. While the state store is away it waits: what can't be recorded is better not run."""
+        """Whether to run the job. Whatever error there is, it waits: what can't be recorded is better not run."""
         try:
             word = self._patiently(job, lambda: job.engine.backend.guard(job.tag))
-            if word == "go":
-                job.engine.let_go(job.tag.run_id, job.tag.generation, job.tag.stage, job.tag.of)
-            return word
         except NotAcked:
             return "abandoned"
-        except Exception as error:  # a foreign key in the way: better not run than run and be lost
-            logger.error("The state of run %s can't be read: %r", job.tag.run_id, error)
-            return "unknown"
+        if word == "go":
+            job.engine.let_go(job.tag.run_id, job.tag.generation, job.tag.stage, job.tag.of)
+        return word
 
     def _lead(self, job: Job) -> Any:
         """Do the share of its stage's release that a job has, before it runs: that may take long."""
@@ -404,17 +480,25 @@ class ClutchMiddleware(EngineMiddleware):
             self._patiently(job, share)
         except NotAcked:
             return "abandoned"
+        except NewerRelease as error:
+            job.engine.leave_to_newer(f"The share of message {job.message_id}", error)
         return "go"
 
     def _patiently(self, job: Attempt, work: Callable[[], Any]) -> Any:
-        """Do it, as often as it takes while something is away. Raises NotAcked as soon as the worker is to stop."""
-        tries = 0
+        """Do it, as often as it takes. Raises NotAcked as soon as the worker is to stop, or NewerRelease, and nothing
+        else: an error that is final for a run is handled where it is known to be, and whatever comes here is waited
+        for."""
+        tries, began, tell_at = 0, time.monotonic(), 0.0
         while True:
             try:
                 return work()
-            except Unavailable as error:
-                if tries == 0:
-                    logger.warning("Message %s waits, unacked, until this is over: %s", job.message_id, error)
+            except NewerRelease:
+                raise
+            except Exception as error:
+                now = time.monotonic()
+                if now >= tell_at:
+                    _tell_of_waiting(job, error, now - began if tries else None)
+                    tell_at = now + TELL_AGAIN
                 tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
                 if self._wait(backoff / 1000):
                     raise NotAcked(f"the worker stops: message {job.message_id} comes again") from error
@@ -440,8 +524,13 @@ class ClutchMiddleware(EngineMiddleware):
         return self._all_stopped
 
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
+        """The attempt that a message is; None for one that isn't of a clutch, which takes nothing that we have to be
+        set up for. Raises DamagedState."""
+        return attempt_of(message, self.engine(broker)) if message.options.get(OPTION) is not None else None
+
+    def _attempt_if_any(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:
-            return attempt_of(message, self.engine(broker))
+            return self._attempt(broker, message)
         except DamagedState:
             return None  # it was skipped, and is on its way to the dead-letter queue
 
@@ -504,6 +593,20 @@ def _warnings_of(broker: Broker) -> Iterator[str]:
 
 def _retries_of(broker: Broker) -> Retries | None:
     return next((known for known in broker.middleware if isinstance(known, Retries)), None)
+
+
+def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> None:
+    """Tell that a message waits, and for how long it has if that isn't new. What no server causes comes with its
+    traceback."""
+    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    how = "waits" if seconds is None else f"still waits, after {seconds:.0f} s"
+    logger.warning(
+        "Message %s %s, unacked, until this is over: %s",
+        job.message_id,
+        how,
+        error if isinstance(error, ClutchError) else repr(error),
+        exc_info=error if cause is not None and not is_outage(cause) else None,
+    )
 
 
 def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:

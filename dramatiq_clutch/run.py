@@ -57,6 +57,7 @@ class Run(Handle):
           RunNotFound: there is no such run, or it has succeeded and its result has expired; at once.
           ResultsGone: the result was removed by hand.
           StateUnavailable: the state store is away, and `block` is False.
+          DamagedState: it can't be decoded.
         """
         if not block:
             return self._look()
@@ -130,8 +131,9 @@ class Run(Handle):
             raise self._not_found()
         try:
             hand_over(engine, self.run_id, reply, caller)
-        except Unavailable as error:
-            logger.warning("A worker will finish the %s of run %s: %s", verb, self.run_id, error)
+        except Exception as error:  # what is owed is stored, whatever it was
+            unexpected = not isinstance(error, Unavailable)
+            logger.warning("A worker will finish the %s of run %s: %r", verb, self.run_id, error, exc_info=unexpected)
         return reply
 
     @property

@@ -20,8 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .forks import renew_in_children
 from .errors import PayloadRefused
+from .forks import renew_in_children
 from .outages import LARGE, LENGTH, LIMITS, in_words, refuses
 from .together import Together
 

@@ -238,5 +238,6 @@ def test_a_callback_that_cannot_be_sent_is_told_in_the_status(broker: dramatiq.B
         wait_until("the error", lambda: run.status().error)
     error = run.status().error
     assert error is not None
-    assert error.exception_text == "nobody wants to hear it"
+    assert error.exception_type == "HookFailed"
+    assert "nobody wants to hear it" in error.exception_text
     assert run.get_result() == "a"

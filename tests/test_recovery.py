@@ -305,7 +305,7 @@ def test_what_waiting_does_not_cure_fails_the_run_and_holds_no_worker(
             assert Clutch().then(jobs.numbers).run().get_result(block=True) == [1, 2, 3]
         error = run.status().error
         assert error is not None
-        assert error.exception_type == "MiddlewareError"
+        assert error.exception_type == "HookFailed"
 
 
 def test_only_the_holder_of_a_lapsed_lease_is_replaced(server: Server) -> None:

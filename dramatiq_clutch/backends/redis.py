@@ -7,7 +7,7 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -34,9 +34,9 @@ from ..backend import (
     Standing,
     decode_snapshot,
 )
-from ..errors import DamagedState, StateUnavailable, foreign_run
+from ..errors import ClutchError, DamagedState, PayloadRefused, StateUnavailable, foreign_run
 from ..forks import renew_in_children
-from ..outages import way_out
+from ..outages import LARGE, LIMITS, in_words, refuses, way_out
 from ..plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ..status import Snapshot
 from ..together import Together
@@ -82,14 +82,21 @@ def script_text(name: str, *, bare: bool, enqueue: str = "") -> str:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what waiting cures into StateUnavailable; leave everything else as it is."""
+    """Turn every error that isn't known to be final into StateUnavailable: it is waited for.
+
+    Final are our own errors, and a payload that the server refuses or that isn't text in any encoding.
+    """
     try:
         yield
-    except RedisError as error:
+    except ClutchError:
+        raise
+    except UnicodeEncodeError as error:
+        raise PayloadRefused(f"what is to be stored is text that can't be encoded: {error}") from error
+    except Exception as error:
+        if refuses(error):
+            raise PayloadRefused(f"the state store refuses a payload ({LIMITS}): {in_words(error)}") from error
         hint = way_out(error)
-        if hint is None:
-            raise
-        raise StateUnavailable(f"the state store can't be used for now ({hint}): {error}") from error
+        raise StateUnavailable(f"the state store can't be used for now ({hint}): {in_words(error)}") from error
 
 
 class RedisBackend(ClutchBackend):
@@ -129,7 +136,7 @@ class RedisBackend(ClutchBackend):
     def warnings(self) -> Sequence[str]:
         try:
             memory: dict[str, Any] = self._ask(lambda: self.client.info("memory"))
-        except (StateUnavailable, RedisError):  # it is away, or INFO isn't allowed: then nothing can be said
+        except StateUnavailable:  # it is away, or INFO isn't allowed: then nothing can be said
             return ()
         policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
         if policy == "noeviction" or not most:
@@ -151,9 +158,14 @@ class RedisBackend(ClutchBackend):
             pipe.zadd(index, {run_id: caller.now + caller.lease_ms})
             pipe.pexpire(index, max(2 * run_ttl, INDEX_TTL))
             # By its text, for a pipeline can't ask again when a server doesn't know a script's name.
-            key = self._draft(run_id, draft)
-            pipe.execute_command("EVAL", script_text("draft", bare=True), 1, key, offset, DRAFT_TTL, *rows)
-            if pipe.execute()[-1] == b"expired":
+            command = (script_text("draft", bare=True), 1, self._draft(run_id, draft), offset, DRAFT_TTL, *rows)
+            if wire.size_of(rows) < LARGE:
+                pipe.execute_command("EVAL", *command)
+                answer = pipe.execute()[-1]
+            else:
+                pipe.execute()
+                answer = self._evaluate("EVAL", *command, plain=False, alone=True)
+            if answer == b"expired":
                 raise _expired(run_id)
 
     def create(
@@ -202,12 +214,25 @@ class RedisBackend(ClutchBackend):
 
     def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         if record.is_common and not caller.touch:
-            word = self._succeed(record)
+            word = self._count(record)
             if word == b"counts":
                 return Reply("counts")
             if word == b"last":  # the whole transition finds it applied
                 return replace(self._record(record, caller, None), word="counts")
-        return self._record(record, caller, onward)
+        try:
+            return self._record(record, caller, onward)
+        except PayloadRefused:
+            if onward is None:
+                raise
+        return self._record(record, caller, None)  # the next message was too much; it may be so for the result as well
+
+    def _count(self, record: Record) -> bytes:
+        """The common case, with others' unless the server refuses them together, or this one might be refused."""
+        if len(record.payload) < LARGE:
+            with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
+                return self._succeed(record)
+        (word,) = self._succeed_together([record])
+        return word
 
     def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
         """The common case for several records: one call for each stage that they are of."""
@@ -217,12 +242,16 @@ class RedisBackend(ClutchBackend):
             stages[self._key(tag.run_id, f"marks:{tag.stage}", self._known(tag))].append(record)
         words: dict[int, bytes] = {}
         for marks, of_stage in stages.items():
-            args: list[Any] = [of_stage[0].tag.of, of_stage[0].tag.batch]
-            for record in of_stage:
-                args += [record.tag.member, b"S" + record.payload]
-            answers = self._run("succeed", [marks], args, bare=True)
-            words |= {id(record): word for record, word in zip(of_stage, answers, strict=True)}
+            for batch in _batches(of_stage):
+                words |= zip(map(id, batch), self._succeed_of_stage(marks, batch), strict=True)
         return [words[id(record)] for record in records]
+
+    def _succeed_of_stage(self, marks: str, records: Sequence[Record]) -> Sequence[bytes]:
+        tag = records[0].tag
+        args: list[Any] = [tag.of, tag.batch]
+        for record in records:
+            args += [record.tag.member, b"S" + record.payload]
+        return cast("list[bytes]", self._run("succeed", [marks], args, bare=True))
 
     def _record(self, record: Record, caller: Caller, onward: Onward | None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
@@ -520,7 +549,25 @@ class RedisBackend(ClutchBackend):
     def _evaluate(self, *command: Any, plain: bool, alone: bool) -> Any:
         # What enqueues goes alone: messages that come one by one reach an idle consumer sooner than all at once.
         client: Any = self.client
-        return wire.ask(client, command, alone=alone) if plain else client.execute_command(*command)
+        if plain:
+            return wire.ask(client, command, alone=alone)
+        size = wire.size_of(command)
+        if size < LARGE:
+            return client.execute_command(*command)
+        if self._is_plain:
+            # Over the wire, for the client's own repeats would take a refusal for an outage, for many seconds.
+            with suppress(redis.ConnectionError):
+                return wire.ask(client, command, alone=True)
+            return client.execute_command(*command)  # it is an outage, which the client waits through for a while
+        call = wire.small_call(command)
+        return wire.carry(size, lambda: client.execute_command(*command), lambda: self._works(call))
+
+    def _works(self, call: wire.Command) -> bool:
+        """Whether a cluster does this call."""
+        try:
+            return bool(cast(Any, self.client).execute_command(*call) == 1)
+        except (redis.RedisError, redis.exceptions.RedisClusterException, OSError):
+            return False
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         with translated():
@@ -536,6 +583,18 @@ class RedisBackend(ClutchBackend):
         ahead, *duties = duties
         sent = replace(onward, ahead=_ahead_from(onward, ahead))
         return Reply("counts", tuple(_duty_from(duty, generation) for duty in duties), sent, cast(Note, note.decode()))
+
+
+def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
+    batch, size = list[Record](), 0
+    for record in records:
+        if batch and size + len(record.payload) > LARGE // 2:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record.payload)
+    yield batch
 
 
 @cache
