@@ -131,8 +131,8 @@ class Clutch(Description):
           pipe: as for `then`.
           allow_failures: the stage counts as complete when all its members are settled. In `previous_results()` None
             stands for a dead one, and `previous_failures()` says why.
-          limit: how many members may be on their way at a time: sent, and not yet attempted. A job that waits for its
-            retry gives its place up; a nested run holds one until it settles. Members are sent in written order.
+          limit: how many members may be unsettled at a time. Each holds its place from when it is sent until it has
+            succeeded or is dead, its retries included. Members are sent in written order.
 
         Raises:
           TypeError: it isn't a step, or an argument can't be encoded.
@@ -212,7 +212,7 @@ class Clutch(Description):
             raise foreign_run(run_id, reply.note, engine.application)
         try:
             hand_over(engine, run_id, reply, caller)
-            if reply.note != "more":
+            if not any(duty.leaders for duty in reply.duties):  # else leaders owe something, and may come late
                 engine.look_when_quiet(run_id)
         except Exception as error:  # the run is safe, whatever it was
             unexpected = not isinstance(error, Unavailable | NewerRelease)
@@ -265,7 +265,7 @@ def _fed(member: Encoded | Description) -> Encoded | Description:
 
 def _valid(limit: int | None) -> int | None:
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(f"limit is {limit!r}; it is how many members may be on their way at a time, at least 1")
+        raise ValueError(f"limit is {limit!r}; it is how many members may be unsettled at a time, at least 1")
     return limit
 
 

@@ -101,7 +101,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 shown = None if isinstance(error, Unavailable) else error
                 logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
         looked += len(due)
-        if len(due) < limit or is_stopping():
+        if not due or is_stopping():
             return looked
 
 

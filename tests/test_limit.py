@@ -75,17 +75,27 @@ def test_the_results_of_a_mapped_stage_with_a_limit_are_in_order(broker: dramati
         assert of_many.run().get_result(block=True) == [["m", f"{number}"] for number in range(25)]
 
 
-def test_a_job_that_waits_for_its_retry_gives_its_place_up(broker: dramatiq.Broker, jobs: Jobs) -> None:
+def test_a_job_holds_its_place_until_it_settles(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    """A limit is a cap: what struggles isn't to be called more often for it."""
     jobs.script["0"] = ["fail", "wait"]
     run = Clutch().parallel(named(jobs, 3), limit=1).run()
     with running_worker(broker):
-        wait_until("the others to be done", lambda: run.status().stages[0].succeeded == 2)
+        wait_until("its retry to work", lambda: jobs.began == ["0", "0"])
+        wait_until("its first attempt to be acked", lambda: on_their_way(broker) == 1)
+        assert jobs.began == ["0", "0"]
         jobs.gates["0"].set()
         assert run.get_result(block=True) == ["0", "1", "2"]
 
 
+def test_a_dead_job_gives_its_place_up(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["0"] = ["die"]
+    run = Clutch().parallel(named(jobs, 3), limit=1, allow_failures=True).run()
+    with running_worker(broker):
+        assert run.get_result(block=True) == [None, "1", "2"]
+
+
 def test_a_nested_run_holds_its_place_until_it_settles(broker: dramatiq.Broker, jobs: Jobs) -> None:
-    """Also while a job of it waits for its retry, for which a job would have given its place up."""
+    """Also while a job of it waits for its retry."""
     jobs.script["slow"] = ["fail", "wait"]
     child = Clutch().then(jobs.job.message("slow"))
     run = Clutch().parallel([child, jobs.job.message("next")], limit=1).run()

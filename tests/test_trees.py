@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.handover import sweep
 from dramatiq_clutch.plan import StageLine, Tag
 from tests.support.interpreter import Leaf, Outcome, SimRun, Step, Tree
 from tests.support.server import Server
@@ -84,8 +85,11 @@ class World:
 
     def __init__(self, backend: Any, tree: Tree, draw: Any) -> None:
         self.draw, self.tree, self.backend = draw, tree, backend
+        due = backend.due
+        backend.due = lambda *args, **more: sorted(due(*args, **more))  # or the order would depend on milliseconds
         self.broker = broker = StubBroker()
-        broker.add_middleware(ClutchMiddleware(backend))
+        own = f"world {next(names)}"  # or it would sweep the runs of those before it
+        broker.add_middleware(ClutchMiddleware(backend, application=own))
         broker.emit_after("process_boot")
         object.__setattr__(engine_of(broker), "share", draw(st.sampled_from([1, 1_000])))
         self.events: dict[str, str] = {}
@@ -279,5 +283,6 @@ def change(world: World, verb: str) -> None:
     else:
         Run.retry(world.run)
         world.sim.retry()
+    sweep(engine_of(world.broker))  # what is shared out to whoever comes
     world.sim.settle()
     world.collect()

@@ -164,6 +164,7 @@ local function snapshot()
   for index = 1, #all, 2 do
     if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
   end
+  shown.state, shown.stage = run.state, tostring(run.stage) -- they may be about to be written
   if run.stage ~= stage then -- a stage that has just been released
     return cjson.encode({
       head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
@@ -278,21 +279,24 @@ local function fill(total, marks)
   end
 end
 
--- Fire a callback that a stage has once.
+-- Fire a callback that a stage has once. What is owed is always written first: should a step break off there, for a key
+-- of somebody else's is in the way, it is met again.
 local function ring(flag, event)
   if run[flag] then return end
-  set(flag, true)
+  run[flag] = true
   owe_callback(event)
+  set(flag, true)
 end
 
 local function rest(state)
-  set('state', state)
-  redis.pcall('PUBLISH', bell, state) -- a hint; without the right to give it the run comes to rest all the same
+  run.state = state
   if state == 'succeeded' then
     owe_callback('completion')
     owe_callback('on_success')
   end
   owe_callback('on_finish')
+  set('state', state)
+  redis.pcall('PUBLISH', bell, state) -- a hint; without the right to give it the run comes to rest all the same
 end
 
 -- A run that has failed, or was cancelled, works again. What is dead already has been mourned.
@@ -310,10 +314,10 @@ local function complete(dead)
   if run.state == 'failed' then heal(0) end
   run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
   run.era, run.revival = 0, 0
-  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
   call('HSET', after.marks, '', '')
   call('PEXPIRE', after.marks, lifetime())
   owe_stage(stage + 1, line_of(stage + 1))
+  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
 end
 
 local function judge()
