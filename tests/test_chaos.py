@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.chaos import Chaos
+from tests.chaos.verdict import Verdict
+from tests.chaos.world import World
+from tests.chaos.worlds import Failover, MixedFleet, Neighbours
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_whatever_dies_every_run_comes_to_its_end() -> None:
-    verdict = Chaos(seed=4, seconds=15).run()
+def verdict_of(world: World) -> Verdict:
+    verdict = world.run()
     print(verdict.table())
     assert verdict.wrong == []
     assert sum(verdict.runs.values()) > 20
+    return verdict
+
+
+def test_whatever_dies_or_answers_nonsense_every_run_of_two_applications_comes_to_its_end() -> None:
+    verdict = verdict_of(Neighbours(seed=4, seconds=15))
     assert verdict.events["workers killed (-9)"] > 0
+    assert verdict.events["calls answered with strange errors, or cut off"] > 0
+
+
+def test_in_a_fleet_of_two_releases_every_run_comes_to_its_end() -> None:
+    verdict = verdict_of(MixedFleet(seed=4, seconds=8))
+    assert verdict.events["times without a newer worker"] > 0
+
+
+def test_when_the_state_store_fails_over_a_second_back_every_run_comes_to_its_end() -> None:
+    verdict = verdict_of(Failover(seed=4, seconds=8))
+    assert verdict.events["failovers, a second back"] > 0

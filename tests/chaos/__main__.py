@@ -1,25 +1,36 @@
-"""python -m tests.chaos [--seconds 600] [--seed N]: see `chaos.py`."""
+"""python -m tests.chaos [--seconds 600] [--seed N] [--world NAME]: see the README beside this file."""
 
 from __future__ import annotations
 
 import argparse
 import random
 import sys
+from pathlib import Path
 
-from tests.chaos.chaos import Chaos
+from tests.chaos.worlds import WORLDS
+
+#: How the time is divided, if all worlds have their turn.
+SHARES = {"neighbours": 0.6, "fleet": 0.2, "failover": 0.2}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Runs under kill -9, pauses and outages; prints what came of them.")
-    parser.add_argument("--seconds", type=float, default=600, help="how long (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Runs under all kinds of mischief; prints what came of them.")
+    parser.add_argument("--seconds", type=float, default=600, help="how long, in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of what happens")
-    parser.add_argument("--workers", type=int, default=3, help="how many worker processes (default: %(default)s)")
+    parser.add_argument("--world", choices=WORLDS, help="only this one (default: one after the other)")
+    parser.add_argument("--logs", type=Path, help="a folder for what workers and producers have said")
     arguments = parser.parse_args()
-    verdict = Chaos(arguments.seed, arguments.seconds, workers=arguments.workers).run()
-    print(verdict.table())
-    for wrong in verdict.wrong:
-        print("WRONG:", wrong)
-    return 1 if verdict.wrong else 0
+    shares = {arguments.world: 1.0} if arguments.world else SHARES
+    failed = False
+    for name, share in shares.items():
+        verdict = WORLDS[name](arguments.seed, share * arguments.seconds).run()
+        print(verdict.table(), *(f"WRONG: {wrong}" for wrong in verdict.wrong), "", sep="\n", flush=True)
+        failed = failed or bool(verdict.wrong)
+        if arguments.logs:
+            arguments.logs.mkdir(parents=True, exist_ok=True)
+            for file, text in verdict.logs.items():
+                (arguments.logs / f"{name}-{file}").write_text(text)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -4,47 +4,62 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, plan, previous_results
 from dramatiq_clutch.backend import Caller, Duty, GuardWord, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.plan import Tag
+from tests.chaos.app import VARIABLE, App
+
+T = TypeVar("T")
 
 HOUR = 3_600_000
 
 #: How long a worker may be silent before its messages are given to others, in milliseconds.
 HEARTBEAT = 3_000
 
+#: Short times, so that much can happen in a minute.
+OPTIONS = {"lease": 2_000, "sweep_interval": 500, "result_ttl": HOUR}
+
 # What is written down, each entry in the order in which the server took it.
-CLOCK, SUCCESSES, GOES, EXECUTIONS = "chaos:clock", "chaos:successes", "chaos:goes", "chaos:executions"
-RELEASES, REPEATED, HEARD, ABSORBED = "chaos:releases", "chaos:repeated", "chaos:heard", "chaos:absorbed"
+CLOCK, SUCCESSES, GOES, EXECUTIONS = "clock", "successes", "goes", "executions"
+RELEASES, REPEATED, HEARD, ABSORBED, MIXED_UP, FORMATS = "releases", "repeated", "heard", "absorbed", "mixed", "formats"
 
 
 class WatchedBackend(RedisBackend):
-    """Says, by the server's own order of events, when a job was let go and when a success was recorded."""
+    """Says, by the notes' own order of events, when a job was let go and when a success was recorded."""
 
-    def _note(self, write: Any) -> Any:
-        return self._ask(write)
+    def __init__(self, watched: RedisBackend, notes: redis.Redis) -> None:
+        super().__init__(client=watched.client, namespace=watched.namespace)
+        self.notes = notes
+
+    def _note(self, write: Callable[[], T]) -> T:
+        try:
+            return write()
+        except redis.RedisError as error:
+            raise StateUnavailable(f"nothing can be written down for now: {error}") from error
 
     def guard(self, tag: Tag) -> GuardWord:
-        moment = self._note(lambda: self.client.incr(CLOCK))
+        moment = self._note(lambda: self.notes.incr(CLOCK))
         word = super().guard(tag)
         if word == "go":
-            self._note(lambda: self.client.rpush(GOES, f"{tag.message_id} {moment}"))
+            self._note(lambda: self.notes.rpush(GOES, f"{tag.message_id} {moment}"))
         else:
-            self._note(lambda: self.client.incr(ABSORBED))
+            self._note(lambda: self.notes.incr(ABSORBED))
         return word
 
     def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         reply = super().record(record, caller, onward)
         if record.ending == "succeeded" and reply.word in ("counts", "duplicate") and not record.of_run:
-            moment = self._note(lambda: self.client.incr(CLOCK))
-            self._note(lambda: self.client.hsetnx(SUCCESSES, record.tag.message_id, moment))
+            moment: Any = self._note(lambda: self.notes.incr(CLOCK))
+            self._note(lambda: self.notes.hsetnx(SUCCESSES, record.tag.message_id, moment))
         return self._watched(record.tag.run_id, reply)
 
     def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
@@ -56,27 +71,32 @@ class WatchedBackend(RedisBackend):
     def _watched(self, run_id: str, reply: Reply) -> Reply:
         for duty in (*reply.duties, *([reply.sent] if reply.sent else ())):
             if duty.kind == "send":
-                where = RELEASES if not duty.again else REPEATED
-                self._note(lambda where=where, duty=duty: self.client.hincrby(where, f"{run_id} {duty.id}", 1))
+                where, what = RELEASES if not duty.again else REPEATED, f"{run_id} {duty.id}"
+                self._note(lambda where=where, what=what: self.notes.hincrby(where, what, 1))  # type: ignore[misc]
         return reply
 
 
 class Jobs:
-    def __init__(self, url: str) -> None:
-        self.broker = RedisBroker(url=url, heartbeat_timeout=HEARTBEAT, maintenance_chance=1_000_000)
-        self.client: redis.Redis = self.broker.client
-        backend = WatchedBackend(url=url)
-        ours = ClutchMiddleware(backend, lease=2_000, sweep_interval=500, result_ttl=HOUR)
-        self.broker.add_middleware(ours)
-        object.__setattr__(ours.engine(self.broker), "share", 8)  # wide stages are shared out
-        client = self.client
-        for middleware in self.broker.middleware:
-            if isinstance(middleware, dramatiq.middleware.Retries):
-                middleware.min_backoff, middleware.max_backoff = 20, 100
+    """An application's broker with its actors, and the clutches that it runs."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.broker = RedisBroker(
+            url=app.broker, namespace=app.namespace, heartbeat_timeout=HEARTBEAT, maintenance_chance=1_000_000
+        )
+        self.notes: redis.Redis = redis.Redis.from_url(app.notes)
+        self.backend = self._make_ready()
+        notes = self.notes
 
         def executed(name: str) -> int:
-            """How often this job has begun. The server may be away: then it has not been counted, and fails."""
-            return int(client.hincrby(EXECUTIONS, name, 1))
+            """How often this job has begun. The notes may be away: then it has not been counted, and fails."""
+            owner, lane = name.split(" ")[0].split("/")[:2]
+            if owner != app.name:
+                notes.rpush(MIXED_UP, f"job {name} was executed by a worker of {app.name}")
+            with notes.pipeline(transaction=False) as pipe:
+                pipe.hincrby(EXECUTIONS, name, 1)
+                pipe.hincrby(FORMATS, f"{lane} {plan.FORMAT}", 1)
+                return int(pipe.execute()[0])
 
         @dramatiq.actor(broker=self.broker)
         def add(name: str, number: int) -> int:
@@ -88,7 +108,7 @@ class Jobs:
         @dramatiq.actor(broker=self.broker)
         def numbers(name: str, count: int) -> list[int]:
             executed(name)
-            return list(range(count))
+            return [number * app.unit for number in range(count)]
 
         @dramatiq.actor(broker=self.broker)
         def double(name: str, number: int) -> int:
@@ -96,11 +116,11 @@ class Jobs:
             time.sleep(0.01)
             return 2 * number
 
-        @dramatiq.actor(broker=self.broker, max_retries=50)
+        @dramatiq.actor(broker=self.broker)
         def heals(name: str, after: int) -> str:
             if executed(name) <= after:
                 raise ValueError(f"{name} isn't healed yet")
-            return "healed"
+            return f"healed by {app.name}"
 
         @dramatiq.actor(broker=self.broker, throws=LookupError)
         def dies(name: str) -> None:
@@ -116,8 +136,10 @@ class Jobs:
         def nests(name: str, count: int) -> list[Run]:
             executed(name)
             return [
-                Clutch(broker=self.broker).parallel(double.message(f"{name}/{n}", n) for n in range(3)).nest()
-                for _ in range(count)
+                Clutch(broker=self.broker)
+                .parallel(double.message(f"{name} {index}", n * app.unit) for n in range(3))
+                .nest()
+                for index in range(count)
             ]
 
         @dramatiq.actor(broker=self.broker)
@@ -125,63 +147,95 @@ class Jobs:
             message: Any = dramatiq.middleware.CurrentMessage.get_current_message()
             while True:  # not by raising: what Retries can't send again while the server is away, Dramatiq loses
                 try:
-                    client.rpush(HEARD, f"{name} {status['event']} {message.message_id}")
+                    if not name.startswith(f"{app.name}/"):
+                        notes.rpush(MIXED_UP, f"{status['event']} of {name} was heard by {app.name}")
+                    notes.rpush(HEARD, f"{name} {status['event']} {message.message_id}")
                     return
                 except (redis.ConnectionError, redis.TimeoutError):
                     time.sleep(0.1)
 
         self.add, self.numbers, self.double, self.heals, self.dies = add, numbers, double, heals, dies
         self.collect, self.nests, self.heard = collect, nests, heard
+
+    def _make_ready(self) -> WatchedBackend:
+        store = RedisBackend(url=self.app.state) if self.app.state else None
+        ours = ClutchMiddleware(store, **{**OPTIONS, **self.app.options})
+        self.broker.add_middleware(ours)
+        engine = ours.engine(self.broker)
+        assert isinstance(engine.backend, RedisBackend)
+        backend = WatchedBackend(engine.backend, self.notes)
+        object.__setattr__(engine, "backend", backend)
+        object.__setattr__(engine, "share", 8)  # wide stages are shared out
+        for middleware in self.broker.middleware:
+            if isinstance(middleware, dramatiq.middleware.Retries):
+                # A job fails while the notes are away, or the state store when it reads: nothing of that is final.
+                middleware.min_backoff, middleware.max_backoff, middleware.max_retries = 20, 100, 10_000
         if not any(isinstance(known, dramatiq.middleware.CurrentMessage) for known in self.broker.middleware):
             self.broker.add_middleware(dramatiq.middleware.CurrentMessage())
+        return backend
 
-    def clutch(self, name: str, shape: str) -> Clutch:
-        """One of the `SHAPES`, every job named after the run."""
+    def run(self, run_id: str, shape: str) -> Run:
+        """Start a run of one of the `SHAPES`, every job named after it; again, if it isn't the first time."""
+        return self._clutch(f"{self.app.name}/{run_id}", shape).run(run_id=run_id)
+
+    def handle(self, run_id: str) -> Run:
+        return Run(run_id, broker=self.broker)
+
+    def close(self) -> None:
+        self.broker.close()
+        self.notes.close()
+
+    def _clutch(self, name: str, shape: str) -> Clutch:
         events = ("on_failure", "on_death", "on_success", "on_finish")
         heard: Any = self.heard
         callbacks: Any = {event: heard.message(name) for event in events}
-        root, add = Clutch(broker=self.broker, name=shape, **callbacks), self.add.message
+        root, add, one = Clutch(broker=self.broker, name=shape, **callbacks), self.add.message, self.app.unit
         if shape in ("series", "cancelled"):
-            return root.then(*(add(f"{name} {n}", 1) for n in range(5)))
+            return root.then(*(add(f"{name} {n}", one) for n in range(5)))
         if shape == "wide":
-            return root.parallel(add(f"{name} {n}", n) for n in range(20)).then(add(f"{name} end", 0))
+            return root.parallel(add(f"{name} {n}", n * one) for n in range(20)).then(add(f"{name} end", 0))
         if shape == "nested":
             plain = Clutch(broker=self.broker)
-            child = [plain.then(add(f"{name} {n}", n), add(f"{name} {n}b", n)) for n in range(3)]
-            return root.parallel(Clutch(broker=self.broker).then(one) for one in child).then(
-                self.collect.message(f"{name} end")
-            )
+            child = [plain.then(add(f"{name} {n}", n * one), add(f"{name} {n}b", n * one)) for n in range(3)]
+            return root.parallel(plain.then(two) for two in child).then(self.collect.message(f"{name} end"))
         if shape == "nesting":
             return root.then(self.nests.message(f"{name} nests", 2)).then(self.collect.message(f"{name} end"))
         if shape == "limited":
-            steps: Any = lambda: (add(f"{name} {n}", n) for n in range(20))  # noqa: E731
+            steps: Any = lambda: (add(f"{name} {n}", n * one) for n in range(20))  # noqa: E731
             return root.parallel(steps, limit=3).then(add(f"{name} end", 0))
         if shape == "mapped":
-            three, double = root.then(self.numbers.message(f"{name} list", 10)), cast(Any, self.double)
-            return three.map(double.message(f"{name} map")).then(add(f"{name} end", 0))
+            ten, double = root.then(self.numbers.message(f"{name} list", 10)), cast(Any, self.double)
+            return ten.map(double.message(f"{name} map")).then(add(f"{name} end", 0))
         if shape == "healing":
             return root.parallel(self.heals.message(f"{name} {n}", n) for n in range(3))
         if shape == "tolerant":
-            members = [add(f"{name} a", 1), self.dies.message(f"{name} b")]
+            members = [add(f"{name} a", one), self.dies.message(f"{name} b")]
             return root.parallel(members, allow_failures=True).then(self.collect.message(f"{name} end"))
-        return root.parallel(add(f"{name} a", 1), self.dies.message(f"{name} b"))
+        return root.parallel(add(f"{name} a", one), self.dies.message(f"{name} b"))
 
 
-#: The shapes, and what comes of each: a result, or the state in which it ends.
-SHAPES: dict[str, Any] = {
-    "series": 5,
-    "wide": sum(range(20)),
-    "limited": sum(range(20)),
-    "nested": [0, 2, 4],
-    "nesting": [[[0, 2, 4], [0, 2, 4]]],
-    "mapped": 90,
-    "healing": ["healed"] * 3,
-    "tolerant": [1, None],
-    "dying": "failed",
-    "cancelled": "cancelled",
-}
+#: What each run has of these is decided by its number.
+SHAPES = ("series", "wide", "limited", "nested", "nesting", "mapped", "healing", "tolerant", "dying", "cancelled")
 
-if "CHAOS_URL" in os.environ:
-    jobs = Jobs(os.environ["CHAOS_URL"])
+
+def expected_of(app: App, shape: str) -> Any:
+    """What comes of a shape: a result, or the state in which it ends."""
+    one = app.unit
+    return {
+        "series": 5 * one,
+        "wide": sum(range(20)) * one,
+        "limited": sum(range(20)) * one,
+        "nested": [0, 2 * one, 4 * one],
+        "nesting": [[[0, 2 * one, 4 * one]] * 2],
+        "mapped": 90 * one,
+        "healing": [f"healed by {app.name}"] * 3,
+        "tolerant": [one, None],
+        "dying": "failed",
+        "cancelled": "cancelled",
+    }[shape]
+
+
+if VARIABLE in os.environ:
+    jobs = Jobs(App.from_env())
     broker = jobs.broker
     dramatiq.set_broker(broker)

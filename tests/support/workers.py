@@ -28,15 +28,18 @@ class Worker:
     when one dies: so a test starts as many of these as it needs, and every signal goes to a whole group.
 
     Parameters:
-      module: The module with the broker and the actors, as imported from the repository's root.
+      module: The module with the broker and the actors, as imported from the root.
       threads: How many jobs it works on at a time.
       env: Added to this process's own environment.
+      root: The folder from which it imports.
     """
 
-    def __init__(self, module: str, *, threads: int = 4, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, *, threads: int = 4, env: Mapping[str, str] | None = None, root: Path = ROOT
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
         self._command = [sys.executable, "-m", "dramatiq", module, "-p", "1", "-t", str(threads)]
-        self._env = {**os.environ, **(env or {})}
+        self._env, self._root = {**os.environ, **(env or {})}, root
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._log = Path(self._folder.name, "worker.log")
@@ -58,7 +61,7 @@ class Worker:
         self._starts += 1
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=self._root, env=self._env, stdout=log, stderr=log, start_new_session=True
             )
         return self
 

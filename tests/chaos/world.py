@@ -1,0 +1,109 @@
+"""What all worlds have in common: real workers and producers, mischief at random moments, then the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.chaos.actors import HEARTBEAT
+from tests.chaos.app import App
+from tests.chaos.processes import Producer
+from tests.chaos.verdict import Verdict
+from tests.support.server import Server
+from tests.support.workers import ROOT, Worker
+
+Mischief = Sequence[Callable[[], None]]
+
+
+class World:
+    """A subclass fills `around` (servers and the like, in the order in which they start), `apps` (as they are seen
+    with nothing in between), `workers` and `producers`, and says what mischief there is.
+
+    Parameters:
+      seed: Decides what happens and when, though not what the machine makes of it.
+      seconds: For how long things happen.
+    """
+
+    title: ClassVar[str]
+    lenient: ClassVar[bool] = False
+
+    def __init__(self, seed: int, seconds: float) -> None:
+        self.seed, self.seconds = seed, seconds
+        self.random = random.Random(f"{self.title} {seed}")
+        self.events: Counter[str] = Counter()
+        self.around: list[AbstractContextManager[Any]] = []
+        self.apps: list[App] = []
+        self.workers: list[Worker] = []
+        self.producers: list[Producer] = []
+
+    def run(self) -> Verdict:
+        with contextlib.ExitStack() as stack:
+            for member in (*self.around, *self.workers, *self.producers):
+                stack.enter_context(member)
+            began = time.monotonic()
+            while time.monotonic() - began < self.seconds:
+                time.sleep(self.random.uniform(0.3, 1.2))  # nothing to wait for: the moment is what is random
+                self.random.choice(self.mischief())()
+            self.recover()
+            verdict = self.judge(time.monotonic() - began)
+            processes: list[Worker | Producer] = [*self.workers, *self.producers]
+            verdict.logs = {f"{number}.log": process.log for number, process in enumerate(processes)}
+            return verdict
+
+    def mischief(self) -> Mischief:
+        """What may happen, as often in here as it is likely."""
+        raise NotImplementedError
+
+    def recover(self) -> None:
+        """Restart all workers: what a live one had fetched without getting the reply is never delivered again."""
+        for producer in self.producers:
+            producer.kill()
+        for worker in self.workers:
+            worker.kill()
+            worker.start()
+
+    def judge(self, seconds: float) -> Verdict:
+        verdict = Verdict(self.title, self.seed, seconds, self.events, self.lenient)
+        for app in self.apps:
+            verdict.judge(app)
+        for producer in self.producers:
+            verdict.wrong += [f"a forked child was stuck: {trace}" for trace in producer.stuck()]
+        return verdict
+
+    # What a world is made of
+
+    def worker(self, app: App, *, root: Path = ROOT) -> Worker:
+        return Worker("tests.chaos.actors", env=app.to_env(), threads=4, root=root)
+
+    # What can happen in any world
+
+    def kill_worker(self) -> None:
+        worker = self.random.choice(self.workers)
+        worker.kill()
+        worker.start()
+        self.events["workers killed (-9)"] += 1
+
+    def pause_worker(self) -> None:
+        """Longer than the heartbeat: what it works on is given to others, and then it wakes up."""
+        worker = self.random.choice(self.workers)
+        worker.pause()
+        time.sleep(HEARTBEAT / 1000 + 0.5)
+        worker.resume()
+        self.events["workers paused, longer than their heartbeat"] += 1
+
+    def kill_producer(self) -> None:
+        producer = self.random.choice(self.producers)
+        producer.kill()
+        producer.start()
+        self.events["producers killed (-9)"] += 1
+
+
+def notes_of(server: Server, number: int) -> str:
+    """The URL of a database of its own for what is written down."""
+    return f"{server.url.rpartition('/')[0]}/{number}"
