@@ -68,6 +68,10 @@ class WatchedBackend(RedisBackend):
     def owed(self, run_id: str, caller: Caller) -> Reply:
         return self._watched(run_id, super().owed(run_id, caller))
 
+    def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
+        reply = super().sweep(run_id, caller, stalled_after=stalled_after, waits_for_jobs=waits_for_jobs)
+        return self._watched(run_id, reply)
+
     def _watched(self, run_id: str, reply: Reply) -> Reply:
         for duty in (*reply.duties, *([reply.sent] if reply.sent else ())):
             if duty.kind == "send":

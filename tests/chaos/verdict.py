@@ -13,6 +13,7 @@ from dramatiq import DramatiqError
 
 from dramatiq_clutch import Run
 from dramatiq_clutch.errors import RunNotFound
+from dramatiq_clutch.plan import BELOW
 from dramatiq_clutch.status import RunStatus
 from tests.chaos.actors import (
     ABSORBED,
@@ -33,8 +34,9 @@ from tests.chaos.producer import AGAIN, CANCELLED, STARTED, TROUBLE
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import clutch_keys, keys_without_expiry
 
-#: What a run that is over may leave until its results expire; and what a killed process was writing, for some minutes.
-MAY_STAY = ("head", "bell", "mark", "marks", "standing", "details", "draft")
+#: What a succeeded run may leave until its results expire; one that was nested; and what a killed process was writing.
+MAY_STAY = ("head", "mark", "marks", "standing", "dead", "details", "draft")
+OF_NESTED = ("mark", "draft")
 
 #: For how long the runs may go on after the last mischief, in seconds.
 PATIENCE = 120
@@ -238,4 +240,5 @@ def _events_of(status: RunStatus | None) -> list[str]:
 
 def _is_left_over(client: redis.Redis, key: str) -> bool:
     run, _, part = key.rpartition("}:")
-    return bool(run) and part.split(":")[0] not in MAY_STAY and client.hget(f"{run}}}:head", "state") == b"succeeded"
+    may_stay = OF_NESTED if BELOW in run else MAY_STAY
+    return bool(run) and part.split(":")[0] not in may_stay and client.hget(f"{run}}}:head", "state") == b"succeeded"

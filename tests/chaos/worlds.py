@@ -11,7 +11,9 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
+from unittest import mock
 
+from dramatiq_clutch import plan
 from dramatiq_clutch.plan import FORMAT
 from tests.chaos.app import App
 from tests.chaos.processes import ForgetfulServer, Producer
@@ -135,7 +137,10 @@ class MixedFleet(World):
         self.events["times without a newer worker"] += 1
 
     def judge(self, seconds: float) -> Verdict:
-        verdict = super().judge(seconds)
+        with mock.patch.object(plan, "FORMAT", FORMAT + 1):  # the older release can't say how newer runs stand
+            verdict = super().judge(seconds)
+        if count := verdict.formats["newer", FORMAT]:
+            verdict.wrong.append(f"{count} jobs of newer runs were executed by older workers")
         for (lane, version), count in verdict.formats.items():
             verdict.events[f"executions for {lane} producers by workers of format {version}"] += count
         return verdict
@@ -152,11 +157,11 @@ class NewerRelease:
         self.root = Path(self._folder.name)
         shutil.copytree(ROOT / "dramatiq_clutch", self.root / "dramatiq_clutch")
         (self.root / "tests").symlink_to(ROOT / "tests")
-        plan = self.root / "dramatiq_clutch" / "plan.py"
-        text, count = re.subn(r"(?m)^FORMAT = \d+$", f"FORMAT = {FORMAT + 1}", plan.read_text())
+        file = self.root / "dramatiq_clutch" / "plan.py"
+        text, count = re.subn(r"(?m)^FORMAT = \d+$", f"FORMAT = {FORMAT + 1}", file.read_text())
         if count != 1:
             raise RuntimeError("plan.py doesn't say FORMAT = ... once")
-        plan.write_text(text)
+        file.write_text(text)
 
     def __enter__(self) -> NewerRelease:
         return self
