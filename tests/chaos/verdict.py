@@ -183,7 +183,8 @@ class Case:
         client, namespace = self.jobs.backend.client, self.jobs.backend.namespace
 
         def left_over() -> list[str]:
-            return [key for key in clutch_keys(client, namespace) if _is_left_over(client, key)]
+            left = [key for key in clutch_keys(client, namespace) if _is_left_over(client, key)]
+            return [key for key in left if not (self.lenient and "}:callbacks:" in key)]  # forgotten: one has ended
 
         with contextlib.suppress(AssertionError):
             wait_until("the last duties to be done", lambda: not left_over(), timeout=30)
