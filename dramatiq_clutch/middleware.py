@@ -279,7 +279,8 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             job = self._attempt_if_any(broker, message)
             if job is not None and job.exit == "newer":
-                self._leave_to_newer(broker, message, job, job.error)
+                if "eta" not in message.options:  # or it is only on its way from the delay queue
+                    self._leave_to_newer(broker, message, job, job.error)
             elif isinstance(job, Job):
                 job.engine.at_work.pop(id(job), None)
                 self._close_job(broker, message, job)
