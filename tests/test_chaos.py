@@ -20,16 +20,16 @@ def verdict_of(world: World) -> Verdict:
 
 
 def test_whatever_dies_or_answers_nonsense_every_run_of_two_applications_comes_to_its_end() -> None:
-    verdict = verdict_of(Neighbours(seed=4, seconds=15))
+    verdict = verdict_of(Neighbours(seed=4, seconds=12))
     assert verdict.events["workers killed (-9)"] > 0
     assert verdict.events["calls answered with strange errors, or cut off"] > 0
 
 
 def test_in_a_fleet_of_two_releases_every_run_comes_to_its_end() -> None:
-    verdict = verdict_of(MixedFleet(seed=4, seconds=8))
+    verdict = verdict_of(MixedFleet(seed=4, seconds=5))
     assert verdict.events["times without a newer worker"] > 0
 
 
 def test_when_the_state_store_fails_over_a_second_back_every_run_comes_to_its_end() -> None:
-    verdict = verdict_of(Failover(seed=4, seconds=8))
+    verdict = verdict_of(Failover(seed=4, seconds=6))
     assert verdict.events["failovers, a second back"] > 0

@@ -11,7 +11,7 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, plan, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, plan, previous_results
 from dramatiq_clutch.backend import Caller, Duty, GuardWord, Onward, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.errors import StateUnavailable
@@ -170,10 +170,11 @@ class Jobs:
         backend = WatchedBackend(engine.backend, self.notes)
         object.__setattr__(engine, "backend", backend)
         object.__setattr__(engine, "share", 8)  # wide stages are shared out
-        for middleware in self.broker.middleware:
-            if isinstance(middleware, dramatiq.middleware.Retries):
+        middleware.LEFT_FOR = 200  # two of three workers may have to put it back, and a series is five messages
+        for known in self.broker.middleware:
+            if isinstance(known, dramatiq.middleware.Retries):
                 # A job fails while the notes are away, or the state store when it reads: nothing of that is final.
-                middleware.min_backoff, middleware.max_backoff, middleware.max_retries = 20, 100, 10_000
+                known.min_backoff, known.max_backoff, known.max_retries = 20, 100, 10_000
         if not any(isinstance(known, dramatiq.middleware.CurrentMessage) for known in self.broker.middleware):
             self.broker.add_middleware(dramatiq.middleware.CurrentMessage())
         return backend

@@ -102,7 +102,6 @@ def main() -> None:
     parser.add_argument("--forgetful", action="store_true", help="the state store may forget runs: start them again")
     arguments = parser.parse_args()
     jobs = Jobs(App.from_env())
-    "".encode("idna")  # what connecting imports: a child would wait for ever for a thread that was importing it
 
     def lane(which: str) -> Lane:
         return Lane(jobs, f"{arguments.name}{which}", forgetful=arguments.forgetful)
@@ -110,6 +109,8 @@ def main() -> None:
     threads = [
         threading.Thread(target=lane(str(index)).go_on, args=[arguments.pause]) for index in range(arguments.threads)
     ]
+    # Whatever that imports, it does before any fork: a child would wait for ever for a thread that was importing it.
+    lane("0").step()
     for thread in threads:
         thread.start()
     of_children = lane("c")
