@@ -88,7 +88,7 @@ class Engine:
 
     def look_when_quiet(self, run_id: str) -> None:
         """Nothing is owed by a run at work: it is looked at again to see whether anything happens to it."""
-        self.look_again(run_id, current_millis() + max(self.stalled_after // 2, self.lease_ms), known=True)
+        self.look_again(run_id, current_millis() + max(self.stalled_after // 2, 50), known=True)
 
     def note(self, run_id: str, note: Note) -> None:
         """Do what a reply's note says about the index."""

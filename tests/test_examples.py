@@ -106,7 +106,7 @@ def test_word_count_uses_the_server_at_redis_url(few_files: Path, server: Server
 
     assert_counted(output)
     assert process.returncode == 0
-    assert list(redis_client.scan_iter("dramatiq-clutch:*"))
+    assert list(redis_client.scan_iter("word-count-clutch:*"))
 
 
 def test_word_count_takes_a_folder_without_files(tmp_path: Path) -> None:
