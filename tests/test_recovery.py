@@ -254,6 +254,20 @@ def test_a_run_whose_producer_could_not_send_is_sent_by_a_worker(
             assert run.get_result(block=True) == 12
 
 
+def test_a_run_that_could_not_be_sent_and_is_started_again_is_sent_by_a_worker(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ready(server) as (broker, _, jobs):
+        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
+        break_once(handover, "send", BrokerUnavailable("away"), applied=False)
+        jobs.clutch().run(run_id="twice")
+
+        run = jobs.clutch().run(run_id="twice")  # there is nothing for it to do: the first call still holds the duty
+
+        with running_worker(broker):
+            assert run.get_result(block=True) == 12
+
+
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
 def test_an_error_of_unknown_outcome_names_the_run(server: Server, applied: bool) -> None:
     with ready(server) as (broker, engine, jobs):
