@@ -38,6 +38,9 @@ Note = Literal["", "rests", "wakes", "more"]
 #: What sweepers listen for: that there is work for them before their interval is over.
 SWEEP = "!sweep"
 
+#: The owner as whom sweepers ask for duties. What is for anybody is given to no one else.
+SWEEPER = "sweeper"
+
 #: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
 SHARE = 250
 
@@ -270,8 +273,8 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed; of what anybody
-        may do, one share at a time. `owing` if there is anything to do, be it somebody else's; `clear`, or `unknown`.
+        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed; a sweeper also one
+        share of what anybody may do. `owing` if there is anything to do, be it somebody else's; `clear`, or `unknown`.
         Raises ForeignRun for a run of another application."""
 
     @abc.abstractmethod

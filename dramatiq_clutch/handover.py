@@ -17,10 +17,20 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from .backend import LAST, Caller, Confirmation, Duty, Record, Reply, Standing
+from .backend import LAST, SWEEPER, Caller, Confirmation, Duty, Record, Reply, Standing
 from .dispatch import Outgoing, send
 from .engine import SUCCEEDED, Engine
-from .errors import DamagedState, HandOverFailed, NewerRelease, PayloadRefused, ResultsGone, Unavailable, is_final
+from .errors import (
+    DamagedState,
+    ForeignRun,
+    HandOverFailed,
+    NewerRelease,
+    PayloadRefused,
+    ResultsGone,
+    StateUnavailable,
+    Unavailable,
+    is_final,
+)
 from .forks import cached_property
 from .plan import EVENTS, OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
@@ -28,8 +38,11 @@ from .status import RunStatus, details_of, failure_details, status_from
 #: How many members are sent between two confirmations.
 CHUNK = 1_000
 
-#: After how many runs in a row that it can't look at a sweeper takes the store, or the broker, for away.
+#: After how many runs in a row for which it can't send anything a sweeper takes the broker for away.
 PATIENCE = 5
+
+#: The id of no run.
+NOBODY = "!nobody"
 
 #: How many bytes of what a stage is mapped over are written at a time.
 MOST_BYTES = 1_000_000
@@ -81,23 +94,28 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
 
 
 def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
-    """Finish what is owed and nobody does, until nothing is due: duties whose lease has lapsed, shares that are for
-    anybody, runs to which nothing happens. Returns how many runs were looked at."""
-    looked = 0
+    """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease has
+    lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
+    looked, began = 0, current_millis()
     while True:
-        now = current_millis()
-        due = engine.backend.due(now, now + 2 * engine.lease_ms, limit, application=engine.application)
+        due = engine.backend.due(began, current_millis() + 2 * engine.lease_ms, limit, application=engine.application)
         in_vain = 0
-        for run_id in due:
+        for position, run_id in enumerate(due, 1):
             try:
-                _look_at(engine, run_id)
+                _look_at(engine, run_id, is_stopping)
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
+            except ForeignRun as error:  # it has come to our index by its name alone
+                logger.warning("The sweeper leaves a run alone: %s", error)
+                engine.look_again(run_id, None)
             except Exception as error:  # one run must not stop the others; it is looked at again later
-                in_vain += 1
-                if isinstance(error, Unavailable) and (in_vain == PATIENCE or not _answers(engine)):
-                    raise
+                if isinstance(error, Unavailable):
+                    answers = _answers(engine)
+                    in_vain += not (answers and isinstance(error, StateUnavailable))
+                    if in_vain == PATIENCE or not answers:
+                        _put_back(engine, due[position:])
+                        raise
                 shown = None if isinstance(error, Unavailable) else error
                 logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
         looked += len(due)
@@ -106,23 +124,36 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
 
 
 def _answers(engine: Engine) -> bool:
-    """Whether the state store can be used at all, though it can't for some run."""
+    """Whether the state store can be used at all, though it can't for some run: it does the same for a run that isn't
+    there."""
     try:
-        engine.backend.due(0, 0, 1, application=engine.application)
+        engine.backend.sweep(NOBODY, engine.caller(SWEEPER), stalled_after=engine.stalled_after)
     except Unavailable:
         return False
     return True
 
 
-def _look_at(engine: Engine, run_id: str, *, waits_for_jobs: bool = False) -> None:
-    caller = engine.caller("sweeper")
-    reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
-    hand_over(engine, run_id, reply, caller)
+def _put_back(engine: Engine, run_ids: Sequence[str]) -> None:
+    """Have the next sweep begin with these: those that held this one up would hold up every other one, too."""
+    try:
+        for run_id in run_ids:
+            engine.look_again(run_id, current_millis(), known=True)
+    except Unavailable as error:
+        logger.debug("They are looked at later: %s", error)  # so they are put down already
+
+
+def _look_at(engine: Engine, run_id: str, is_stopping: Callable[[], bool], *, waits_for_jobs: bool = False) -> None:
+    while True:
+        caller = engine.caller(SWEEPER)
+        reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
+        hand_over(engine, run_id, reply, caller)
+        if reply.note != "more" or is_stopping():
+            break  # there is no share left for this sweeper
     if reply.word == "unknown":
         engine.look_again(run_id, None)
     elif reply.word == "quiet":
         if not waits_for_jobs and _waits_for_jobs(engine, run_id):
-            _look_at(engine, run_id, waits_for_jobs=True)
+            _look_at(engine, run_id, is_stopping, waits_for_jobs=True)
         else:
             engine.look_when_quiet(run_id)
     elif reply.word == "works":
@@ -148,7 +179,7 @@ def _tell_stalled(engine: Engine, run_id: str) -> None:
     logger.warning(
         "Run %s is stalled: for %g s nothing has happened to it. Its members are sent again.", run_id, seconds
     )
-    caller = engine.caller("sweeper")
+    caller = engine.caller(SWEEPER)
     hand_over(engine, run_id, engine.backend.resend(run_id, caller), caller)
 
 
@@ -186,7 +217,7 @@ def _ask_after(engine: Engine, place: Place) -> None:
     if backend.generation(child) != place.child_generation:
         report_gone(engine, child, place.child_generation)
         return
-    caller = engine.caller("sweeper")
+    caller = engine.caller(SWEEPER)
     hand_over(engine, child, backend.retell(child, caller, generation=place.child_generation), caller)
 
 
@@ -481,7 +512,7 @@ def _send_again(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: C
         outgoing, runs = [], []
         for member, step, stands in zip(range(start, end), members.read(start, end), standing, strict=True):
             step = nested.get(member, step)
-            if not _is_wanted(duty, step, stands):
+            if not _is_wanted(duty, members.line, step, stands):
                 continue
             if isinstance(step, Plan):
                 runs.append((member, step))
@@ -495,8 +526,11 @@ def _send_again(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: C
             return
 
 
-def _is_wanted(duty: Duty, step: Message[Any] | Plan, stands: Standing | None) -> bool:
-    """Whether a duty concerns a member that stands so. What waits to be sent again is a `retry`'s."""
+def _is_wanted(duty: Duty, line: StageLine, step: Message[Any] | Plan, stands: Standing | None) -> bool:
+    """Whether a duty concerns a member that stands so. What waits to be sent again is a `retry`'s; but nested runs are
+    many hands' work, unless it has to be seen what there is room for."""
+    if isinstance(step, Plan) and stands == "waiting" and duty.kind != "resend":
+        return line.limit is None
     if duty.kind == "resume":
         return stands is None
     if duty.kind == "revive" and not isinstance(step, Plan):

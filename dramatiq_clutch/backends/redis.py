@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 from collections import defaultdict
@@ -380,12 +381,17 @@ class RedisBackend(ClutchBackend):
         generation = generation or self._generation(run_id)
         dead, details = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "details"))
         found: list[tuple[int, str]] = []
-        members = sorted(map(int, self._ask(lambda: self.client.zrange(dead, 0, -1))))
-        for at in range(0, len(members), CHUNK):
-            some = members[at : at + CHUNK]
-            stored = self._ask(lambda some=some: self.client.hmget(details, list(map(str, some))))  # type: ignore[misc]
-            found += [(member, _details_in(text).decode()) for member, text in zip(some, stored, strict=True) if text]
-        return found
+        with translated():
+            client: Any = self.client
+            for at in itertools.count(0, CHUNK):
+                some = client.zrange(dead, at, at + CHUNK - 1)
+                stored = client.hmget(details, some) if some else []
+                found += [
+                    (int(one), _details_in(text).decode()) for one, text in zip(some, stored, strict=True) if text
+                ]
+                if len(some) < CHUNK:
+                    break
+        return sorted(found)
 
     def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
         nests = self._key(run_id, f"nests:{stage}", generation or self._generation(run_id))

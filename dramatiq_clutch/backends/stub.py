@@ -18,6 +18,7 @@ from dramatiq import Encoder
 from ..backend import (
     LAST,
     SHARE,
+    SWEEPER,
     Caller,
     ClutchBackend,
     Duty,
@@ -146,6 +147,11 @@ class StubRun:
     def has_nested(self) -> bool:
         return bool(self.lines) and (self.line.nested or bool(self.nests[self.stage]))
 
+    @property
+    def present(self) -> tuple[int, int, int]:
+        """What changes whenever anything happens to the run."""
+        return self.stage, len(self.results[self.stage]) + len(self.trouble[self.stage]), self.updated
+
     def update(self) -> None:
         self.updated, self.stalled = self.now, None
 
@@ -168,7 +174,7 @@ class StubRun:
             "gen": self.generation,
             "sent": str(self.sent),
         }
-        if self.stalled is not None:
+        if self.stalled is not None and self.seen == self.present:
             head["stalled"] = str(self.stalled)
         head |= {f"s{index}": str(line) for index, line in enumerate(self.lines)}
         head |= {f"d{index}": str(count) for index, count in self.lost.items()}
@@ -217,11 +223,15 @@ class StubRun:
             name, due = f"send:{self.stage}:{at}:{min(at + size, end)}", self.now + self.lease_ms
             self.owe(f"{self.stage}.{leader}", name, due=due)
 
+    @property
+    def few_runs(self) -> int:
+        return math.ceil(self.share * 2 / 25)
+
     def owe_shares(self, owner: str, kind: str, end: int) -> None:
         if not end:
             return
         size = max(math.ceil(self.share * 2 / 5), math.ceil(end / 50))
-        first = min(math.ceil(self.share * 2 / 25), end)
+        first = min(self.few_runs, end)
         self.owe(owner, f"{kind}:{self.stage}:0:{first}:{self.epoch}")
         for at in range(first, end, size):
             self.owe("", f"{kind}:{self.stage}:{at}:{min(at + size, end)}:{self.epoch}", due=self.now)
@@ -229,7 +239,7 @@ class StubRun:
     def owe_retry(self, owner: str) -> None:
         self.retries += 1
         self.retrying = f"retry:{self.stage}:{self.retries}:{self.epoch}"
-        self.owe(owner, self.retrying)
+        self.owe(owner, self.retrying, due=0 if owner else self.now)
 
     def room(self) -> int:
         unattempted = self.sent - len(self.results[self.stage]) - len(self.trouble[self.stage])
@@ -339,6 +349,8 @@ class StubRun:
         for owed in self.outbox.values():
             is_share, fresh, owed.fresh = owed.owner == "", owed.fresh, False
             if owed.parked or not (owed.owner == caller.owner or owed.due <= caller.now):
+                continue
+            if is_share and not fresh and caller.owner != SWEEPER:
                 continue
             if is_share and (fresh or has_share):
                 more = True
@@ -588,9 +600,8 @@ class StubBackend(ClutchBackend):
             run.look(caller.owner, stage)
             if run.state != "running" or run.stage != stage:
                 return run.answer("works" if run.state == "running" else "rests", caller, owing="owing")
-            present = (stage, len(run.results[stage]) + len(run.trouble[stage]), run.updated)
-            if present != run.seen:
-                run.seen, run.seen_at, run.stalled = present, caller.now, None
+            if run.present != run.seen:
+                run.seen, run.seen_at, run.stalled = run.present, caller.now, None
             reply = run.answer("works", caller, owing="owing")
             is_quiet = run.stalled is None and run.due <= caller.now and caller.now - run.seen_at >= stalled_after
             if reply.word != "works" or not is_quiet:
@@ -729,16 +740,18 @@ class StubBackend(ClutchBackend):
                 if not succeeded:
                     run.heal(0)
             line = run.line if run.lines else None
+            end = 0 if line is None else run.sent if line.limit else line.total or 0
             if line and cancelled and not line.total:
                 run.owe_stage(caller.owner)
+            elif line and cancelled and nested:
+                run.owe_shares(caller.owner, "resume", end)
             elif line and cancelled:
-                end = run.sent if line.limit else line.total
                 run.owe(caller.owner, f"resume:{run.stage}:0:{end}:{run.epoch}")
             if line and line.total is not None and not succeeded:
-                if not line.limit and not run.retrying and run.waiting():
-                    run.owe_retry(caller.owner)
                 if nested and not cancelled:
-                    run.owe_shares(caller.owner, "revive", run.sent if line.limit else line.total)
+                    run.owe_shares(caller.owner, "revive", end)
+                if not line.limit and not run.retrying and run.waiting():
+                    run.owe_retry("" if nested and end > run.few_runs else caller.owner)
             run.look(caller.owner, run.stage, again=unheard)
             run.update()
             return run.answer("retried", caller)

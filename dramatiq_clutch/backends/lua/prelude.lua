@@ -145,6 +145,11 @@ local function update()
   end
 end
 
+-- What changes whenever anything happens to the run.
+local function present(updated)
+  return stage .. ' ' .. call('HLEN', here.marks) .. ' ' .. updated
+end
+
 -- How long the run's keys live: from now, or from when what is delayed is due.
 local function lifetime()
   return run.ttl + math.max(run.due - now, 0)
@@ -165,6 +170,7 @@ local function snapshot()
     if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
   end
   shown.state, shown.stage = run.state, tostring(run.stage) -- they may be about to be written
+  if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
   if run.stage ~= stage then -- a stage that has just been released
     return cjson.encode({
       head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
@@ -220,11 +226,16 @@ local function owe_send(index, line, from, to)
   end
 end
 
+-- How many nested runs one caller sees to by itself. What is to be done to more is shared out.
+local function few_runs()
+  return math.ceil(run.share * 2 / 25)
+end
+
 -- What is to be done to the nested runs among many members: some by the caller, and the rest by whichever worker comes.
 local function owe_shares(kind, to)
   if to == 0 then return end
   local size = math.max(math.ceil(run.share * 2 / 5), math.ceil(to / 50))
-  local from = math.min(math.ceil(run.share * 2 / 25), to)
+  local from = math.min(few_runs(), to)
   owe(kind .. ':' .. stage .. ':0:' .. from .. ':' .. run.epoch)
   while from < to do
     owe(kind .. ':' .. stage .. ':' .. from .. ':' .. math.min(from + size, to) .. ':' .. run.epoch, nil, '')
@@ -253,9 +264,9 @@ local function owe_stage(index, line)
 end
 
 -- The members that wait are to be sent again, some at a time (see `reopen`).
-local function owe_retry()
+local function owe_retry(whose)
   set('retrying', 'retry:' .. stage .. ':' .. call('HINCRBY', head, 'retries', 1) .. ':' .. run.epoch)
-  owe(run.retrying)
+  owe(run.retrying, nil, whose)
 end
 
 -- How many members of a stage with a limit may still be sent: a member has its place until it is settled.
@@ -407,6 +418,13 @@ local function is_moot(id)
   return MOVES[kind] and (tonumber(index) < run.stage or run.state == 'succeeded')
 end
 
+-- Whether the caller may have a duty. A share for anybody is for sweepers: whoever else comes by, such as a nested run
+-- that tells how it stands, has somebody waiting for it.
+local function may_have(duty)
+  if duty.owner == owner then return true end
+  return duty.due <= now and (duty.owner ~= '' or owner == 'sweeper')
+end
+
 -- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; and whether
 -- there are more shares for anybody. Of these a caller gets one at a time, so that others can help.
 local function take()
@@ -419,7 +437,7 @@ local function take()
       call('HDEL', outbox, id)
     elseif fresh[id] then
       more = true
-    elseif given[id] or not duty.parked and (duty.owner == owner or duty.due <= now) then
+    elseif given[id] or not duty.parked and may_have(duty) then
       found[#found + 1] = {id = id, duty = duty}
     end
   end

@@ -47,14 +47,18 @@ if revived then
   if not succeeded then heal(0) end
 end
 local limit = limit_of(run.line)
+local to = limit and run.sent or total
 if cancelled and (not total or total == 0) then
   owe_stage(stage, run.line)
-elseif cancelled then -- those that have had no attempt; they have their places
-  owe('resume:' .. stage .. ':0:' .. (limit and run.sent or total) .. ':' .. run.epoch)
+elseif cancelled and nested then -- those that have had no attempt; they have their places
+  owe_shares('resume', to)
+elseif cancelled then
+  owe('resume:' .. stage .. ':0:' .. to .. ':' .. run.epoch)
 end
 if total and not succeeded then -- and those that have had one; with a limit, `fill` sends them
-  if not limit and run.retrying == '' and count_waiting() > 0 then owe_retry() end
-  if nested and not cancelled then owe_shares('revive', limit and run.sent or total) end
+  if nested and not cancelled then owe_shares('revive', to) end
+  -- Of many nested runs those with shares have most retry; what is left then is whoever's that comes.
+  if not limit and run.retrying == '' and count_waiting() > 0 then owe_retry(nested and to > few_runs() and '' or nil) end
 end
 look(unheard)
 touch()

@@ -10,10 +10,10 @@ look()
 clean_up()
 if run.state ~= 'running' or run.stage ~= stage then return answer(run.state == 'running' and 'works' or 'rests', 'owing') end
 local updated, seen, seen_at = unpack(call('HMGET', head, 'updated', 'seen', 'seen_at'))
-local present = stage .. ' ' .. call('HLEN', here.marks) .. ' ' .. updated
-if present ~= seen then
+local found = present(updated)
+if found ~= seen then
   seen_at = now
-  call('HSET', head, 'seen', present, 'seen_at', now)
+  call('HSET', head, 'seen', found, 'seen_at', now)
   if run.stalled then call('HDEL', head, 'stalled') end
   run.stalled = false
 end
