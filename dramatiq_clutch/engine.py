@@ -102,13 +102,18 @@ class Engine:
 
     # What this process remembers
 
-    def leave_to_newer(self, name: str, error: BaseException | None) -> None:
-        """Say, once for each run or message, that it is left to workers of a newer release."""
-        if name not in self.left:
+    def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:
+        """Say, once for each run, that it is left to workers of a newer release."""
+        if run_id not in self.left:
             if len(self.left) >= MOST_AHEAD:
                 self.left.clear()
-            self.left.add(name)
-            logger.warning("%s is left to workers of a newer release: %s", name, error)
+            self.left.add(run_id)
+            logger.warning(
+                "Run %s is left to workers of a newer release: %s. It goes on when one comes; until then its messages "
+                "are put back again and again.",
+                run_id,
+                error,
+            )
 
     def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
         """Remember that jobs of this stage are wanted now: one was let go, or they are being sent."""

@@ -71,10 +71,12 @@ class ForeignRun(ClutchError):
 
 def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
     """What to raise for a run that another application has started."""
+    its, ours = (f"the application {name!r}" if name else "an application without a name" for name in (its, ours))
     return ForeignRun(
-        f"run {run_id!r} belongs to the application {its!r}, and this is {ours!r}: only its own may start, retry, "
-        "cancel or sweep it. Where applications share a state store, give each a namespace of its own "
-        '(RedisBackend(namespace="...")); where these are one, name them alike (ClutchMiddleware(application="..."))'
+        f"run {run_id!r} belongs to {its}, and this is {ours}: only its own may start, retry, resend or cancel it. "
+        "Where these are two applications, give each a state store of its own "
+        '(RedisBackend(namespace="...")), or this run another id; where they are one, name them alike '
+        '(ClutchMiddleware(application="..."))'
     )
 
 

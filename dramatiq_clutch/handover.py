@@ -47,6 +47,10 @@ NOBODY = "!nobody"
 #: How many bytes of what a stage is mapped over are written at a time.
 MOST_BYTES = 1_000_000
 
+#: When a sweeper of a newer release may find what this one had to leave to it, in milliseconds: before this one looks
+#: again.
+SOON = 1_000
+
 #: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
 LITTLE = 10_000
 
@@ -74,6 +78,12 @@ class Lease:
         for run_id, duty, caller in self.held:
             self.engine.backend.confirm(run_id, duty, _now(caller), cursor=duty.cursor)
         self.renewed = time.monotonic()
+
+    def give_back(self) -> None:
+        """Leave all of them to others, at once: to sweepers of a newer release."""
+        for run_id, duty, caller in self.held:
+            self.engine.backend.confirm(run_id, duty, replace(_now(caller), lease_ms=0), cursor=duty.cursor)
+            self.engine.look_again(run_id, current_millis() + SOON)
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
@@ -106,8 +116,9 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
-            except ForeignRun as error:  # it has come to our index by its name alone
-                logger.warning("The sweeper leaves a run alone: %s", error)
+                engine.look_again(run_id, current_millis() + SOON)
+            except ForeignRun as error:  # somebody has tried to start it here, or to change it
+                logger.info("The sweeper lets go of run %s: %s", run_id, error)
                 engine.look_again(run_id, None)
             except Exception as error:  # one run must not stop the others; it is looked at again later
                 if isinstance(error, Unavailable):
@@ -246,6 +257,9 @@ def _all(engine: Engine, lease: Lease, run_id: str, reply: Reply, caller: Caller
             _, duty, _ = held
             try:
                 more = yield from _do(engine, lease, run_id, duty, caller)
+            except NewerRelease:
+                lease.give_back()
+                raise
             except Exception as error:
                 if not is_final(error):
                     raise
@@ -581,7 +595,7 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
     return changed(
         message,
         queue_name=spec.queue or message.queue_name,
-        message_id=tag.message_id,
+        message_id=replace(tag, actor=message.actor_name).message_id,
         message_timestamp=current_millis(),
         options={**message.options, OPTION: tag.to_option()},
     )
@@ -607,7 +621,7 @@ def _call_back(engine: Engine, run_id: str, duty: Duty) -> None:
     for index, row in enumerate(engine.spec(run_id, duty.generation).callbacks[duty.kind]):
         message = message_from(row)
         args = message.args if duty.kind == "completion" else (*message.args, status)  # a group's take no status
-        tag = CallbackTag(run_id, duty.generation, duty.id, index)
+        tag = CallbackTag(run_id, duty.generation, duty.id, index, message.actor_name)
         stamped = message.copy(
             args=args,
             message_id=tag.message_id,

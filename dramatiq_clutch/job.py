@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dramatiq import MessageProxy
+from dramatiq import Message, MessageProxy
 
 from .engine import Engine
 from .errors import NestingError, NewerRelease
@@ -28,16 +28,28 @@ class Attempt:
     means that it stays unacked, as its worker was told to stop before anything could be known, and `newer` that it is
     put back for a worker of a newer release. `retry_sent` says that Retries got the next attempt sent, which is `due`
     then (UNIX milliseconds). `tag` is what the message says of itself; None if a newer release has written that.
+    `put_back` says that this has been done, and `options` are those that the message came with.
     """
 
     engine: Engine
     message_id: str
+    actor: str
     attempt: int
     tag: Tag | CallbackTag | None
     exit: Exit | None = None
     error: BaseException | None = None
     retry_sent: bool = False
     due: int = 0
+    put_back: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """How it is named to people: by its message's id, which says nothing, and by its place."""
+        return f"{self.message_id} ({self.tag})" if self.tag else self.message_id
+
+    def is_next(self, message: Message[Any]) -> bool:
+        """Whether a message that is enqueued meanwhile is another attempt of it."""
+        return message.message_id == self.message_id and message.actor_name == self.actor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,10 +109,11 @@ def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
         retries = message.options.get("retries", 0)
         number = retries if isinstance(retries, int) else 0
         common: dict[str, Any] = {"engine": engine, "message_id": message.message_id, "attempt": number}
+        common["actor"] = message.actor_name
         try:
-            tag = tag_of(option)
+            tag = tag_of(option, message.actor_name)
         except NewerRelease as error:
-            attempt = Attempt(**common, tag=None, exit="newer", error=error)
+            attempt = Attempt(**common, tag=None, exit="newer", error=error, options=dict(message.options))
         else:
             if tag.message_id != message.message_id:
                 return None

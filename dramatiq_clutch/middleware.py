@@ -95,6 +95,10 @@ class FailedAfterAll(ConnectionFailed, MiddlewareError):
         super().__init__(message)  # type: ignore[no-untyped-call]
 
 
+class AckedAfterAll(FailedAfterAll):
+    """Raised before the nack of a message that has been put back, and so is to be acked."""
+
+
 class ClutchMiddleware(EngineMiddleware):
     """Makes a broker ready for clutches. Add it anywhere in the stack, in producers and workers alike.
 
@@ -220,9 +224,9 @@ class ClutchMiddleware(EngineMiddleware):
         job.exit = word
         if word == "unknown":
             logger.error(
-                "Message %s, %s, goes to the dead-letter queue: there is no such run (any more).",
-                message.message_id,
-                job.tag,
+                "Message %s goes to the dead-letter queue: its run isn't there (any more). A run that has the same id "
+                "now is another one.",
+                job,
             )
             message.fail()
         raise SkipMessage(f"its place in run {job.tag.run_id} is {word}")
@@ -247,20 +251,24 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             job.conclude(result)
         except Exception as error:
-            logger.error("The result of message %s can't be encoded: %r", message.message_id, error)
+            logger.error("The result of message %s can't be encoded: %r", job, error)
             job.error = error
             message.fail()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         job = self._attempt_if_any(broker, message)
-        if job is not None and job.exit is None:
+        if job is not None and job.exit == "newer":
+            # Whatever it is skipped for, it is put back, and neither a dead letter nor a result of None.
+            message.failed = False
+            message.options["store_results"] = False
+        elif job is not None and job.exit is None:
             job.exit = "skipped"
             if isinstance(job, Job) and not message.failed:
                 job.conclude(None)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         attempt = jobs.working.get()
-        if attempt is not None and message.message_id == attempt.message_id:
+        if attempt is not None and attempt.is_next(message):
             attempt.retry_sent = True
             attempt.due = current_millis() + (delay or 0)
 
@@ -279,8 +287,7 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             job = self._attempt_if_any(broker, message)
             if job is not None and job.exit == "newer":
-                if "eta" not in message.options:  # or it is only on its way from the delay queue
-                    self._leave_to_newer(broker, message, job, job.error)
+                self._leave_to_newer(broker, message, job)
             elif isinstance(job, Job):
                 job.engine.at_work.pop(id(job), None)
                 self._close_job(broker, message, job)
@@ -293,29 +300,39 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _close_job(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         if job.exit == "unknown":
-            self._patiently(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
+            self._finish(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
             return
         if job.exit == "abandoned":
-            raise NotAcked(f"message {message.message_id} comes again: nothing could be known of its run")
+            raise NotAcked(f"message {job} comes again: nothing could be known of its run")
         if job.exit is None and not message.failed:
             if "eta" in message.options:
                 return  # on its way from the delay queue: nothing was processed
-            raise NotAcked(f"no hook has told how the attempt of message {message.message_id} ended")
+            raise NotAcked(f"no hook has told how the attempt of message {job} ended")
         is_acked = not message.failed
-        try:
-            self._patiently(job, lambda: self._settle(broker, message, job))
-        except NewerRelease as error:
-            self._leave_to_newer(broker, message, job, error)
+        self._finish(job, lambda: self._settle(broker, message, job))
         if is_acked and message.failed:
-            raise FailedAfterAll(f"message {message.message_id} is rejected in a moment: {job.error}")
+            raise FailedAfterAll(f"message {job} is rejected in a moment: {job.error}")
 
-    def _leave_to_newer(
-        self, broker: Broker, message: MessageProxy, attempt: Attempt, error: BaseException | None
-    ) -> None:
-        """Put a message back, a little later, for a worker of a newer release; there may be none here yet."""
-        attempt.engine.leave_to_newer(f"Message {message.message_id}", error)
-        copy = changed(message._message, queue_name=message.queue_name.removesuffix(".DQ"))
-        self._patiently(attempt, lambda: send(broker, [(copy, LEFT_FOR)]))
+    def _finish(self, job: Job, work: Callable[[], Any]) -> None:
+        """Do it, as often as it takes. What comes of it, and only a newer release can read, has been left to that."""
+        try:
+            self._patiently(job, work)
+        except NewerRelease as error:
+            job.engine.leave_to_newer(job.tag.run_id, error)
+
+    def _leave_to_newer(self, broker: Broker, message: MessageProxy, attempt: Attempt) -> None:
+        """Put a message back, as it came and a little later, for a worker of a newer release; there may be none yet."""
+        if "eta" in message.options and not message.failed:
+            return  # on its way from the delay queue: it has been put into its queue
+        if not attempt.put_back:
+            option = attempt.options[OPTION]
+            attempt.engine.leave_to_newer(str(option.get("run")), attempt.error)
+            copy = changed(message._message, options=attempt.options)
+            self._patiently(attempt, lambda: send(broker, [(copy, LEFT_FOR)]))
+            attempt.put_back = True
+        if message.failed:  # it has come to a consumer that doesn't know its actor
+            message.failed = False
+            raise AckedAfterAll(f"message {attempt} has been put back, and is acked in a moment")
 
     def _close_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
         """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send, and that its run
@@ -339,7 +356,7 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             delay = self._owed_delay(broker, message, callback)
         except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
-            self._give_up(message, error)
+            self._give_up(message, callback, error)
         if delay is None:
             return
 
@@ -354,12 +371,12 @@ class ClutchMiddleware(EngineMiddleware):
 
         final = self._patiently(callback, attempt)
         if final is not None:
-            self._give_up(message, final)
+            self._give_up(message, callback, final)
 
-    def _give_up(self, message: MessageProxy, error: Exception) -> NoReturn:
-        logger.error("Callback %s goes to the dead-letter queue: %r", message.message_id, error)
+    def _give_up(self, message: MessageProxy, callback: Attempt, error: Exception) -> NoReturn:
+        logger.error("Message %s goes to the dead-letter queue: %r", callback, error)
         message.fail()
-        raise FailedAfterAll(f"message {message.message_id} is rejected in a moment: {error!r}") from error
+        raise FailedAfterAll(f"message {callback} is rejected in a moment: {error!r}") from error
 
     def _settle(self, broker: Broker, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
@@ -370,12 +387,7 @@ class ClutchMiddleware(EngineMiddleware):
         else:
             reply = self._record(broker, message, job, caller)
             if reply.word in ("unknown", "refused"):
-                logger.error(
-                    "Message %s has worked for nothing: the place of %s is %s.",
-                    message.message_id,
-                    job.tag,
-                    reply.word,
-                )
+                logger.error("Message %s has worked for nothing: its place is %s.", job, reply.word)
         hand_over(engine, run_id, reply, caller)
         if touch or job.due:
             engine.touch_ancestors(run_id, due=job.due)
@@ -391,7 +403,7 @@ class ClutchMiddleware(EngineMiddleware):
         except PayloadRefused as error:
             if ending != "succeeded":
                 raise
-            logger.error("The result of message %s can't be stored: %s", message.message_id, error)
+            logger.error("The result of message %s can't be stored: %s", job, error)
             job.error = error
             message.fail()
             details = _details(message, job)
@@ -482,7 +494,7 @@ class ClutchMiddleware(EngineMiddleware):
         except NotAcked:
             return "abandoned"
         except NewerRelease as error:
-            job.engine.leave_to_newer(f"The share of message {job.message_id}", error)
+            job.engine.leave_to_newer(job.tag.run_id, error)
         return "go"
 
     def _patiently(self, job: Attempt, work: Callable[[], Any]) -> Any:
@@ -502,7 +514,7 @@ class ClutchMiddleware(EngineMiddleware):
                     tell_at = now + TELL_AGAIN
                 tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
                 if self._wait(backoff / 1000):
-                    raise NotAcked(f"the worker stops: message {job.message_id} comes again") from error
+                    raise NotAcked(f"the worker stops: message {job} comes again") from error
 
     def _wait(self, seconds: float) -> bool:
         """Whether the worker was told to stop. A time limit that strikes while nothing runs yet is not the job's."""
@@ -603,7 +615,7 @@ def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> N
     how = "waits" if seconds is None else f"still waits, after {seconds:.0f} s"
     logger.warning(
         "Message %s %s, unacked, until this is over: %s",
-        job.message_id,
+        job,
         how,
         error if isinstance(error, ClutchError) else repr(error),
         exc_info=error if cause is not None and not is_outage(cause) else None,

@@ -201,8 +201,7 @@ def refuse_newer(version: Any, what: str) -> None:
         raise DamagedState(f"{what} has the format {version!r}, which no release writes")
     if version > FORMAT:
         raise NewerRelease(
-            f"{what} has format {version}, and this dramatiq-clutch reads {FORMAT}: it is left to workers of a newer "
-            "release"
+            f"{what} has format {version}, written by a newer release, and this dramatiq-clutch reads {FORMAT}"
         )
 
 
@@ -289,7 +288,8 @@ class Tag:
     `generation` tells it from others that have had its id.
 
     `again` marks a message that may be a second copy, so that its worker asks before it runs it. One that `leads` has
-    a share of its stage's release to do. `batch` is its stage's.
+    a share of its stage's release to do. `batch` is its stage's. `actor` is whose message it is: the message says that
+    by itself, so the option doesn't.
     """
 
     run_id: str
@@ -301,12 +301,13 @@ class Tag:
     leads: bool = False
     batch: int = 0
     generation: str = ""
+    actor: str = ""
 
     @property
     def message_id(self) -> str:
         """The id of the job's message: derived, so that a second copy is known, and a stranger that has been given the
-        same options isn't taken for it."""
-        return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}")
+        same options, or is a copy for another actor, isn't taken for it."""
+        return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")
 
     @property
     def owner(self) -> str:
@@ -343,17 +344,18 @@ class Tag:
 @dataclass(frozen=True, slots=True)
 class CallbackTag:
     """What a callback's message says of itself: which event of which run it tells of. `duty` is the id of the duty that
-    has sent it, and `index` its place among the messages for that event."""
+    has sent it, and `index` its place among the messages for that event. `actor` is as in a `Tag`."""
 
     run_id: str
     generation: str
     duty: str
     index: int = 0
+    actor: str = ""
 
     @property
     def message_id(self) -> str:
         """The id of the callback's message: derived, so that a second copy is known."""
-        return derived_id(self.generation, f"{self.run_id}/{self.duty}.{self.index}")
+        return derived_id(self.generation, f"{self.run_id}/{self.duty}.{self.index}/{self.actor}")
 
     def __str__(self) -> str:
         return f"callback {self.duty} of run {self.run_id}"
@@ -372,10 +374,10 @@ class CallbackTag:
         return cls(run_id, generation, duty, index)
 
 
-def tag_of(option: Any) -> Tag | CallbackTag:
-    """What a message's option says. Raises DamagedState, or NewerRelease."""
+def tag_of(option: Any, actor: str) -> Tag | CallbackTag:
+    """What the option of a message for this actor says. Raises DamagedState, or NewerRelease."""
     is_callback = isinstance(option, dict) and "callback" in option
-    return CallbackTag.from_option(option) if is_callback else Tag.from_option(option)
+    return replace(CallbackTag.from_option(option) if is_callback else Tag.from_option(option), actor=actor)
 
 
 def _names_in(option: Any) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dramatiq.results import ResultMissing
 
 from .backend import Caller, Reply
 from .engine import Engine, engine_of
-from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, Unavailable
+from .errors import NestingError, NewerRelease, RunCancelled, RunFailed, RunNotFound, Unavailable
 from .handover import hand_over
 from .status import RunStatus, status_from
 from .steps import Handle
@@ -35,7 +35,7 @@ class Run(Handle):
         self._broker = broker
 
     def status(self) -> RunStatus:
-        """How the run stands, at one moment. Raises RunNotFound."""
+        """How the run stands, at one moment. Raises RunNotFound, or NewerRelease."""
         snapshot = self._engine.backend.snapshot(self.run_id)
         if snapshot is None:
             raise self._not_found()
@@ -93,6 +93,8 @@ class Run(Handle):
 
         Raises:
           RunNotFound: there is no such run (any more).
+          ForeignRun: it belongs to another application that keeps its runs in the same place.
+          NewerRelease: a newer release has started it; only that can change it.
           StateUnavailable: the state store is away; try again.
         """
         return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
@@ -109,6 +111,8 @@ class Run(Handle):
 
         Raises:
           RunNotFound: there is no such run (any more).
+          ForeignRun: it belongs to another application that keeps its runs in the same place.
+          NewerRelease: a newer release has started it; only that can change it.
           StateUnavailable: the state store is away; try again.
         """
         return self._change("retry", self._engine.backend.retry).word == "retried"
@@ -132,7 +136,7 @@ class Run(Handle):
         try:
             hand_over(engine, self.run_id, reply, caller)
         except Exception as error:  # what is owed is stored, whatever it was
-            unexpected = not isinstance(error, Unavailable)
+            unexpected = not isinstance(error, Unavailable | NewerRelease)
             logger.warning("A worker will finish the %s of run %s: %r", verb, self.run_id, error, exc_info=unexpected)
         return reply
 

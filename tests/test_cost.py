@@ -120,7 +120,7 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) 
 
     run = Clutch().parallel(job.message(0), wait).run()
     generation = engine.backend.generation(run.run_id) or ""
-    tag = Tag(run.run_id, 0, 0, 2, generation=generation)
+    tag = Tag(run.run_id, 0, 0, 2, generation=generation, actor="job")
     with running_worker(redis_broker, threads=2):
         wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
         engine.let_go(tag.run_id, generation, tag.stage, tag.of)

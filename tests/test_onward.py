@@ -150,7 +150,7 @@ def test_a_broker_that_enqueues_in_its_own_way_does_so(series: Series, monkeypat
 
     monkeypatch.setattr(series.broker, "__class__", Own)
     assert series.record(1).sent is None
-    assert enqueued == [tag_in(series.broker, series.run, 2).message_id]
+    assert enqueued == [tag_in(series.broker, series.run, 2, actor="job").message_id]
     assert len(series.sent) == 3
 
 

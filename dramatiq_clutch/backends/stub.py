@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 from weakref import WeakSet
 
 from dramatiq import Encoder
@@ -427,16 +428,27 @@ class StubListener(Listener):
             self._changed.notify_all()
 
 
+class Mark(NamedTuple):
+    """What is left of a run: that it is done, with its claim and application, or in which epoch it was buried."""
+
+    what: Literal["", "done", "buried"] = ""
+    generation: str = ""
+    claim: str = ""
+    application: str = ""
+    epoch: int = 0
+
+    def is_buried(self, generation: str) -> bool:
+        return self.what == "buried" and self.generation == generation
+
+
 class StubBackend(ClutchBackend):
     """Keeps runs in memory."""
 
     def __init__(self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.runs: dict[str, StubRun] = {}
-        self.marks: dict[
-            str, tuple[str, str, str | int]
-        ] = {}  # what is left: done or buried, generation, claim or epoch
-        self.index: dict[str, tuple[str, int]] = {}  # application, when to look
+        self.marks: dict[str, Mark] = {}
+        self.index: dict[tuple[str, str], int] = {}  # application and run, when to look
         self.drafts: dict[tuple[str, str], list[bytes]] = {}
         self.renew()
         renew_in_children(self)
@@ -452,7 +464,7 @@ class StubBackend(ClutchBackend):
         self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
     ) -> None:
         with self._changed:
-            self.index[run_id] = caller.application, caller.now + caller.lease_ms
+            self.index[caller.application, run_id] = caller.now + caller.lease_ms
             written = self.drafts.setdefault((run_id, draft), [])
             if len(written) < offset:
                 raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
@@ -481,11 +493,13 @@ class StubBackend(ClutchBackend):
                 if run.generation != spec.generation:
                     return Reply("exists")
                 return run.answer("created" if run.token == caller.owner else "exists", caller)
-            self.index[run_id] = caller.application, caller.now + caller.lease_ms
-            what, whose, detail = self.marks.get(run_id, ("", "", ""))
-            if what == "done" and (not spec.parent or whose == spec.generation):
-                return Reply("exists" if spec.parent or detail == claim else "taken")
-            if what == "buried" and whose == spec.generation and spec.parent and int(detail) >= spec.parent.epoch:
+            self.index[caller.application, run_id] = caller.now + caller.lease_ms
+            mark = self.marks.get(run_id, Mark())
+            if mark.what == "done" and (not spec.parent or mark.generation == spec.generation):
+                if mark.application != caller.application:
+                    return Reply("foreign", note=mark.application)  # type: ignore[arg-type]
+                return Reply("exists" if spec.parent or mark.claim == claim else "taken")
+            if mark.is_buried(spec.generation) and spec.parent and mark.epoch >= spec.parent.epoch:
                 return Reply("exists")
             if len(rows) != rows_of(plan.lines):
                 raise DamagedState(f"the plan of run {run_id!r} expired before it was complete")
@@ -692,10 +706,10 @@ class StubBackend(ClutchBackend):
     def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
         with self._transition(run_id, caller, generation, private=True) as run:
             if run is None:
-                what, whose, detail = self.marks.get(run_id, ("", "", ""))
-                known = bool(what) and whose == generation and (what == "done" or int(detail) >= (bury or 0))
-                if bury is not None and not known:
-                    self.marks[run_id] = "buried", generation, bury
+                mark = self.marks.get(run_id, Mark())
+                is_later = mark.what == "done" or mark.epoch >= (bury or 0)
+                if bury is not None and not (mark.what and mark.generation == generation and is_later):
+                    self.marks[run_id] = Mark("buried", generation, epoch=bury)
                 return Reply("unknown")
             if bury is not None and run.since > bury:
                 return run.answer("over", caller)
@@ -815,7 +829,7 @@ class StubBackend(ClutchBackend):
         if run.state == "succeeded":
             run.outbox = {name: owed for name, owed in run.outbox.items() if not run.is_moot(owed.duty)}
         if run.is_over:
-            self.marks[run_id] = "done", run.generation, run.claim
+            self.marks[run_id] = Mark("done", run.generation, run.claim, run.application)
             run.spec, run.rows = None, ()
             if run.told and not run.callbacks:
                 self.runs.pop(run_id, None)
@@ -825,8 +839,8 @@ class StubBackend(ClutchBackend):
         return run if run and (not generation or run.generation == generation) else None
 
     def _word_of_none(self, tag: Tag) -> GuardWord:
-        what, whose, _ = self.marks.get(tag.run_id, ("", "", ""))
-        return "over" if what and tag.generation in ("", whose) else "unknown"
+        mark = self.marks.get(tag.run_id, Mark())
+        return "over" if mark.what and tag.generation in ("", mark.generation) else "unknown"
 
     # Looking
 
@@ -917,8 +931,8 @@ class StubBackend(ClutchBackend):
 
     def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
         with self._changed:
-            due = [run_id for run_id, (whose, at) in self.index.items() if at <= now and whose == application][:limit]
-            self.index.update(dict.fromkeys(due, (application, look_again_at)))
+            due = [run_id for (whose, run_id), at in self.index.items() if at <= now and whose == application][:limit]
+            self.index.update({(application, run_id): look_again_at for run_id in due})
             return due
 
     def look_again(
@@ -926,9 +940,9 @@ class StubBackend(ClutchBackend):
     ) -> None:
         with self._changed:
             if at is None:
-                self.index.pop(run_id, None)
-            elif run_id in self.index or not known:
-                self.index[run_id] = application, at
+                self.index.pop((application, run_id), None)
+            elif (application, run_id) in self.index or not known:
+                self.index[application, run_id] = at
 
 
 def _standing(run: StubRun, one: Trouble) -> Standing:

@@ -46,7 +46,7 @@ local MANY = 1000 -- no step works on more members than that
 local call = redis.call
 local fields = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
   'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 's' .. (stage + 1), 's' .. (stage + 2), 'gen', 'era',
-  'revival', 'until', 'stalled', 'retrying')
+  'revival', 'until', 'stalled', 'retrying', 'app')
 local run = {
   state = fields[1], stage = tonumber(fields[2] or -1), stages = tonumber(fields[3] or 0), ttl = tonumber(fields[4] or 0),
   result_ttl = fields[5], events = fields[6] or '', alarmed = fields[7] == '1', mourned = fields[8] == '1',
@@ -55,7 +55,7 @@ local run = {
   later = {[stage + 1] = fields[16] or nil, [stage + 2] = fields[17] or nil},
   generation = fields[18] or '', era = tonumber(fields[19] or 0), revival = tonumber(fields[20] or 0),
   due = tonumber(fields[21] or 0), -- until when something of it is delayed
-  stalled = fields[22], retrying = fields[23] or '',
+  stalled = fields[22], retrying = fields[23] or '', app = fields[24] or '',
 }
 -- The state of another run that has this one's id now, or had it before. It is not ours to read or change.
 local stranger = run.state and run.generation ~= generation and run.state or nil
@@ -480,7 +480,8 @@ local function held(id)
   return duty and not duty.parked and duty.lease == lease and duty or nil
 end
 
--- What is left of a run: 'done' or 'buried', its generation, and the claim or the epoch in which it was buried.
+-- What is left of a run: 'done' or 'buried', its generation, and its claim and application, or the epoch in which it
+-- was buried.
 local function marked()
   return string.match(call('GET', mark) or '', '^(%a+) (%w*) ?(.*)$')
 end
@@ -498,7 +499,8 @@ local function clean_up()
     if is_moot(id) then call('HDEL', outbox, id) end
   end
   if call('EXISTS', outbox) == 1 then return end
-  call('SET', mark, 'done ' .. generation .. ' ' .. run.claim, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  local whose = generation .. ' ' .. run.claim .. ' ' .. run.app
+  call('SET', mark, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
     call('UNLINK', head, plan, here.marks, here.standing, here.dead, here.details)

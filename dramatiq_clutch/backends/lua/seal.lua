@@ -18,7 +18,9 @@ end
 local what, whose, detail = marked()
 if what == 'done' and (whose == generation or not nested) then
   call('UNLINK', draft)
-  return {(nested or detail == claim) and 'exists' or 'taken', ''}
+  local its_claim, its_app = string.match(detail, '^(%S*) ?(.*)$')
+  if its_app ~= app then return {'foreign', its_app} end
+  return {(nested or its_claim == claim) and 'exists' or 'taken', ''}
 elseif what == 'buried' and whose == generation and not (nested and tonumber(detail) < tonumber(epoch)) then
   call('UNLINK', draft)
   return {'exists', ''}
@@ -26,7 +28,7 @@ end
 if call('LLEN', draft) ~= tonumber(ARGV[11]) then return {'expired', ''} end
 call('DEL', mark)
 if stranger then call('UNLINK', head) end -- it was nested in another run that had our parent's id
-run.ttl, run.result_ttl, run.stage, run.claim, run.due = tonumber(run_ttl), result_ttl, 0, claim, due
+run.ttl, run.result_ttl, run.stage, run.claim, run.app, run.due = tonumber(run_ttl), result_ttl, 0, claim, app, due
 for index = 14, #ARGV, 2 do call('HSET', head, ARGV[index], ARGV[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
   'token', owner, 'since', nested and epoch or 0, 'created', now, 'updated', now, 'gen', generation, 'app', app)
