@@ -104,8 +104,8 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
 
 
 def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
-    """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease has
-    lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
+    """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease
+    has lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
     looked, began = 0, current_millis()
     while True:
         due = engine.backend.due(began, current_millis() + 2 * engine.lease_ms, limit, application=engine.application)

@@ -57,3 +57,11 @@ def test_the_picture_is_what_the_code_above_it_draws(stub_broker: object) -> Non
     namespace: dict[str, Any] = {"Clutch": Clutch, **actors}
     exec(code, namespace)
     assert namespace["picture"].to_mermaid() == picture
+
+
+def test_each_promise_is_shown_by_a_test_that_is_there() -> None:
+    shown = re.findall(r"`(test_\w+\.py)::(test_\w+)`", README.read_text())
+    assert len(shown) > 20
+    tests = README.parent / "tests"
+    missing = [f"{file}::{name}" for file, name in shown if f"def {name}(" not in (tests / file).read_text()]
+    assert missing == []

@@ -283,6 +283,7 @@ def change(world: World, verb: str) -> None:
     else:
         Run.retry(world.run)
         world.sim.retry()
-    sweep(engine_of(world.broker))  # what is shared out to whoever comes
+    while sweep(engine_of(world.broker)):  # what is shared out to whoever comes, level by level
+        pass
     world.sim.settle()
     world.collect()
