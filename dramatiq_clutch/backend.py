@@ -274,7 +274,7 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
         """Look at what the state owes, and give the caller what is its own or whose lease has lapsed; a sweeper also
-        one share of what anybody may do. `owing` if there is anything to do, be it somebody else's; `clear`, or
+        gets one share of what anybody may do. `owing` if there is anything to do, be it somebody else's; `clear`, or
         `unknown`. Raises ForeignRun for a run of another application."""
 
     @abc.abstractmethod
