@@ -47,10 +47,6 @@ NOBODY = "!nobody"
 #: How many bytes of what a stage is mapped over are written at a time.
 MOST_BYTES = 1_000_000
 
-#: When a sweeper of a newer release may find what this one had to leave to it, in milliseconds: before this one looks
-#: again.
-SOON = 1_000
-
 #: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
 LITTLE = 10_000
 
@@ -83,7 +79,7 @@ class Lease:
         """Leave all of them to others, at once: to sweepers of a newer release."""
         for run_id, duty, caller in self.held:
             self.engine.backend.confirm(run_id, duty, replace(_now(caller), lease_ms=0), cursor=duty.cursor)
-            self.engine.look_again(run_id, current_millis() + SOON)
+            self.engine.look_again(run_id, current_millis())
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
@@ -116,7 +112,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
-                engine.look_again(run_id, current_millis() + SOON)
+                engine.look_again(run_id, current_millis() + 1)  # whoever comes next may be newer
             except ForeignRun as error:  # somebody has tried to start it here, or to change it
                 logger.info("The sweeper lets go of run %s: %s", run_id, error)
                 engine.look_again(run_id, None)

@@ -406,7 +406,7 @@ class RedisBackend(ClutchBackend):
             for at in range(0, len(run_ids), MOST_LOOKED_AT):
                 pipe = self.client.pipeline(transaction=False)
                 for run_id in run_ids[at : at + MOST_LOOKED_AT]:
-                    pipe.hget(self._key(run_id, "head"), "state")
+                    pipe.hmget(self._key(run_id, "head"), "state", "format")
                 found += map(_is_rest, pipe.execute(raise_on_error=False))
         return found
 
@@ -643,11 +643,14 @@ def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
     )
 
 
-def _is_rest(state: Any) -> bool:
-    """Of an error that waiting doesn't cure: whoever reads the run gets it."""
-    if isinstance(state, Exception) and way_out(state) is not None:
-        raise state
-    return bool(state != b"running")
+def _is_rest(found: Any) -> bool:
+    """Also of an error that waiting doesn't cure, and of a newer format: whoever reads the run gets it."""
+    if isinstance(found, Exception):
+        if way_out(found) is not None:
+            raise found
+        return True
+    state, version = found
+    return state != b"running" or int(version or FORMAT) > FORMAT
 
 
 def _expired(run_id: str) -> DamagedState:
