@@ -212,8 +212,8 @@ class Clutch(Description):
             raise foreign_run(run_id, reply.note, engine.application)
         try:
             hand_over(engine, run_id, reply, caller)
-            # Of a run that was there already, another caller may hold a duty; and leaders, who owe some, may come late.
-            if reply.word == "created" and not any(duty.leaders for duty in reply.duties):
+            # Whoever owns a share of the first stage, or has started the run before, may never do what it owes.
+            if reply.word == "created" and reply.note != "more" and not any(duty.leaders for duty in reply.duties):
                 engine.look_when_quiet(run_id)
         except Exception as error:  # the run is safe, whatever it was
             unexpected = not isinstance(error, Unavailable | NewerRelease)

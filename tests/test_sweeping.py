@@ -193,6 +193,26 @@ def sweep_beside_a_broken_queue(app: Application) -> None:
     assert app.broker.client.llen(f"{app.broker.namespace}:default") == 20
 
 
+def test_a_run_that_is_run_again_is_looked_at_as_soon_as_before(make: Callable[..., Any]) -> None:
+    """Its first producer was killed, and the second one starts nothing."""
+    with make(sweep_interval=None) as app:
+        clutch = Clutch().then(Jobs(app.broker).job.message("a"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dramatiq_clutch.clutch.hand_over", lambda *args: None)
+            run = clutch.run(run_id="twice")
+        assert clutch.run(run_id="twice") == run
+        assert app.index()["twice"] <= time.time() * 1000 + app.engine.lease_ms
+
+
+def test_shares_of_leaders_that_never_come_are_looked_for(make: Callable[..., Any]) -> None:
+    """Their owner's message may be in a queue that no worker listens to."""
+    with make(sweep_interval=None) as app:
+        job = Jobs(app.broker).job.message("a")
+        run = Clutch().parallel(job for _ in range(1_000)).run()
+        assert app.index()[run.run_id] <= time.time() * 1000 + app.engine.lease_ms
+        assert app.index()[run.run_id] > 0
+
+
 def test_another_applications_run_is_not_looked_at_for_ever(redis_client: redis.Redis) -> None:
     with application(redis_client, application="shop") as shop:
         run = Clutch().then(Jobs(shop.broker).job.message("a")).run(run_id="ours")
