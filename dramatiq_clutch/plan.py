@@ -201,7 +201,7 @@ def refuse_newer(version: Any, what: str) -> None:
         raise DamagedState(f"{what} has the format {version!r}, which no release writes")
     if version > FORMAT:
         raise NewerRelease(
-            f"{what} has format {version}, written by a newer release, and this dramatiq-clutch reads {FORMAT}"
+            f"{what} has format {version}, and this dramatiq-clutch reads {FORMAT}: a newer release has written it"
         )
 
 

@@ -226,7 +226,7 @@ def test_an_old_process_changes_no_newer_run_and_says_so(fleet: Fleet) -> None:
     fleet.newer("series", "series")
     before = fleet.messages
     run = fleet.run("series")
-    says = f"run 'series' has format {NEWER}, written by a newer release, and this dramatiq-clutch reads {FORMAT}"
+    says = f"run 'series' has format {NEWER}, and this dramatiq-clutch reads {FORMAT}: a newer release has written it"
     for ask in (run.cancel, run.retry, run.resend, run.status, run.get_result, lambda: run.get_result(block=True)):
         with pytest.raises(NewerRelease, match=says):
             ask()
