@@ -12,6 +12,9 @@ from tests.chaos.worlds import WORLDS
 #: How the time is divided, if all worlds have their turn.
 SHARES = {"neighbours": 0.6, "fleet": 0.2, "failover": 0.2}
 
+#: How much of what is wrong in a world is told.
+MOST = 40
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Runs under all kinds of mischief; prints what came of them.")
@@ -24,7 +27,9 @@ def main() -> int:
     failed = False
     for name, share in shares.items():
         verdict = WORLDS[name](arguments.seed, share * arguments.seconds).run()
-        print(verdict.table(), *(f"WRONG: {wrong}" for wrong in verdict.wrong), "", sep="\n", flush=True)
+        print(verdict.table(), *(f"WRONG: {wrong}" for wrong in verdict.wrong[:MOST]), "", sep="\n", flush=True)
+        if len(verdict.wrong) > MOST:
+            print(f"... and {len(verdict.wrong) - MOST} more")
         failed = failed or bool(verdict.wrong)
         if arguments.logs:
             arguments.logs.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,9 @@ STARTED, CANCELLED, TROUBLE, AGAIN = "started", "cancelled", "trouble", "again"
 #: After how many seconds a forked child counts as stuck. An outage lasts one or two; clients wait between their tries.
 STUCK = 20.0
 
+#: How many messages may wait when a run is started: the verdict is on what is lost, and not on what is slow.
+ENOUGH = 200
+
 #: How far back a lane looks for runs that the state store has forgotten.
 RECENT = 20
 
@@ -43,19 +46,24 @@ class Lane:
             self.step()
             time.sleep(pause)
 
-    def step(self) -> None:
-        """Start the next run; the same one the next time, if that fails because something is away."""
+    def step(self) -> bool:
+        """Start the next run; the same one the next time, if that fails because something is away, or if workers have
+        enough to do. Returns whether it has."""
         try:
+            if self.jobs.broker.do_qsize("default") > ENOUGH:
+                return False
             number = int(self.notes.zscore(STARTED, self.name) or 0)
             if self.forgetful and number:
                 self._start_again(random.randrange(max(0, number - RECENT), number))
             self._start(number)
             self.notes.zadd(STARTED, {self.name: number + 1}, gt=True)
+            return True
         except (Unavailable, redis.RedisError, OSError) as error:
             os.write(1, f"again: {error!r}\n".encode())  # and not print: a child must not wait for a thread's lock
         except Exception as error:
             with contextlib.suppress(redis.RedisError):  # it will happen again, with the same run
                 self.notes.sadd(TROUBLE, f"lane {self.name}: {error!r}")
+        return False
 
     def _start(self, number: int) -> None:
         run_id, shape = f"{self.name}/{number}", SHAPES[number % len(SHAPES)]
@@ -109,8 +117,10 @@ def main() -> None:
     threads = [
         threading.Thread(target=lane(str(index)).go_on, args=[arguments.pause]) for index in range(arguments.threads)
     ]
-    # Whatever that imports, it does before any fork: a child would wait for ever for a thread that was importing it.
-    lane("0").step()
+    # What is imported and made when it is first needed is there before any fork: a child would wait for ever for a
+    # thread that was importing it, or held Dramatiq's own lock for it.
+    while not lane("0").step():
+        time.sleep(arguments.pause)
     for thread in threads:
         thread.start()
     of_children = lane("c")
