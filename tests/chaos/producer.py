@@ -43,15 +43,21 @@ class Lane:
 
     def go_on(self, pause: float) -> None:
         while True:
-            self.step()
+            if self.has_room():
+                self.step()
             time.sleep(pause)
 
-    def step(self) -> bool:
-        """Start the next run; the same one the next time, if that fails because something is away, or if workers have
-        enough to do. Returns whether it has."""
+    def has_room(self) -> bool:
+        """Whether workers can do with more; not, if nobody can tell."""
         try:
-            if self.jobs.broker.do_qsize("default") > ENOUGH:
-                return False
+            return int(self.jobs.broker.do_qsize("default")) < ENOUGH
+        except (redis.RedisError, OSError):
+            return False
+
+    def step(self) -> bool:
+        """Start the next run; the same one the next time, if that fails because something is away. Returns whether it
+        has."""
+        try:
             number = int(self.notes.zscore(STARTED, self.name) or 0)
             if self.forgetful and number:
                 self._start_again(random.randrange(max(0, number - RECENT), number))
@@ -125,7 +131,8 @@ def main() -> None:
         thread.start()
     of_children = lane("c")
     while arguments.children:
-        fork(of_children, arguments.children)
+        if of_children.has_room():
+            fork(of_children, arguments.children)
         time.sleep(arguments.pause)
 
 
