@@ -67,7 +67,8 @@ def assert_same_end(world: Jobs, run: Run) -> None:
     wait_until("the callbacks", lambda: client.hlen(HEARD) == 2, timeout=20)
     heard = {event.decode(): int(count) for event, count in client.hgetall(HEARD).items()}
     assert set(heard) == {"on_success", "on_finish"}
-    assert sum(heard.values()) <= 3  # a crash between sending and confirming may send one again
+    # A crash between sending and confirming may send one again, and both may have been at work when it came.
+    assert sum(heard.values()) <= 4
     began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
     jobs = 2 + 3 + 3 + 1 + 2 + 1 + 1
     assert len(began) == jobs

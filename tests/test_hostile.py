@@ -205,7 +205,7 @@ def test_a_plan_of_a_newer_release_is_left_to_its_workers(
         wait_until("it is left", lambda: "is left to workers of a newer release" in caplog.text)
         assert run.status().state == "running"
         client.hset(key(run, "head"), "spec", spec)  # as if such a worker came
-        assert run.get_result(block=True) == "b"
+        assert run.get_result(block=True, timeout=60_000) == "b"
     assert jobs.began == ["a", "b"]
 
 

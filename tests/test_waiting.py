@@ -409,10 +409,12 @@ def test_a_run_that_can_not_be_read_keeps_nobody_else_waiting(redis_broker: Redi
     redis_broker.client.set("dramatiq-clutch:{foreign}:head", "a string", px=60_000)
     with ThreadPoolExecutor(2) as pool:
         wait = pool.submit(run.get_result, block=True, timeout=20_000)
-        foreign = pool.submit(Run("foreign").get_result, block=True, timeout=20_000)
-        assert isinstance(foreign.exception(timeout=10), redis.ResponseError)
+        foreign = pool.submit(Run("foreign").get_result, block=True, timeout=1_000)
+        error = foreign.exception(timeout=60)
+        assert isinstance(error, ResultTimeout)
+        assert "another program has written to this key: remove it" in str(error)
         with running_worker(redis_broker):
-            assert wait.result(timeout=10) == "done"
+            assert wait.result(timeout=60) == "done"
 
 
 def test_a_listener_hears_what_is_said_once_it_has_begun(broker: dramatiq.Broker) -> None:

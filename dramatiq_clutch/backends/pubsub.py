@@ -14,13 +14,15 @@ from dramatiq.logging import get_logger
 
 from ..backend import Listener
 from ..errors import StateUnavailable
-from ..outages import way_out
 
 #: How many channels are subscribed to in one command, and how many messages are read before they are looked at.
 CHUNK, MOST = 500, 1_000
 
 #: A pool that is smaller than this has no connection to spare: one would be kept for listening.
 LEAST_POOL = 3
+
+#: What is in the answer to a command that isn't allowed, or isn't known.
+REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
 
 logger = get_logger(__name__)
 
@@ -84,7 +86,7 @@ class RedisListener(Listener):
         try:
             self._client.publish(self._own, "")
         except redis.RedisError as error:
-            if isinstance(error, redis.ResponseError) and way_out(error) is None:
+            if _refuses(error):
                 self._is_deaf_because(f"publishing isn't allowed: {error}")
             else:
                 logger.debug("A listener couldn't be woken: %s", error)
@@ -104,7 +106,7 @@ class RedisListener(Listener):
             yield self._pubsub
         except redis.RedisError as error:
             self.close()
-            if isinstance(error, redis.ResponseError) and way_out(error) is None:
+            if _refuses(error):
                 self._bar(f"subscribing isn't allowed: {error}")
                 return
             raise StateUnavailable(f"the state store can't be listened to for now: {error}") from error
@@ -125,6 +127,12 @@ class RedisListener(Listener):
                 self._namespace,
                 reason,
             )
+
+
+def _refuses(error: redis.RedisError) -> bool:
+    """Whether a server, or a proxy before it, says that this user may not do that, or that it can't be done there."""
+    said = str(error).lower()
+    return isinstance(error, redis.ResponseError) and any(word in said for word in REFUSALS)
 
 
 def _in_chunks(command: Any, channels: Iterable[bytes]) -> None:
