@@ -164,10 +164,19 @@ def _look_at(engine: Engine, run_id: str, is_stopping: Callable[[], bool], *, wa
         else:
             engine.look_when_quiet(run_id)
     elif reply.word == "works":
+        if engine.resend_stalled and _is_stalled(engine, run_id):
+            _tell_stalled(engine, run_id)
         engine.look_when_quiet(run_id)
     elif reply.word == "stalled":
         _tell_stalled(engine, run_id)
         engine.look_when_quiet(run_id)
+
+
+def _is_stalled(engine: Engine, run_id: str) -> bool:
+    """Whether that has been found out before, and nothing has happened since: whoever did so may have died before
+    anything was sent again, or the state store may have forgotten that it was."""
+    snapshot = engine.backend.snapshot(run_id)
+    return snapshot is not None and bool(snapshot["head"].get("stalled"))
 
 
 def _tell_stalled(engine: Engine, run_id: str) -> None:

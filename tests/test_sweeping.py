@@ -395,6 +395,18 @@ def test_with_resend_stalled_such_a_run_ends_by_itself(redis_client: redis.Redis
             assert run.get_result(block=True, timeout=60_000) == "c"
 
 
+def test_a_stalled_run_whose_finder_died_before_it_sent_anything_ends_by_itself_too(make: Callable[..., Any]) -> None:
+    with make(resend_stalled=True, **QUICK) as app:
+        run = Clutch().then(Jobs(app.broker).job.message("a")).run()
+        app.broker.flush("default")
+        backend, caller = app.engine.backend, app.engine.caller("sweeper")
+        found = lambda: backend.sweep(run.run_id, caller, stalled_after=0).word == "stalled"  # noqa: E731
+        wait_until("it is found out", found)
+
+        with running_worker(app.broker):
+            assert run.get_result(block=True, timeout=20_000) == "a"
+
+
 def test_a_stalled_run_of_which_one_member_succeeds_is_not_stalled_any_more(make: Callable[..., Any]) -> None:
     """The common case of a success changes nothing but its place: that is enough."""
     with make(**QUICK) as app:
