@@ -380,8 +380,9 @@ def test_a_clutch_is_pickled_and_copied_without_its_broker(broker: dramatiq.Brok
     assert {_plan(one, broker, inherits=False).to_bytes() for one in (clutch, *copies)} == {
         _plan(clutch, broker, inherits=False).to_bytes()
     }
-    assert result(broker, copies[0].then(jobs.total)) == [["m", "x"], ["m", "y"]]
-    jobs.wait_fired("root", "E")
+    with running_worker(broker):
+        assert copies[0].then(jobs.total).run().get_result(block=True) == [["m", "x"], ["m", "y"]]
+        jobs.wait_fired("root", "E")
 
 
 # A handle among a job's arguments
