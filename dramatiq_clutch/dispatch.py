@@ -119,9 +119,11 @@ def _encoded(message: Message[Any]) -> bytes:
 def _batches(broker: RedisBroker, outgoing: Sequence[Outgoing]) -> Iterator[tuple[Sequence[Outgoing], list[list[Any]]]]:
     """The messages, some at a time, ready to be sent, and with what the broker's script takes for each."""
     prepared, calls, size = list[Outgoing](), list[list[Any]](), 0
+    is_awaited = _is_awaited(broker, "before_enqueue")
     for message, delay in outgoing:
         one = _prepare(message, delay)
-        _announce(broker, "before", [one])
+        if is_awaited:
+            broker.emit_before("enqueue", *one)
         prepared.append(one)
         calls.append(_arguments(broker, one[0]))
         size += len(calls[-1][-1])
@@ -189,8 +191,12 @@ def _execute(broker: RedisBroker, calls: list[list[Any]], along: Sequence[wire.C
 
 
 def _announce(broker: Broker, when: Literal["before", "after"], prepared: Sequence[Outgoing]) -> None:
-    """Call the hooks, if any middleware does something there: 10 empty methods cost more than sending a message."""
-    hook, emit = f"{when}_enqueue", broker.emit_before if when == "before" else broker.emit_after
-    if any(getattr(type(middleware), hook) is not getattr(Middleware, hook) for middleware in broker.middleware):
+    emit = broker.emit_before if when == "before" else broker.emit_after
+    if _is_awaited(broker, f"{when}_enqueue"):
         for message, delay in prepared:
             emit("enqueue", message, delay)
+
+
+def _is_awaited(broker: Broker, hook: str) -> bool:
+    """Whether any middleware does something there: calling 10 empty methods costs more than sending a message."""
+    return any(getattr(type(middleware), hook) is not getattr(Middleware, hook) for middleware in broker.middleware)
