@@ -402,14 +402,14 @@ class TwoBackends(RuleBasedStateMachine):
         left = {part_of(key.decode()).rsplit("}:")[1] for key in found}
         if status is None:
             assert self.plan.spec.parent
-            assert left <= {"mark", "bell"}
+            assert left <= {"mark"}
             return
         assert status.error or status.state == "succeeded"
         if status.state == "succeeded":
             self.both(lambda b: b.spec(self.run_id))
             last = len(self.sizes) - 1
             parts = {f"{part}:{last}" for part in ("marks", "standing", "dead", "details")}
-            assert left <= {"head", "bell", "mark", *parts}
+            assert left <= {"head", "mark", *parts}
 
     def hear(self) -> None:
         """All callbacks that were sent have ended."""

@@ -231,7 +231,7 @@ def test_no_keys_are_left_behind(world: World) -> None:
     result(run)
     wait_until("the last duty is confirmed", lambda: world.client.exists(f"dramatiq-clutch:{{{run.run_id}}}:mark"))
     own = f"dramatiq-clutch:{{{run.run_id}}}"
-    assert_only_left(world.client, allowed=(":head", ":bell", ":mark", ":marks:2", ":callbacks"), namespace=own)
+    assert_only_left(world.client, allowed=(":head", ":mark", ":marks:2", ":callbacks"), namespace=own)
     for key in world.client.keys(f"{own}:*"):
         assert world.client.pttl(key) <= (86_400_000 if ":mark" in str(key) and ":marks" not in str(key) else 600_000)
 

@@ -449,8 +449,8 @@ class RedisBackend(ClutchBackend):
         return f"{self.namespace}:index:{application}"
 
     def _key(self, run_id: str, part: str, generation: str = "") -> str:
-        """The name of a key. Only the head, the bell and the mark go by the run's id alone: all others are of one
-        generation, so that nobody finds anything of another run that has had the id."""
+        """The name of a key. Only the head, the mark and the channel (bell) go by the run's id alone: all others are of
+        one generation, so that nobody finds anything of another run that has had the id."""
         return f"{self.namespace}:{{{run_id}}}:{part}" + (f":{generation}" if generation else "")
 
     def _draft(self, run_id: str, draft: str) -> str:
