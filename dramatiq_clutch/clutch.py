@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from .steps import (
     to_encoded,
     to_member,
 )
+from .tokens import new_token
 
 #: What a callback is given as; what isn't a name is kept encoded, as it was then.
 Callback = Message[Any] | AnyActor | str | Encoded
@@ -194,7 +194,7 @@ class Clutch(Description):
         engine = engine_of(broker)
         spec, lines, rows = _read(self, broker, start_at=current_millis() + delay if delay else None)
         spec = dataclasses.replace(spec, generation=new_generation())
-        claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), secrets.token_hex(8)
+        claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
         fingerprint, caller = Fingerprint(), engine.caller(owner=f"run:{uuid4()}")
         for offset, chunk in _chunks(rows):
             caller = dataclasses.replace(caller, now=current_millis())

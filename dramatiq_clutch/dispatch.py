@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeGuard
-from uuid import uuid4
 
 from dramatiq import Broker, Message, Middleware
 from dramatiq.brokers.redis import RedisBroker
@@ -18,6 +17,7 @@ from .backend import Confirmation, Duty, Onward
 from .errors import BrokerUnavailable, HandOverFailed, HookFailed, PayloadRefused, is_final
 from .outages import LIMITS, in_words, refuses, way_out
 from .plan import changed
+from .tokens import new_token
 
 #: How many messages travel in one round trip, and how many bytes of them, unless a single one has more. So the memory
 #: that sending takes doesn't grow with what there is to send.
@@ -149,7 +149,7 @@ def _send_pipelined(
 
 def _prepare(message: Message[Any], delay: int | None) -> Outgoing:
     """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
-    in_queue = own_copy(message.message_id) + uuid4().hex[:12]
+    in_queue = own_copy(message.message_id) + new_token(12)
     options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
     if delay is None:
         return changed(message, options=options), None

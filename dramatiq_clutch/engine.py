@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from .errors import DamagedState, HandOverFailed, NotConfigured, ResultsGone, Ru
 from .forks import renew_in_children
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
+from .tokens import new_token
 
 #: Of how many runs a process remembers when it put their expiry off.
 MOST_TOUCHED = 10_000
@@ -77,7 +77,7 @@ class Engine:
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
-        return Caller(owner, current_millis(), secrets.token_hex(8), self.lease_ms, touch, self.application)
+        return Caller(owner, current_millis(), new_token(), self.lease_ms, touch, self.application)
 
     # The index
 

@@ -88,6 +88,9 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
     A run fails with an error that is known to be final. Raises all others: Unavailable, NewerRelease, and those of our
     own code; what is owed then stays owed.
     """
+    if not reply.duties:  # as for most jobs
+        engine.note(run_id, reply.note)
+        return
     lease = Lease(engine)
     stack: list[Work] = [_all(engine, lease, run_id, reply, caller)]
     while stack:
@@ -414,7 +417,8 @@ class Members:
     def outgoing(self, member: int, message: Message[Any], epoch: int, *, again: bool) -> Outgoing:
         leads = member < self.duty.start + self.duty.leaders
         total, generation = self.line.total or 0, self.duty.generation
-        tag = Tag(self.run_id, self.stage, member, total, epoch, again, leads, self.line.batch, generation)
+        place = (self.run_id, self.stage, member, total)
+        tag = Tag(*place, epoch, again, leads, self.line.batch, generation, message.actor_name)
         return job_message(message, tag, self.spec), delay_of(message, self.spec)
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
@@ -495,7 +499,7 @@ def _lead_for(engine: Engine, lease: Lease, run_id: str, leading: Iterable[Outgo
     then. So the sender does such a leader's share itself, now."""
     for message, delay in leading:
         if delay is not None:
-            caller = engine.caller(Tag.from_option(message.options[OPTION]).owner)
+            caller = engine.caller(Tag.from_option(message.options[OPTION], message.actor_name).owner)
             yield _all(engine, lease, run_id, engine.backend.owed(run_id, caller), caller)
 
 
@@ -600,7 +604,7 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
     return changed(
         message,
         queue_name=spec.queue or message.queue_name,
-        message_id=replace(tag, actor=message.actor_name).message_id,
+        message_id=tag.message_id,
         message_timestamp=current_millis(),
         options={**message.options, OPTION: tag.to_option()},
     )

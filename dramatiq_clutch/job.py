@@ -104,21 +104,24 @@ def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
     isn't of a clutch, be it that it has been given the options of one that is: only the message whose id is derived
     from its place counts there. Raises DamagedState."""
     attempt: Attempt | None = message.__dict__.get(ATTRIBUTE)
-    option = message.options.get(OPTION)
-    if attempt is None and option is not None:
-        retries = message.options.get("retries", 0)
-        number = retries if isinstance(retries, int) else 0
-        common: dict[str, Any] = {"engine": engine, "message_id": message.message_id, "attempt": number}
-        common["actor"] = message.actor_name
-        try:
-            tag = tag_of(option, message.actor_name)
-        except NewerRelease as error:
-            attempt = Attempt(**common, tag=None, exit="newer", error=error, options=dict(message.options))
-        else:
-            if tag.message_id != message.message_id:
-                return None
-            attempt = Job(**common, tag=tag) if isinstance(tag, Tag) else Attempt(**common, tag=tag)
-        setattr(message, ATTRIBUTE, attempt)
+    if attempt is not None:
+        return attempt
+    options, message_id, actor = message.options, message.message_id, message.actor_name
+    option = options.get(OPTION)
+    if option is None:
+        return None
+    retries = options.get("retries", 0)
+    number = retries if isinstance(retries, int) else 0
+    common: dict[str, Any] = {"engine": engine, "message_id": message_id, "attempt": number, "actor": actor}
+    try:
+        tag = tag_of(option, actor)
+    except NewerRelease as error:
+        attempt = Attempt(**common, tag=None, exit="newer", error=error, options=dict(options))
+    else:
+        if tag.message_id != message_id:
+            return None
+        attempt = Job(**common, tag=tag) if isinstance(tag, Tag) else Attempt(**common, tag=tag)
+    setattr(message, ATTRIBUTE, attempt)
     return attempt
 
 

@@ -539,7 +539,10 @@ class ClutchMiddleware(EngineMiddleware):
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         """The attempt that a message is; None for one that isn't of a clutch, which takes nothing that we have to be
         set up for. Raises DamagedState."""
-        return attempt_of(message, self.engine(broker)) if message.options.get(OPTION) is not None else None
+        known: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
+        if known is not None or message.options.get(OPTION) is None:
+            return known
+        return attempt_of(message, self.engine(broker))
 
     def _attempt_if_any(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:

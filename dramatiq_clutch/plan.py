@@ -9,7 +9,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID
 
 from dramatiq import Message, get_encoder
 
@@ -212,8 +211,9 @@ def new_generation() -> str:
 
 def derived_id(generation: str, place: str) -> str:
     """The id of a message: a UUID (version 5) made of the run's generation and the place."""
-    digest = hashlib.sha1(f"{generation}/{place}".encode(), usedforsecurity=False).digest()
-    return str(UUID(bytes=digest[:16], version=5))
+    digest = hashlib.sha1(f"{generation}/{place}".encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ class Tag:
         return option if FORMAT == 1 else {**option, "v": FORMAT}
 
     @classmethod
-    def from_option(cls, option: Any) -> Tag:
+    def from_option(cls, option: Any, actor: str = "") -> Tag:
         """Raises DamagedState unless the option is one that `to_option` could have written, and NewerRelease if that
         of a newer release has."""
         run_id, generation = _names_in(option)
@@ -338,7 +338,7 @@ class Tag:
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
         again, leads = bool(option.get("again")), bool(option.get("leads"))
-        return cls(run_id, stage, member, of, epoch, again, leads, batch, generation)
+        return cls(run_id, stage, member, of, epoch, again, leads, batch, generation, actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,19 +365,19 @@ class CallbackTag:
         return option if FORMAT == 1 else {**option, "v": FORMAT}
 
     @classmethod
-    def from_option(cls, option: Any) -> CallbackTag:
+    def from_option(cls, option: Any, actor: str = "") -> CallbackTag:
         """Raises what `Tag.from_option` raises."""
         run_id, generation = _names_in(option)
         duty, index = option.get("callback"), option.get("index")
         if not isinstance(duty, str) or type(index) is not int:
             raise DamagedState(f"a message's option {OPTION}={option!r} names no callback")
-        return cls(run_id, generation, duty, index)
+        return cls(run_id, generation, duty, index, actor)
 
 
 def tag_of(option: Any, actor: str) -> Tag | CallbackTag:
     """What the option of a message for this actor says. Raises DamagedState, or NewerRelease."""
     is_callback = isinstance(option, dict) and "callback" in option
-    return replace(CallbackTag.from_option(option) if is_callback else Tag.from_option(option), actor=actor)
+    return CallbackTag.from_option(option, actor) if is_callback else Tag.from_option(option, actor)
 
 
 def _names_in(option: Any) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +40,7 @@ from ..outages import LARGE, LIMITS, in_words, refuses, way_out
 from ..plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ..status import Snapshot
 from ..together import Together
+from ..tokens import new_token
 from .pubsub import RedisListener, channel
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
@@ -194,7 +194,7 @@ class RedisBackend(ClutchBackend):
         }
         fields = [part for pair in head.items() for part in pair]
         if not draft:
-            draft = secrets.token_hex(8)
+            draft = new_token()
             for at in range(0, len(plan.rows) or 1, CHUNK):
                 self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
         epoch = spec.parent.epoch if spec.parent else ""
