@@ -17,7 +17,7 @@ from dramatiq.common import current_millis
 from dramatiq_clutch import Clutch, ClutchMiddleware, wire
 from dramatiq_clutch.backend import Caller, Duty
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.backends.redis import script_text
+from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from tests.conftest import running_worker
@@ -64,7 +64,7 @@ def owed(redis_broker: RedisBroker) -> Owed:
         run = Clutch().then(job).then(job).run()
     caller = replace(engine.caller("somebody"), now=current_millis() + 2 * engine.lease_ms)
     (duty,) = backend.owed(run.run_id, caller).duties
-    backend.client.script_load(script_text("confirm", bare=True))
+    backend.client.script_load(script("confirm").text)
     redis_broker.client.rpush(QUEUE, "an earlier one", "one", "other")
     redis_broker.client.expire(QUEUE, 60)
     return Owed(backend, run.run_id, duty, caller)

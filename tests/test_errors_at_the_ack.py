@@ -119,7 +119,7 @@ def fail_at(place: str, error: str, broker: RedisBroker, proxy: Proxy, monkeypat
         broken(handover, "send", TypeError("a fault of ours"), names=lambda args: "enqueue")
     else:
         raised = RedisClusterException("Redis Cluster cannot be connected")
-        broken(backend, "_evaluate", raised, names=name_of)
+        broken(backend.calls, "_evaluate", raised, names=name_of)
         broken(dispatch, "_execute", raised, names=lambda args: "enqueue")
     monkeypatch.setattr(wire, "FEW", 0)  # confirmations go by themselves, past what is broken here
     return rule

@@ -272,9 +272,9 @@ def test_records_of_middling_size_share_a_call_only_as_long_as_it_is_small(proxi
     calls: list[int] = []
     works = backend._run  # noqa: SLF001
 
-    def counted(name: str, keys: list[str], args: list[Any], **options: Any) -> Any:
-        calls.append(wire.size_of(args))
-        return works(name, keys, args, **options)
+    def counted(name: str, keys: dict[str, str], given: dict[str, Any], results: list[Any]) -> Any:
+        calls.append(wire.size_of(results))
+        return works(name, keys, given, results)
 
     backend._run = counted  # noqa: SLF001
     tags = [Tag(run.run_id, 0, member, 9, 0) for member in range(8)]

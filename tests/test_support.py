@@ -10,7 +10,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch.backends.redis import script_text
+from dramatiq_clutch.backends.redis.scripts import script
 from tests.conftest import RunWorker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
@@ -258,7 +258,7 @@ def test_a_proxy_closes_the_connection_before_or_after_the_server_has_done_it(pr
 
 def test_a_proxy_knows_scripts_by_name_whether_by_text_or_by_hash(proxy: Proxy) -> None:
     with proxy.client() as client:
-        text = script_text("snapshot", bare=False)
+        text = script("snapshot").text
         sha: str = client.script_load(text)
         proxy.answer("snapshot", "+here")
         assert client.evalsha(sha, 1, "k") == b"here"

@@ -8,12 +8,12 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from unittest import mock
 
 from dramatiq_clutch import plan
+from dramatiq_clutch.backends.redis.scripts import script_names
 from dramatiq_clutch.plan import FORMAT
 from tests.chaos.app import App
 from tests.chaos.processes import ForgetfulServer, Producer
@@ -94,7 +94,7 @@ class Neighbours(World):
 #: What may be answered with an error: what concerns runs, and sending a message. What Dramatiq does besides, to fetch
 #: and to ack, is its own affair.
 CALLS = {
-    *(Path(file.name).stem for file in (resources.files("dramatiq_clutch.backends") / "lua").iterdir()),
+    *script_names(),
     *("enqueue", "HGET", "HGETALL", "HMGET", "LRANGE", "ZADD", "ZRANGEBYSCORE"),
 }
 

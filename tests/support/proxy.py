@@ -31,7 +31,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +39,7 @@ from dramatiq.brokers import redis as dramatiq_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dramatiq_clutch.backends.redis import script_text
+from dramatiq_clutch.backends.redis.scripts import script, script_names
 from tests.support.server import free_port
 
 #: After these a server sends without being asked, so the rest of the connection is passed on as it comes.
@@ -297,12 +296,8 @@ def _names() -> dict[str, str]:
     broker_scripts: dict[str, bytes] = dramatiq_redis._scripts  # noqa: SLF001
     texts = {name: [text] for name, text in broker_scripts.items()}
     dispatch = broker_scripts["dispatch"].decode()
-    for file in (resources.files("dramatiq_clutch.backends") / "lua").iterdir():
-        name, _, ending = file.name.rpartition(".")
-        if ending == "lua" and name != "prelude":
-            forms = [script_text(name, bare=True), script_text(name, bare=False)]
-            forms += [script_text(name, bare=False, enqueue=dispatch)]
-            texts[name] = [form.encode() for form in forms]
+    texts |= {name: [script(name).text.encode()] for name in script_names()}
+    texts["record"].append(script("record", dispatch).text.encode())
     return {hashlib.sha1(text, usedforsecurity=False).hexdigest(): name for name in texts for text in texts[name]}
 
 

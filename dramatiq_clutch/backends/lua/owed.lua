@@ -1,7 +1,0 @@
--- Look at what the state owes, and give the caller what is its own or whose lease has lapsed.
--- returns {'owing' | 'clear' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
-if not run.state then return {'unknown', ''} end
-if run.stage ~= stage then return {'moved'} end
-look()
-clean_up()
-return answer('clear', 'owing')

@@ -1,5 +1,0 @@
--- How the run stands, at one moment.
--- returns {'there', snapshot as JSON}, {'unknown'}, or {'moved'}: it is at another stage now
-if not run.state then return {'unknown'} end
-if run.stage ~= stage then return {'moved'} end
-return {'there', snapshot()}

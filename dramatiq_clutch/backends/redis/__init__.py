@@ -1,0 +1,7 @@
+"""The store of runs in Redis."""
+
+from __future__ import annotations
+
+from .store import RedisBackend
+
+__all__ = ["RedisBackend"]

@@ -1,0 +1,112 @@
+"""Calls of the server: of scripts by name, over the wire or by the client, and what their errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar, cast
+
+import redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from ... import wire
+from ...errors import ClutchError, PayloadRefused, StateUnavailable
+from ...forks import renew_in_children
+from ...outages import LARGE, LIMITS, in_words, refuses, way_out
+from .scripts import Script
+
+Answer = TypeVar("Answer")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn every error that isn't known to be final into StateUnavailable: it is waited for.
+
+    Final are our own errors, and a payload that the server refuses or that isn't text in any encoding.
+    """
+    try:
+        yield
+    except ClutchError:
+        raise
+    except UnicodeEncodeError as error:
+        raise PayloadRefused(f"what is to be stored is text that can't be encoded: {error}") from error
+    except Exception as error:
+        if refuses(error):
+            raise PayloadRefused(f"the state store refuses a payload ({LIMITS}): {in_words(error)}") from error
+        hint = way_out(error)
+        raise StateUnavailable(f"the state store can't be used for now ({hint}): {in_words(error)}") from error
+
+
+class Calls:
+    """Calls of one client.
+
+    `is_single` says that it is of one server, and not of a cluster.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.is_single = isinstance(client, redis.Redis)
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin the client's pool anew in a forked child."""
+        if self.is_single:
+            wire.renew_pool(self.client)
+
+    def ask(self, call: Callable[[], Answer]) -> Answer:
+        """What a call of the client returns. Raises StateUnavailable or PayloadRefused."""
+        with translated():
+            return call()
+
+    def run(self, script: Script, arguments: tuple[Any, ...], *, by_worker: bool = False, alone: bool = False) -> Any:
+        """What a script returns.
+
+        A call `by_worker` goes straight over the wire, without what a client does besides: a worker waits and repeats
+        by itself. It goes with others' calls, unless it is to go `alone`. Raises StateUnavailable or PayloadRefused.
+        """
+        direct = by_worker and self.is_single
+        with translated():
+            try:
+                return self._evaluate("EVALSHA", script.sha, *arguments, direct=direct, alone=alone)
+            except NoScriptError:
+                pass
+            except ResponseError as error:
+                raise _located(error, script) from error
+            try:
+                return self._evaluate("EVAL", script.text, *arguments, direct=direct, alone=alone)
+            except ResponseError as error:
+                raise _located(error, script) from error
+
+    def evaluate(self, script: Script, arguments: tuple[Any, ...]) -> Any:
+        """What a script returns that is sent by its text, and alone: it has a large payload."""
+        with translated():
+            return self._evaluate("EVAL", script.text, *arguments, direct=False, alone=True)
+
+    def _evaluate(self, *command: Any, direct: bool, alone: bool) -> Any:
+        client: Any = self.client
+        if direct:
+            return wire.ask(client, command, alone=alone)
+        size = wire.size_of(command)
+        if size < LARGE:
+            return client.execute_command(*command)
+        if self.is_single:
+            # Over the wire, for the client's own repeats would take a refusal for an outage, for many seconds.
+            with suppress(redis.ConnectionError):
+                return wire.ask(client, command, alone=True)
+            return client.execute_command(*command)  # it is an outage, which the client waits through for a while
+        call = wire.small_call(command)
+        return wire.carry(size, lambda: client.execute_command(*command), lambda: self._works(call))
+
+    def _works(self, call: wire.Command) -> bool:
+        """Whether a cluster does this call."""
+        try:
+            return bool(cast(Any, self.client).execute_command(*call) == 1)
+        except (redis.RedisError, redis.exceptions.RedisClusterException, OSError):
+            return False
+
+
+def _located(error: ResponseError, script: Script) -> ResponseError:
+    """The error, with the file and the line of a script that it is in; of the same class, by which it is known."""
+    text = str(error)
+    located = script.located(text)
+    return type(error)(located) if located != text else error

@@ -1,0 +1,34 @@
+"""The numbers that the scripts and what reads their keys have in common. They are put into the scripts by name."""
+
+from __future__ import annotations
+
+from ...backend import LAST
+from ...status import MOST_FAILURES
+
+#: How many members of a stage there can be at most, and one.
+SPAN = 2**32
+
+#: What an era adds to the score of a member in `standing`: more than all kinds and members do.
+ERA = 4 * SPAN
+
+CONSTANTS: dict[str, int] = {
+    # The kinds of members. The score of a member in `standing` is ERA * era + SPAN * kind + index. In `dead` it is
+    # SPAN * revival + index.
+    "OPEN": 0,
+    "ATTEMPTED": 1,
+    "FAILING": 2,
+    "DEAD": 3,
+    "SPAN": SPAN,
+    "ERA": ERA,
+    # The attempt of a run that is gone: whatever it has told, it is dead until the next epoch.
+    "LAST": LAST,
+    # How many failures a status shows.
+    "MOST_FAILURES": MOST_FAILURES,
+    # So many members come along with the duty to send them, and a result of so many bytes before them.
+    "FEW": 10,
+    "LITTLE": 10_000,
+    # No step works on more members than that.
+    "MANY": 1_000,
+    # In milliseconds.
+    "A_DAY": 86_400_000,
+}

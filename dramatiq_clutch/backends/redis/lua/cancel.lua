@@ -1,0 +1,30 @@
+-- Bring the run to rest: nothing is sent or started any more, nothing counts.
+-- USES take, release, life, tombstone, expiry
+-- KEYS here.halted
+-- ARGV bury
+-- `bury` is the epoch of the parent that is cancelled, or '': it doesn't concern a run that it has revived since, and
+-- one that isn't there is not to be started in it.
+-- returns {'cancelled' | 'over' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+if not run.state then
+  local what, whose, epoch = marked()
+  local known = what and whose == generation
+  if bury ~= '' and not (known and (what == 'done' or tonumber(epoch) >= tonumber(bury))) then
+    call('SET', mark, 'buried ' .. generation .. ' ' .. bury, 'PX', A_DAY)
+  end
+  return {'unknown', ''}
+end
+if run.stage ~= stage then return {'moved'} end
+if bury ~= '' and tonumber(call('HGET', head, 'since')) > tonumber(bury) then return answer('over') end
+if run.state ~= 'running' then
+  return answer(run.state == 'cancelled' and call('HGET', head, 'cancelled_by') == owner and 'cancelled' or 'over')
+end
+for _, id in ipairs(call('HKEYS', outbox)) do
+  if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end
+end
+if call('EXISTS', here.marks) == 1 then call('RENAME', here.marks, here.halted) end
+call('HSET', head, 'cancelled_by', owner, 'retrying', '')
+rest('cancelled')
+if has_nested() then owe_shares('halt', limit_of(run.line) and run.sent or total_of(run.line) or 0) end
+tell()
+touch()
+return answer('cancelled')

@@ -1,0 +1,9 @@
+-- Write the next entries of a list, once: a plan's rows, or what a stage is mapped over.
+-- KEYS list
+-- ARGV offset number, ttl, entries...
+-- returns 'written' (by this call or by an earlier one), or 'expired': those before them are gone
+local there = redis.call('LLEN', list)
+if there < offset then return 'expired' end
+if there == offset and #entries > 0 then redis.call('RPUSH', list, unpack(entries)) end
+redis.call('PEXPIRE', list, ttl)
+return 'written'

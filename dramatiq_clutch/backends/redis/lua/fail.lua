@@ -1,0 +1,31 @@
+-- A duty can't be done, and waiting doesn't cure it: the run fails. A retry owes it again, unless it is a callback.
+-- USES take, life, expiry
+-- ARGV id, details
+-- returns {'failed' | 'lost', note, duty...}, or {'moved'}: it is at another stage now
+local duty = run.state and held(id)
+if not duty then return {'lost', ''} end
+if run.stage ~= stage then return {'moved'} end
+if is_moot(id) then
+  call('HDEL', outbox, id)
+  clean_up()
+  return {'lost', ''}
+end
+local callback = string.sub(id, 1, 3) == 'on_' or string.sub(id, 1, 10) == 'completion'
+local tells = string.sub(id, 1, 4) == 'tell'
+if callback then call('SREM', callbacks, id) end
+if callback or (run.state == 'succeeded' and not tells) then
+  call('HDEL', outbox, id)
+else
+  duty.parked = true
+  call('HSET', outbox, id, cjson.encode(duty))
+end
+set('error', details)
+if run.state == 'running' then
+  set('state', 'failed')
+  if not callback then ring('alarmed', 'on_failure') end -- one that can't be sent isn't reported through itself
+  rest('failed')
+end
+tell()
+touch()
+clean_up()
+return answer('failed')

@@ -1,0 +1,29 @@
+-- What comes along with a duty to send a few members, to save its holder reading it.
+-- USES line
+-- KEYS plan, before.marks, here.marks
+
+-- The stage that follows, if it is one job. The first stage asks for none: whoever sends it seldom does its job.
+local function next_of(index)
+  local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
+  local offset, total = string.match(line, '^(%d+) (%d+) ')
+  if total ~= '1' or has_flag('m', line) or has_flag('r', line) then return {} end
+  local row = call('LRANGE', plan, offset, offset)[1]
+  return row and #row <= LITTLE and {line, row} or {}
+end
+
+-- The spec, the members' rows, the result of a stage of one before them, and what follows them.
+local function needs(id, line)
+  local index, from, to = string.match(id, '^send:(%d+):(%d+):(%d+)')
+  local offset = string.match(line, '^%d+')
+  if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {}, {} end
+  index = tonumber(index)
+  local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
+  local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[index]
+  if has_flag('i', line) and index > 0 and index == run.stage and marks then
+    local source = line_of(index - 1)
+    if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
+      previous = {source, call('HGET', marks, '0') or ''}
+    end
+  end
+  return call('HGET', head, 'spec'), rows, previous, total_of(line) == 1 and next_of(index) or {}
+end

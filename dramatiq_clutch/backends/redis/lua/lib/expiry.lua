@@ -1,0 +1,35 @@
+-- How long the run's keys live.
+-- USES outbox
+-- KEYS plan, callbacks, mark, before.marks, before.standing, before.dead, before.details
+-- KEYS here.marks, here.standing, here.dead, here.details, here.nests, here.halted, here.items, after.marks
+
+-- Renew the expiry of all its keys.
+local function touch()
+  update()
+  local ttl = lifetime()
+  for _, key in ipairs({head, plan, outbox, callbacks}) do call('PEXPIRE', key, ttl) end
+  for _, keys in ipairs({before, here, after}) do
+    for _, key in pairs(keys) do call('PEXPIRE', key, ttl) end
+  end
+end
+
+-- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known;
+-- of a nested run, which has told its parent, no more than the mark. Callbacks that haven't ended yet keep the status.
+local function clean_up()
+  if run.state ~= 'succeeded' then return end
+  for _, id in ipairs(call('HKEYS', outbox)) do
+    if is_moot(id) then call('HDEL', outbox, id) end
+  end
+  if call('EXISTS', outbox) == 1 then return end
+  local whose = generation .. ' ' .. run.claim .. ' ' .. run.app
+  call('SET', mark, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  local called = run.events ~= '' and call('EXISTS', callbacks) == 1
+  if run.told ~= '' and not called then
+    call('UNLINK', head, plan, here.marks, here.standing, here.dead, here.details)
+    return
+  end
+  call('UNLINK', plan)
+  call('HDEL', head, 'spec')
+  local ttl = called and lifetime() or run.result_ttl
+  for _, key in ipairs({head, here.marks, here.standing, here.dead, here.details}) do call('PEXPIRE', key, ttl) end
+end

@@ -1,0 +1,19 @@
+-- A stage's line: '<first row> <members> <flags> <limit> ...'. The members are '?' until a mapped stage is opened.
+-- USES run
+local function line_of(index)
+  if index == stage and run.line ~= '' then return run.line end
+  return run.later[index] or call('HGET', head, 's' .. index) or ''
+end
+
+local function total_of(line)
+  return tonumber(string.match(line, '^%d+ (%d+) '))
+end
+
+local function has_flag(letter, line)
+  return string.find(line or run.line, '^%d+ %S+ %a*' .. letter) ~= nil
+end
+
+local function limit_of(line)
+  local limit = tonumber(string.match(line, '^%d+ %S+ %S+ (%d+)'))
+  return limit ~= 0 and limit or nil
+end

@@ -1,0 +1,22 @@
+-- A nested run's word to its parent.
+-- USES outbox, members, snapshot
+
+-- Owe it, whenever it changes; `again`: although it hasn't. A newer word takes the place of one that is not yet told.
+local function tell(again)
+  if run.told == '' then return end
+  local word = 'open'
+  if run.state == 'succeeded' then
+    word = 'succeeded'
+  elseif run.state ~= 'running' then
+    word = 'dead'
+  elseif run.alarmed and count(FAILING) + count_dead() > 0 then
+    word = 'failing'
+  elseif run.told == 'failing' or run.told == 'attempted' then
+    word = 'attempted'
+  end
+  if word == run.told and not again then return end
+  set('told', word)
+  local revision = call('HINCRBY', head, 'rev', 1)
+  call('HDEL', outbox, 'tell:' .. (revision - 1))
+  owe('tell:' .. revision, moment())
+end

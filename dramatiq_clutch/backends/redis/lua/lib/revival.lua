@@ -1,0 +1,48 @@
+-- The steps of a retry.
+-- USES release, members
+-- KEYS here.halted, here.marks
+
+-- The duties that couldn't be done.
+local function parked_duties()
+  local parked, all = {}, call('HGETALL', outbox)
+  for index = 1, #all, 2 do
+    local duty = cjson.decode(all[index + 1])
+    if duty.parked then parked[all[index]] = duty end
+  end
+  return parked
+end
+
+-- The caller owes them again.
+local function owe_parked(parked)
+  for id, duty in pairs(parked) do
+    duty.parked, duty.owner, duty.due = nil, owner, 0
+    call('HSET', outbox, id, cjson.encode(duty))
+  end
+end
+
+-- Whatever stands in the present revival waits from now on; in the present era, too, if that ends.
+local function begin_epoch(ends_era, ends_revival)
+  set('epoch', run.epoch + 1)
+  if ends_revival then set('revival', run.revival + 1) end
+  if ends_era then set('era', run.era + 1) end
+end
+
+-- Successes count again, and the cancel of nested runs that hasn't got through yet goes no further.
+local function undo_cancel()
+  for _, id in ipairs(call('HKEYS', outbox)) do
+    if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end
+  end
+  if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.marks) end
+  call('HSET', here.marks, '', '')
+end
+
+-- The members of a cancelled run that have had no attempt. They have their places.
+local function owe_unattempted(total, to, nested)
+  if not total or total == 0 then
+    owe_stage(stage, run.line)
+  elseif nested then
+    owe_shares('resume', to)
+  else
+    owe('resume:' .. stage .. ':0:' .. to .. ':' .. run.epoch)
+  end
+end

@@ -1,0 +1,54 @@
+-- The run: its fields as they were when the script began, and how they are written.
+-- KEYS head
+-- ARGV stage number, now number, generation
+-- `stage` is the one that the keys of a stage are of. A run that has another generation is a stranger: it has this
+-- run's id now, or had it before, and isn't ours to read or change.
+local call = redis.call
+local run = {}
+
+local function read_run()
+  local found = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
+    'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 's' .. (stage + 1), 's' .. (stage + 2), 'gen',
+    'era', 'revival', 'until', 'stalled', 'retrying', 'app')
+  run.state, run.stage, run.stages = found[1], tonumber(found[2] or -1), tonumber(found[3] or 0)
+  run.ttl, run.result_ttl = tonumber(found[4] or 0), found[5]
+  run.events, run.alarmed, run.mourned = found[6] or '', found[7] == '1', found[8] == '1'
+  run.error, run.epoch, run.told, run.claim = found[9] or '', tonumber(found[10] or 0), found[11] or '', found[12] or ''
+  run.line, run.share, run.sent = found[13] or '', tonumber(found[14] or 0), tonumber(found[15] or 0)
+  run.later = {[stage + 1] = found[16] or nil, [stage + 2] = found[17] or nil} -- the lines of the stages that follow
+  run.generation, run.era, run.revival = found[18] or '', tonumber(found[19] or 0), tonumber(found[20] or 0)
+  run.due = tonumber(found[21] or 0) -- until when something of it is delayed
+  run.stalled, run.retrying, run.app = found[22], found[23] or '', found[24] or ''
+end
+
+read_run()
+local stranger = run.state and run.generation ~= generation and run.state or nil
+if stranger then run.state = false end
+
+local function set(field, value)
+  run[field] = value
+  if type(value) == 'boolean' then value = value and '1' or '0' end
+  call('HSET', head, field, value)
+end
+
+-- Note that something has happened to the run.
+local function update()
+  call('HSET', head, 'updated', now)
+  if run.stalled then
+    run.stalled = false
+    call('HDEL', head, 'stalled')
+  end
+end
+
+-- How long the run's keys live: from now, or from when what is delayed is due.
+local function lifetime()
+  return run.ttl + math.max(run.due - now, 0)
+end
+
+-- Something of the run is delayed until then.
+local function wait_until(due)
+  if due > run.due then
+    run.due = due
+    call('HSET', head, 'until', due)
+  end
+end

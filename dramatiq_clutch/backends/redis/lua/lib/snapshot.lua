@@ -1,0 +1,52 @@
+-- How the run stands, at one moment.
+-- USES members
+-- KEYS here.marks, here.halted
+
+-- What changes whenever anything happens to the run.
+local function present(updated)
+  return stage .. ' ' .. call('HLEN', here.marks) .. ' ' .. updated
+end
+
+-- Its first failures: member and details of each.
+local function failures()
+  local from = run.era * ERA + FAILING * SPAN
+  local found = call('ZRANGEBYSCORE', here.standing, from, below(from + SPAN), 'LIMIT', 0, MOST_FAILURES)
+  local dead = call('ZRANGEBYSCORE', here.dead, run.revival * SPAN, '+inf', 'LIMIT', 0, MOST_FAILURES)
+  for _, member in ipairs(dead) do found[#found + 1] = member end
+  local told = {}
+  for index = 1, math.min(#found, MOST_FAILURES) do
+    local details = call('HGET', here.details, found[index]) or '0 0 '
+    told[index] = {found[index], string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
+  end
+  return told
+end
+
+local function counts()
+  local marks = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.marks) - 1, 0)
+  return {
+    marks = marks, open = count(OPEN) + count_waiting(), attempted = count(ATTEMPTED), failing = count(FAILING),
+    dead = count_dead(),
+  }
+end
+
+-- As JSON: the run's fields but the opaque spec, the counts of its present stage, its first failures.
+local function snapshot()
+  local all, shown = call('HGETALL', head), {}
+  for index = 1, #all, 2 do
+    if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
+  end
+  shown.state, shown.stage = run.state, tostring(run.stage) -- they may be about to be written
+  if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
+  if run.stage ~= stage then -- a stage that has just been released
+    return cjson.encode({
+      head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
+    })
+  end
+  return cjson.encode({head = shown, counts = counts(), failures = failures()})
+end
+
+-- The snapshot that goes with a duty, of this moment.
+local function moment()
+  update()
+  return snapshot()
+end

@@ -1,0 +1,55 @@
+-- A script's reply: a word, a note, and the duties that are the caller's now.
+-- USES outbox, line, carry
+-- A note is '', or 'rests': the run is at rest and owes nothing; 'wakes': it was at rest and works again; 'more': there
+-- are shares that the caller hasn't been given, for anybody. A duty is {id, lease, cursor, again, line, snapshot}, and
+-- for a small `send` what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {};
+-- and what comes next, where one job follows another: {line, row}, or {}.
+
+-- Hand a duty to the caller, under its lease.
+local function hand(id, duty)
+  local again = not given[id] and duty.lease ~= '' and '1' or '0'
+  if not given[id] then
+    duty.due, duty.lease = now + lease_ms, lease
+    call('HSET', outbox, id, cjson.encode(duty))
+  end
+  local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
+  local handed = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
+  if string.sub(id, 1, 4) == 'send' then handed[7], handed[8], handed[9], handed[10] = needs(id, line) end
+  return handed
+end
+
+-- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; and
+-- whether there are more shares for anybody. Of these a caller gets one at a time, so that others can help.
+local function take()
+  local all, found, owing, more = call('HGETALL', outbox), {}, false, false
+  for index = 1, #all, 2 do
+    local id, duty = all[index], cjson.decode(all[index + 1])
+    local moot = is_moot(id)
+    owing = owing or not (moot or duty.parked)
+    if moot then
+      call('HDEL', outbox, id)
+    elseif fresh[id] then
+      more = true
+    elseif given[id] or not duty.parked and may_have(duty) then
+      found[#found + 1] = {id = id, duty = duty}
+    end
+  end
+  table.sort(found, function(one, other) return one.duty.seq < other.duty.seq end)
+  local duties, has_share = {}, false
+  for _, one in ipairs(found) do
+    local is_share = one.duty.owner == ''
+    if is_share and has_share then more = true else duties[#duties + 1] = hand(one.id, one.duty) end
+    has_share = has_share or is_share
+  end
+  return duties, owing, more
+end
+
+-- The script's reply. Where something is owed, `owing_word` may take the place of the word.
+local function answer(word, owing_word)
+  local reply, owing, more = take()
+  local note = more and 'more' or woken and 'wakes' or ''
+  if run.state ~= 'running' and not owing then note = 'rests' end
+  table.insert(reply, 1, owing and owing_word or word)
+  table.insert(reply, 2, note)
+  return reply
+end

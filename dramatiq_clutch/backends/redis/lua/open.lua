@@ -1,0 +1,12 @@
+-- Say how many members a stage has. An empty one is complete at once.
+-- USES take, life, expiry
+-- ARGV id, total
+-- returns {'opened' | 'lost', note, duty...}
+if not run.state or not held(id) then return {'lost', ''} end
+call('HDEL', outbox, id)
+run.line = string.gsub(run.line, '^(%d+) %S+ ', '%1 ' .. total .. ' ')
+call('HSET', head, 's' .. stage, run.line)
+if total == '0' then look() else owe_stage(stage, run.line) end
+touch()
+clean_up()
+return answer('opened')

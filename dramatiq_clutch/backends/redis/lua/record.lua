@@ -1,0 +1,59 @@
+-- Record how an attempt ended, or how a nested run stands.
+-- USES take, life, tombstone, expiry
+-- KEYS here.halted
+-- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number
+-- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''; `of_run`
+-- says that this is the word of a nested run; `renew`, that the expiry of all keys is to be renewed (those that this
+-- call makes get one in any case); `due` is when the next attempt is due (ms), or 0.
+-- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; {'onward', note, {line, row} of
+--         what comes next, duty...}: it counts, and the message has gone; or {'over'}: `owed` has the keys for what
+--         there may be to do
+local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
+
+if not run.state then return {is_marked() and 'over' or 'unknown', ''} end
+if run.state == 'succeeded' or run.stage > stage then return {'over'} end
+local total = total_of(run.line)
+if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end
+if run.state == 'cancelled' then
+  -- A child's success is still stored, because the child reports it only once and `retry` will need it. A job's result
+  -- is dropped: `retry` runs the job again.
+  if not (of_run and ending == 'succeeded' and run.stage == stage and call('HEXISTS', here.halted, '') == 1) then
+    return {'over'}
+  end
+  call('HSET', here.halted, member, 'S' .. payload)
+  unstand(member)
+  touch()
+  return answer('counts')
+end
+local marks = call('HMGET', here.marks, '', member)
+if run.stage < stage or not marks[1] then return {'unknown', ''} end
+
+local stands, word = marks[2], 'counts'
+local first = string.sub(stands or '', 1, 1)
+if attempt == LAST then epoch = run.epoch end
+if first == 'S' or (first == 'N' and not of_run) then
+  word = 'duplicate'
+elseif ending == 'succeeded' and nested == '' then
+  call('HSET', here.marks, member, 'S' .. payload)
+  if stands then unstand(member) end
+elseif ending == 'succeeded' then
+  call('HSET', here.marks, member, 'N')
+  call('HSET', here.nests, member, nested)
+  call('HDEL', here.details, member) -- its runs tell in an order of their own
+  stand(member, OPEN)
+  owe('start:' .. stage .. ':' .. member)
+elseif is_newer(member, epoch, attempt) then
+  call('HSET', here.marks, member, first == '' and of_run and 'R' or first)
+  call('HSET', here.details, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'open' and '' or payload))
+  stand(member, KINDS[ending])
+  wait_until(due)
+else
+  word = 'stale'
+end
+
+look()
+if renew or ending ~= 'succeeded' or nested ~= '' then touch() else update() end
+clean_up()
+local reply = answer(has_gone and 'onward' or word)
+if has_gone then table.insert(reply, 3, next_of(run.stage)) end
+return reply

@@ -1,0 +1,11 @@
+-- A new epoch, in which all unsettled members are sent again: their messages were lost.
+-- USES take, expiry
+-- returns {'resent' | 'nothing' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+if not run.state then return {'unknown', ''} end
+if run.stage ~= stage then return {'moved'} end
+local total = total_of(run.line)
+if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end
+set('epoch', run.epoch + 1)
+owe('resend:' .. stage .. ':0:' .. (limit_of(run.line) and run.sent or total) .. ':' .. run.epoch)
+touch()
+return answer('resent')

@@ -1,0 +1,50 @@
+-- Make a written plan a run, and owe its first stage.
+-- USES take, life, tombstone, expiry
+-- KEYS draft
+-- ARGV run_ttl number, result_ttl, claim, parent_epoch, rows number, app, due number, more...
+-- `draft` has the rows as they were written, and `rows` is how many it has to have. `parent_epoch` is '' for a run that
+-- isn't nested. The first stage is delayed until `due` (ms), or 0. `more` are fields of the head and their values.
+-- returns {'created' | 'exists' | 'taken' | 'foreign' | 'expired', note, duty...}
+local nested = parent_epoch ~= ''
+if run.state or (stranger and not nested) then
+  call('UNLINK', draft)
+  local its_app, token = unpack(call('HMGET', head, 'app', 'token'))
+  if its_app ~= app then return {'foreign', its_app} end
+  if run.claim ~= claim then return {'taken', ''} end
+  if stranger then return {'exists', ''} end
+  return answer(token == owner and 'created' or 'exists')
+end
+local what, whose, detail = marked()
+if what == 'done' and (whose == generation or not nested) then
+  call('UNLINK', draft)
+  local its_claim, its_app = string.match(detail, '^(%S*) ?(.*)$')
+  if its_app ~= app then return {'foreign', its_app} end
+  return {(nested or its_claim == claim) and 'exists' or 'taken', ''}
+elseif what == 'buried' and whose == generation and not (nested and tonumber(detail) < tonumber(parent_epoch)) then
+  call('UNLINK', draft)
+  return {'exists', ''}
+end
+if call('LLEN', draft) ~= rows then return {'expired', ''} end
+call('DEL', mark)
+if stranger then call('UNLINK', head) end -- it was nested in another run that had our parent's id
+
+for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
+call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
+  'token', owner, 'since', nested and parent_epoch or 0, 'created', now, 'updated', now, 'gen', generation, 'app', app)
+read_run()
+wait_until(due)
+call('PEXPIRE', head, lifetime())
+if run.stages == 0 then
+  rest('succeeded')
+  tell()
+else
+  if call('EXISTS', draft) == 1 then
+    call('RENAME', draft, plan)
+    call('PEXPIRE', plan, lifetime())
+  end
+  call('HSET', here.marks, '', '')
+  call('PEXPIRE', here.marks, lifetime())
+  owe_stage(0, run.line)
+end
+clean_up()
+return answer('created')

@@ -1,0 +1,141 @@
+"""Hearing, over Redis's pub/sub, what is said of names."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import redis
+from dramatiq.logging import get_logger
+
+from ...backend import Listener
+from ...errors import StateUnavailable
+
+#: How many channels are subscribed to in one command, and how many messages are read before they are looked at.
+CHUNK, MOST = 500, 1_000
+
+#: A pool that is smaller than this has no connection to spare: one would be kept for listening.
+LEAST_POOL = 3
+
+#: What is in the answer to a command that isn't allowed, or isn't known.
+REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
+
+logger = get_logger(__name__)
+
+
+def channel(namespace: str, name: str) -> str:
+    """Where something is said of a name. The scripts say there that a run has come to rest."""
+    return f"{namespace}:{{{name}}}:bell"
+
+
+class RedisListener(Listener):
+    """Keeps one connection of the client's pool while it listens.
+
+    Parameters:
+      told: the reasons for deafness that were logged already; one is logged once.
+    """
+
+    def __init__(self, client: Any, namespace: str, told: set[str]) -> None:
+        self._client, self._namespace, self._told = client, namespace, told
+        self._own = channel(namespace, f"!listener-{secrets.token_hex(8)}")
+        self._names: dict[bytes, str] = {}
+        self._pubsub: Any = None
+        self._woken = threading.Event()
+        self._is_barred = False
+        pool = getattr(client, "connection_pool", None)  # a RedisCluster has none of its own
+        if getattr(pool, "max_connections", LEAST_POOL) < LEAST_POOL:
+            self._bar("its client has fewer than 3 connections, and none to spare for listening; raise max_connections")
+
+    def add(self, names: Iterable[str]) -> None:
+        added = {channel(self._namespace, name).encode(): name for name in names}
+        self._names |= added
+        if self._pubsub is not None:
+            with self._connected() as pubsub:
+                _in_chunks(pubsub.subscribe, added)
+
+    def remove(self, names: Iterable[str]) -> None:
+        removed = [channel(self._namespace, name).encode() for name in names]
+        for name in removed:
+            self._names.pop(name, None)
+        if self._pubsub is not None:
+            with self._connected() as pubsub:
+                _in_chunks(pubsub.unsubscribe, removed)
+
+    def hear(self, timeout: float) -> Sequence[str]:
+        heard: dict[str, None] = {}
+        if not self._is_barred:
+            with self._connected() as pubsub:
+                message = pubsub.get_message(timeout=timeout)
+                while message is not None:
+                    name = self._names.get(message["channel"])
+                    if name is not None and message["type"] in ("message", "subscribe"):
+                        heard[name] = None
+                    message = pubsub.get_message(timeout=0) if len(heard) < MOST else None
+        elif self._woken.wait(timeout):
+            self._woken.clear()
+        return list(heard)
+
+    def wake(self) -> None:
+        self._woken.set()
+        if self._pubsub is None:  # it will look for what is new when it has connected
+            return
+        try:
+            self._client.publish(self._own, "")
+        except redis.RedisError as error:
+            if _refuses(error):
+                self._is_deaf_because(f"publishing isn't allowed: {error}")
+            else:
+                logger.debug("A listener couldn't be woken: %s", error)
+
+    def close(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            pubsub.close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The subscription to all names, made anew where it was lost. What refuses it for good makes this one deaf."""
+        try:
+            if self._pubsub is None:
+                self._pubsub = self._client.pubsub()
+                _in_chunks(self._pubsub.subscribe, [self._own.encode(), *self._names])
+            yield self._pubsub
+        except redis.RedisError as error:
+            self.close()
+            if _refuses(error):
+                self._bar(f"subscribing isn't allowed: {error}")
+                return
+            raise StateUnavailable(f"the state store can't be listened to for now: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _bar(self, reason: str) -> None:
+        self._is_barred = True
+        self._is_deaf_because(reason)
+
+    def _is_deaf_because(self, reason: str) -> None:
+        self.is_deaf = True
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning(
+                "Results are waited for by looking several times a second, and not by listening to %s:*, for %s",
+                self._namespace,
+                reason,
+            )
+
+
+def _refuses(error: redis.RedisError) -> bool:
+    """Whether a server, or a proxy before it, says that this user may not do that, or that it can't be done there."""
+    said = str(error).lower()
+    return isinstance(error, redis.ResponseError) and any(word in said for word in REFUSALS)
+
+
+def _in_chunks(command: Any, channels: Iterable[bytes]) -> None:
+    rest = iter(channels)
+    while chunk := list(islice(rest, CHUNK)):
+        command(*chunk)

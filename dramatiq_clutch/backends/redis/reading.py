@@ -1,0 +1,177 @@
+"""What can be read of runs in Redis, and the index of those that are at work."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import redis
+from dramatiq import Encoder
+from dramatiq.logging import get_logger
+from redis.exceptions import RedisError
+
+from ...backend import ClutchBackend, Listener, Standing
+from .calls import Calls, translated
+from .keys import index, key
+from .pubsub import RedisListener, channel
+from .replies import details_in, is_rest, standing_from
+
+#: How long the index lives after its last change, in milliseconds: longer than any run, for a run that is delayed for
+#: long changes nothing. What is left in it of runs that are gone, a sweeper takes out.
+INDEX_TTL = 400 * 86_400_000
+
+#: How many rows or results travel in one command.
+CHUNK = 1_000
+
+#: How many runs are looked at in one round trip.
+MOST_LOOKED_AT = 500
+
+logger = get_logger(__name__)
+
+
+class RedisReading(ClutchBackend):
+    """The part of a `RedisBackend` that changes no run."""
+
+    def __init__(self, *, client: redis.Redis, namespace: str, encoder: Encoder | None) -> None:
+        super().__init__(namespace=namespace, encoder=encoder)
+        self.client = client
+        self.calls = Calls(client)
+        self._told: set[str] = set()
+
+    # A run
+
+    def generation(self, run_id: str) -> str | None:
+        found = self.calls.ask(lambda: self.client.hget(self._key(run_id, "head"), "gen"))
+        return cast(bytes, found).decode() if found is not None else None
+
+    def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
+        return self._of_head(run_id, "spec", generation)
+
+    def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
+        line = self._of_head(run_id, f"s{stage}", generation)
+        return line.decode() if line is not None else None
+
+    def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
+        return self._range(self._key(run_id, "plan", generation or self._generation(run_id)), start, end)
+
+    # A stage
+
+    def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
+        return self._range(self._key(run_id, f"items:{stage}", generation or self._generation(run_id)), start, end)
+
+    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
+        marks = self._key(run_id, f"marks:{stage}", generation or self._generation(run_id))
+        found: list[bytes | None] = []
+        with translated():
+            for at in range(start, end, CHUNK):
+                members = list(map(str, range(at, min(at + CHUNK, end))))
+                found += cast("list[bytes | None]", self.client.hmget(marks, members))
+        return found
+
+    def standing(
+        self, run_id: str, stage: int, members: Sequence[int], *, generation: str = ""
+    ) -> Sequence[Standing | None]:
+        if not members:
+            return []
+        generation = generation or self._generation(run_id)
+        marks, standing, dead = (
+            self._key(run_id, f"{part}:{stage}", generation) for part in ("marks", "standing", "dead")
+        )
+        names = list(map(str, members))
+        with translated():
+            pipe: Any = self.client.pipeline(transaction=False)
+            pipe.hmget(self._key(run_id, "head"), ["era", "revival"])
+            pipe.hmget(marks, names)
+            for scores in (standing, dead):  # by name: what a pipeline makes of the answer differs with the client
+                pipe.execute_command("ZMSCORE", scores, *names)
+            (era, revival), marked, *scores_of = pipe.execute()
+        return [
+            standing_from(*found, era=int(era or 0), revival=int(revival or 0))
+            for found in zip(marked, *scores_of, strict=True)
+        ]
+
+    def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
+        generation = generation or self._generation(run_id)
+        dead, details = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "details"))
+        found: list[tuple[int, str]] = []
+        with translated():
+            client: Any = self.client
+            for at in itertools.count(0, CHUNK):
+                some = client.zrange(dead, at, at + CHUNK - 1)
+                stored = client.hmget(details, some) if some else []
+                found += [(int(one), details_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
+                if len(some) < CHUNK:
+                    break
+        return sorted(found)
+
+    def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
+        nests = self._key(run_id, f"nests:{stage}", generation or self._generation(run_id))
+        if not members or not self.calls.ask(lambda: self.client.exists(nests)):
+            return {}
+        plans: Any = self.calls.ask(lambda: self.client.hmget(nests, list(map(str, members))))
+        return {member: plan for member, plan in zip(members, plans, strict=True) if plan is not None}
+
+    # Many runs
+
+    def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
+        found: list[bool] = []
+        with translated():
+            for at in range(0, len(run_ids), MOST_LOOKED_AT):
+                pipe = self.client.pipeline(transaction=False)
+                for run_id in run_ids[at : at + MOST_LOOKED_AT]:
+                    pipe.hmget(self._key(run_id, "head"), "state", "format")
+                found += map(is_rest, pipe.execute(raise_on_error=False))
+        return found
+
+    def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
+        runs = index(self.namespace, application)
+        due: Any = self.calls.ask(lambda: self.client.zrangebyscore(runs, 0, now, 0, limit))
+        if due:
+            self.calls.ask(lambda: self.client.zadd(runs, dict.fromkeys(due, look_again_at), xx=True))
+        return [run_id.decode() for run_id in due]
+
+    def look_again(
+        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+    ) -> None:
+        runs = index(self.namespace, application)
+        with translated():
+            if at is None:
+                self.client.zrem(runs, run_id)
+                return
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zadd(runs, {run_id: at}, xx=known)
+            pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
+            pipe.execute()
+
+    # Hints
+
+    def listen(self) -> Listener:
+        return RedisListener(self.client, self.namespace, self._told)
+
+    def say(self, name: str) -> None:
+        try:
+            self.client.publish(channel(self.namespace, name), "")
+        except RedisError as error:
+            logger.debug("Nobody hears of %s: %s", name, error)
+
+    # What is used by all of these
+
+    def _key(self, run_id: str, part: str, generation: str = "") -> str:
+        return key(self.namespace, run_id, part, generation)
+
+    def _range(self, name: str, start: int, end: int) -> Sequence[bytes]:
+        return cast("list[bytes]", self.calls.ask(lambda: self.client.lrange(name, start, end - 1)))
+
+    def _of_head(self, run_id: str, field: str, generation: str) -> bytes | None:
+        fields: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), [field, "gen"]))
+        found, whose = fields
+        return cast("bytes | None", found) if not generation or whose == generation.encode() else None
+
+    def _generation(self, run_id: str) -> str:
+        """The present generation of a run, or that of what is left of it."""
+        found = self.generation(run_id)
+        if found is None:
+            mark: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "mark"))) or b""
+            found = [*mark.decode().split(" "), "", ""][1]
+        return found

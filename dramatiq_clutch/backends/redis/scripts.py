@@ -1,0 +1,202 @@
+"""The scripts: put together from their pieces, called by names, and their errors told by file and line.
+
+A script of the folder `lua` begins with a comment that says what it takes:
+
+    -- USES take, life            pieces of `lua/lib` that go before it, and whatever those use
+    -- KEYS head, here.marks      its keys; those with a dot are fields of a table
+    -- ARGV member, epoch number, renew flag, results...
+
+and each piece has such a header of its own. They are bound to local variables of these names. The last key may have a
+question mark, which says that not every call has it. An argument is a string, unless it is said to be a `number`, or a
+`flag`, which is '1' or ''; the one with dots, if any, is a list of all that are left. So nobody counts places, here or
+there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from .constants import CONSTANTS
+
+#: The order in which pieces are put together: each may use those before it.
+PIECES = (
+    *("run", "line", "members", "nested", "snapshot", "carry", "outbox", "onward", "take", "release", "limit"),
+    *("waiting", "callbacks", "rest", "parent", "life", "tombstone", "expiry", "revival"),
+)
+
+#: What is put together from the broker's own script, where a message goes onward in the same step.
+ENQUEUE = "enqueue"
+
+#: How an argument is read, by its kind.
+READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of Lua: its header, and its lines."""
+
+    name: str
+    lines: tuple[str, ...]
+    uses: tuple[str, ...]
+    keys: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def read(cls, name: str) -> Source:
+        text = (resources.files(__package__) / "lua" / name).read_text()
+        header = text[: len(text) - len(re.sub(r"\A(--.*\n)*", "", text))]
+        uses, keys, arguments = (
+            tuple(
+                word.strip()
+                for line in re.findall(rf"^-- {tag}  ?(.*)$", header, re.MULTILINE)
+                for word in line.split(",")
+            )
+            for tag in ("USES", "KEYS", "ARGV")
+        )
+        return cls(name, tuple(text.splitlines()), uses, keys, arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A whole script, as the server gets it.
+
+    `keys` and `arguments` are the names of what it takes, in order. It may be given `last_key` or not, and `rest` is
+    the name of the list of all arguments that follow, if it takes one. `sha` is the name under which the server keeps
+    it, and `origin` has the file and the line that each of its lines is from.
+    """
+
+    name: str
+    text: str
+    keys: tuple[str, ...]
+    last_key: str
+    arguments: tuple[str, ...]
+    rest: str | None
+    sha: str
+    origin: tuple[tuple[str, int], ...]
+
+    def call(self, keys: Mapping[str, str], given: Mapping[str, Any], rest: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """What follows the script, or its name, in a call: the number of keys, the keys, the arguments.
+
+        Raises TypeError for arguments that it doesn't take, or that it lacks.
+        """
+        if len(given) != len(self.arguments) or (rest and self.rest is None):
+            raise TypeError(
+                f"script {self.name!r} takes {[*self.arguments, self.rest]}, not {[*given]} and {len(rest)} more"
+            )
+        try:
+            names = [keys[name] for name in self.keys]
+            if self.last_key in keys:
+                names.append(keys[self.last_key])
+            return (len(names), *names, *[given[name] for name in self.arguments], *rest)
+        except KeyError as error:
+            raise TypeError(f"script {self.name!r} also takes {error}") from error
+
+    def located(self, message: str) -> str:
+        """What the server says of an error, with the file and the line in it that it is in."""
+        return re.sub(r"@?user_script:(\d+)", lambda found: self._origin_of(int(found[1])), message)
+
+    def _origin_of(self, line: int) -> str:
+        file, at = self.origin[line - 1] if 0 < line <= len(self.origin) else (self.name, line)
+        return f"{file}:{at}"
+
+
+def script_names() -> list[str]:
+    """The names of all scripts."""
+    files = (resources.files(__package__) / "lua").iterdir()
+    return sorted(file.name.removesuffix(".lua") for file in files if file.name.endswith(".lua"))
+
+
+@cache
+def script(name: str, enqueue: str = "") -> Script:
+    """A script by its name. With `enqueue`, the text of a broker's own script, it also sends a message onward."""
+    main = Source.read(f"{name}.lua")
+    pieces = _pieces_of(main, (*main.uses, *(["onward"] if enqueue else ())))
+    sources = [*pieces, main]
+    keys = tuple(dict.fromkeys(key for source in sources for key in source.keys))
+    slots = [slot for source in sources for slot in source.arguments]
+    rests = [slot for slot in slots if slot.endswith("...")]
+    slots = [slot for slot in slots if not slot.endswith("...")]
+    if len(rests) > 1 or len({slot.split()[0] for slot in slots}) < len(slots):
+        raise ValueError(f"script {name!r} takes two arguments of one name, or two lists: {slots + rests}")
+    places = {slot: f"ARGV[{at}]" for at, slot in enumerate(slots, 1)}
+    places |= {key: f"KEYS[{at}]" for at, key in enumerate(keys, 1)}
+    bound: set[str] = set()
+    body = [line for source in sources for line in _lines(source, places, bound, len(slots) + 1, enqueue)]
+    optional = keys[-1].removesuffix("?") if keys[-1].endswith("?") else ""
+    head = [(line, f"{name}.lua", 1) for line in (_constants(body), _tables(places)) if line]
+    lines = head + body
+    text = "\n".join(line for line, _, _ in lines)
+    return Script(
+        name=name,
+        text=text,
+        keys=keys[:-1] if optional else keys,
+        last_key=optional,
+        arguments=tuple(slot.split()[0] for slot in slots),
+        rest=rests[0].removesuffix("...") if rests else None,
+        sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
+        origin=tuple((file, at) for _, file, at in lines),
+    )
+
+
+def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
+    """The pieces that it takes for these, in order. Raises ValueError for one that uses what comes after it."""
+    wanted, found = set(uses), list[Source]()
+    for name in reversed(PIECES):
+        if name in wanted:
+            found.insert(0, Source.read(f"lib/{name}.lua"))
+            late = [used for used in found[0].uses if used not in PIECES[: PIECES.index(name)]]
+            if late:
+                raise ValueError(f"lib/{name}.lua uses {late}, which don't come before it")
+            wanted |= set(found[0].uses)
+    if not wanted <= set(PIECES):
+        raise ValueError(f"{main.name} uses {sorted(wanted - set(PIECES))}, which there are none of")
+    return found
+
+
+def _lines(
+    source: Source, places: Mapping[str, str], bound: set[str], rest_at: int, enqueue: str
+) -> Iterator[tuple[str, str, int]]:
+    """The lines of a piece without its comments, each with its file and number, after those that bind its slots, unless
+    they are `bound` already."""
+    if source.name == "lib/onward.lua":
+        wrapped = [f"local function {ENQUEUE}(KEYS, ARGV)", *enqueue.splitlines(), "end"]
+        yield from ((line, "the broker's script", at) for at, line in enumerate(wrapped))
+    plain = {key.removesuffix("?"): places[key] for key in source.keys if "." not in key and key not in bound}
+    bound.update(source.keys)
+    for slot in source.arguments:
+        name, _, kind = slot.partition(" ")
+        if not slot.endswith("..."):
+            plain[name] = READ[kind].format(places[slot])
+    if plain:
+        yield f"local {', '.join(plain)} = {', '.join(plain.values())}", source.name, 1
+    for slot in source.arguments:
+        if slot.endswith("..."):
+            name = slot.removesuffix("...")
+            loop = f"for at = {rest_at}, #ARGV do {name}[#{name} + 1] = ARGV[at] end"
+            yield f"local {name} = {{}} {loop}", source.name, 1
+    for at, line in enumerate(source.lines, 1):
+        if line.strip() and not line.lstrip().startswith("--"):
+            yield line, source.name, at
+
+
+def _constants(body: Sequence[tuple[str, str, int]]) -> str:
+    """Those constants that occur, as Lua."""
+    words = {word for line, _, _ in body for word in re.findall(r"\b[A-Z_]{3,}\b", line)}
+    used = [name for name in CONSTANTS if name in words]
+    return f"local {', '.join(used)} = {', '.join(str(CONSTANTS[name]) for name in used)}" if used else ""
+
+
+def _tables(places: Mapping[str, str]) -> str:
+    """The tables of those keys whose names have a dot, as Lua."""
+    tables: dict[str, list[str]] = {}
+    for slot, place in places.items():
+        table, dot, field = slot.partition(".")
+        if dot and not slot.endswith("..."):
+            tables.setdefault(table, []).append(f"{field} = {place}")
+    return " ".join(f"local {table} = {{{', '.join(fields)}}}" for table, fields in tables.items())

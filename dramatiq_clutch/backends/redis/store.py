@@ -1,0 +1,392 @@
+"""Runs in Redis, or whatever speaks its protocol: each change of a run is one script."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import redis
+from dramatiq import Encoder
+
+from ... import wire
+from ...backend import SHARE, Caller, Confirmation, Duty, GuardWord, Onward, Record, Reply, decode_snapshot
+from ...errors import DamagedState, PayloadRefused, StateUnavailable, foreign_run
+from ...outages import LARGE
+from ...plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
+from ...status import Snapshot
+from ...together import Together
+from ...tokens import new_token
+from .calls import translated
+from .keys import index, keys_of
+from .reading import CHUNK, INDEX_TTL, RedisReading
+from .replies import reply_from
+from .scripts import script
+
+#: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
+DRAFT_TTL = 300_000
+
+#: What is called for each job, by workers.
+WORKERS = ("guard", "record", "succeed", "confirm")
+
+#: What is only for the application that the run belongs to.
+PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """The keys that a script gets: those of a run in one generation, and of one of its stages."""
+
+    run_id: str
+    stage: int
+    generation: str
+
+
+class RedisBackend(RedisReading):
+    """Keeps runs in Redis.
+
+    Parameters:
+      client: a ready client; all other connection parameters are then ignored.
+      url: a connection URL, such as ``rediss://user:password@host:6379/0``.
+      namespace: what all keys begin with. Applications that share a server should each have their own.
+      encoder: encodes results; default is Dramatiq's global encoder.
+      **parameters: passed to ``redis.Redis``.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: redis.Redis | None = None,
+        url: str | None = None,
+        namespace: str = "dramatiq-clutch",
+        encoder: Encoder | None = None,
+        **parameters: Any,
+    ) -> None:
+        client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
+        super().__init__(client=client, namespace=namespace, encoder=encoder)
+        self._succeed: Together[Record, bytes] = Together(self._succeed_together)
+        if client.get_encoder().decode_responses:
+            raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
+
+    def warnings(self) -> Sequence[str]:
+        try:
+            memory: dict[str, Any] = self.calls.ask(lambda: self.client.info("memory"))
+        except StateUnavailable:  # it is away, or INFO isn't allowed: then nothing can be said
+            return ()
+        policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
+        if policy == "noeviction" or not most:
+            return ()
+        return [
+            f"the server is set to evict keys when its memory ({most:,} bytes) is full (maxmemory-policy {policy}); "
+            "a run whose keys are evicted is lost. Set maxmemory-policy noeviction, or give runs a server of their own"
+        ]
+
+    # A run begins
+
+    def draft(
+        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+    ) -> None:
+        write = script("draft")
+        arguments = write.call({"list": self._draft(run_id, draft)}, {"offset": offset, "ttl": DRAFT_TTL}, rows)
+        runs = index(self.namespace, caller.application)
+        with translated():
+            # The index entry comes first: whatever happens from here on, a sweeper finds the run.
+            pipe: Any = self.client.pipeline(transaction=False)
+            pipe.zadd(runs, {run_id: caller.now + caller.lease_ms})
+            pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
+            is_small = wire.size_of(rows) < LARGE
+            if is_small:  # by its text, for a pipeline can't ask again when a server doesn't know a script's name
+                pipe.execute_command("EVAL", write.text, *arguments)
+            answer = pipe.execute()[-1]
+        if not is_small:
+            answer = self.calls.evaluate(write, arguments)
+        if answer == b"expired":
+            raise _expired(run_id)
+
+    def create(
+        self,
+        run_id: str,
+        plan: Plan,
+        caller: Caller,
+        *,
+        run_ttl: int,
+        result_ttl: int,
+        claim: str = "",
+        draft: str = "",
+        share: int = SHARE,
+    ) -> Reply:
+        spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
+        head = {
+            "spec": spec.to_bytes(),
+            "name": spec.name or "",
+            "stages": len(lines),
+            "events": " ".join(event for event in EVENTS if event in spec.callbacks),
+            "told": "open" if spec.parent else "",
+            "share": share,
+            "format": FORMAT,
+            **lines,
+        }
+        if not draft:
+            draft = new_token()
+            for at in range(0, len(plan.rows) or 1, CHUNK):
+                self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
+        given = {
+            "run_ttl": run_ttl,
+            "result_ttl": result_ttl,
+            "claim": claim,
+            "parent_epoch": spec.parent.epoch if spec.parent else "",
+            "rows": rows_of(plan.lines),
+            "app": caller.application,
+            "due": spec.start_at or 0,
+        }
+        at_first = At(run_id, 0, spec.generation)
+        more = [part for pair in head.items() for part in pair]
+        raw = self._call("seal", at_first, caller, given, more, keys={"draft": self._draft(run_id, draft)})
+        reply = reply_from(raw, spec.generation)
+        if reply.word == "expired":
+            raise _expired(run_id)
+        return reply
+
+    # A job
+
+    def guard(self, tag: Tag) -> GuardWord:
+        generation = self._known(tag)
+        keys = {part: self._key(tag.run_id, part) for part in ("head", "mark")}
+        keys["marks"] = self._key(tag.run_id, f"marks:{tag.stage}", generation)
+        given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
+        return cast(GuardWord, self._run("guard", keys, given).decode())
+
+    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+        if record.is_common and not caller.touch:
+            word = self._count(record)
+            if word == b"counts":
+                return Reply("counts")
+            if word == b"last":  # the whole transition finds it applied
+                return replace(self._record(record, caller, None), word="counts")
+        try:
+            return self._record(record, caller, onward)
+        except PayloadRefused:
+            if onward is None:
+                raise
+        return self._record(record, caller, None)  # the next message was too much; it may be so for the result as well
+
+    def _count(self, record: Record) -> bytes:
+        """The common case, with others' unless the server refuses them together, or this one might be refused."""
+        if len(record.payload) < LARGE:
+            with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
+                return self._succeed(record)
+        (word,) = self._succeed_together([record])
+        return word
+
+    def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
+        """The common case for several records: one call for each stage that they are of."""
+        stages: dict[str, list[Record]] = defaultdict(list)
+        for record in records:
+            tag = record.tag
+            stages[self._key(tag.run_id, f"marks:{tag.stage}", self._known(tag))].append(record)
+        words: dict[int, bytes] = {}
+        for marks, of_stage in stages.items():
+            for batch in _batches(of_stage):
+                words |= zip(map(id, batch), self._succeed_of_stage(marks, batch), strict=True)
+        return [words[id(record)] for record in records]
+
+    def _succeed_of_stage(self, marks: str, records: Sequence[Record]) -> Sequence[bytes]:
+        tag, results = records[0].tag, list[Any]()
+        for record in records:
+            results += [record.tag.member, b"S" + record.payload]
+        given = {"total": tag.of, "batch": tag.batch}
+        return cast("list[bytes]", self._run("succeed", {"marks": marks}, given, results))
+
+    def _record(self, record: Record, caller: Caller, onward: Onward | None) -> Reply:
+        tag, generation = record.tag, self._known(record.tag)
+        given: dict[str, Any] = {
+            "member": tag.member,
+            "ending": record.ending,
+            "epoch": tag.epoch,
+            "attempt": record.attempt,
+            "payload": record.payload,
+            "nested": record.nested,
+            "of_run": "1" if record.of_run else "",
+            "renew": "1" if caller.touch else "",
+            "due": record.due,
+        }
+        at = At(tag.run_id, tag.stage, generation)
+        if onward is None:
+            raw, reply = self._call("record", at, caller, given), None
+        else:
+            given["onward_duty"] = onward.duty.id
+            keys, message = {"broker": onward.key}, onward.arguments
+            raw = self._call("record", at, caller, given, message, keys=keys, enqueue=onward.script)
+        reply = reply_from(raw, generation, onward.duty if onward else None)
+        return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" and len(raw) == 1 else reply
+
+    # Duties
+
+    def owed(self, run_id: str, caller: Caller) -> Reply:
+        return self._present("owed", run_id, caller)
+
+    def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
+        given = {"stalled_after": stalled_after, "waits_for_jobs": "1" if waits_for_jobs else ""}
+        return self._present("sweep", run_id, caller, given)
+
+    def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
+        raw = self._call("open", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "total": total})
+        return reply_from(raw, duty.generation)
+
+    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+        raw = self._call("reopen", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "done": done})
+        return (int(raw[1]), [int(member) for member in raw[2:]]) if raw[0] == b"open" else None
+
+    def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
+        given = self._of_confirmation(duty, caller, "" if cursor is None else cursor)
+        word: str = self._run("confirm", self._keys_of_confirmation(run_id, duty), given).decode()
+        return self._present("tidy", run_id, caller, {"id": duty.id}).word if word == "tidy" else word
+
+    def shares(self, client: Any) -> bool:
+        return client is self.client and self.calls.is_single
+
+    def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:
+        if not self.shares(client):
+            return None
+        confirm, keys = script("confirm"), self._keys_of_confirmation(run_id, duty)
+        given = self._of_confirmation(duty, caller, "")
+        return lambda queue, ids: ("EVALSHA", confirm.sha, *confirm.call({**keys, "queue": queue}, given, ids))
+
+    def _keys_of_confirmation(self, run_id: str, duty: Duty) -> Mapping[str, str]:
+        return {"head": self._key(run_id, "head"), "outbox": self._key(run_id, "outbox", duty.generation)}
+
+    def _of_confirmation(self, duty: Duty, caller: Caller, cursor: int | str) -> Mapping[str, Any]:
+        who = {"now": caller.now, "lease": caller.lease, "lease_ms": caller.lease_ms}
+        return {"duty": duty.id, "cursor": cursor, **who}
+
+    def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
+        return self._present("fail", run_id, caller, {"id": duty.id, "details": details})
+
+    def heard(self, tag: CallbackTag, caller: Caller) -> str:
+        return self._present("heard", tag.run_id, caller, {"duty": tag.duty}, generation=tag.generation).word
+
+    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+        keys = {"list": self._key(run_id, f"items:{duty.stage}", duty.generation)}
+        if self._run("draft", keys, {"offset": offset, "ttl": run_ttl}, items) == b"expired":
+            raise DamagedState(f"what stage {duty.stage} of run {run_id!r} is mapped over is gone: it has expired")
+
+    # A run is steered
+
+    def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
+        given = {"bury": "" if bury is None else bury}
+        return self._present("cancel", run_id, caller, given, generation=generation)
+
+    def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
+        given = {"revived_in": "" if since is None else since}
+        return self._present("retry", run_id, caller, given, generation=generation)
+
+    def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._present("resend", run_id, caller, generation=generation)
+
+    def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._present("retell", run_id, caller, generation=generation)
+
+    def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
+        return self._present("touch", run_id, caller, {"due": due}).word
+
+    def snapshot(self, run_id: str) -> Snapshot | None:
+        raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0), {})[0]
+        return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
+
+    # Scripts
+
+    def _draft(self, run_id: str, draft: str) -> str:
+        return self._key(run_id, f"draft:{draft}")
+
+    def _known(self, tag: Tag) -> str:
+        return tag.generation or self._generation(tag.run_id)
+
+    def _whereabouts(self, run_id: str, name: str, caller: Caller, generation: str) -> At:
+        """The present stage and the generation: a guess, which the script checks where it matters.
+
+        Raises NewerRelease for a run of a newer format, and ForeignRun where it belongs to another application.
+        """
+        names = ("stage", "gen", "format", "app")
+        fields: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), names))
+        stage, found, version, app = fields
+        if version is not None:
+            refuse_newer(int(version), f"run {run_id!r}")
+        if name in PRIVATE and app is not None and app.decode() != caller.application:
+            raise foreign_run(run_id, app.decode(), caller.application)
+        return At(run_id, int(stage or 0), generation or (found or b"").decode())
+
+    def _present(
+        self, name: str, run_id: str, caller: Caller, given: Mapping[str, Any] | None = None, *, generation: str = ""
+    ) -> Reply:
+        """Call a script with the keys of the present stage, which may be another one by then."""
+        return reply_from(*self._ask_present(name, run_id, caller, given or {}, generation))
+
+    def _ask_present(
+        self, name: str, run_id: str, caller: Caller, given: Mapping[str, Any], generation: str = ""
+    ) -> tuple[Any, str]:
+        while True:
+            at = self._whereabouts(run_id, name, caller, generation)
+            raw = self._call(name, at, caller, given)
+            if raw[0] != b"moved":
+                return raw, at.generation
+
+    def _call(
+        self,
+        name: str,
+        at: At,
+        caller: Caller,
+        given: Mapping[str, Any],
+        rest: Sequence[Any] = (),
+        *,
+        keys: Mapping[str, str] | None = None,
+        enqueue: str = "",
+    ) -> Any:
+        """Call a script for a run. What enqueues goes alone: messages that come one by one reach an idle consumer
+        sooner than all at once."""
+        who = {
+            "stage": at.stage,
+            "now": caller.now,
+            "owner": caller.owner,
+            "lease": caller.lease,
+            "lease_ms": caller.lease_ms,
+            "generation": at.generation,
+        }
+        takes = script(name, enqueue).arguments
+        who = {name: value for name, value in who.items() if name in takes}
+        all_keys = {**keys_of(self.namespace, at.run_id, at.stage, at.generation), **(keys or {})}
+        return self._run(name, all_keys, {**who, **given}, rest, enqueue=enqueue)
+
+    def _run(
+        self,
+        name: str,
+        keys: Mapping[str, str],
+        given: Mapping[str, Any],
+        rest: Sequence[Any] = (),
+        *,
+        enqueue: str = "",
+    ) -> Any:
+        called = script(name, enqueue)
+        arguments = called.call(keys, given, rest)
+        return self.calls.run(called, arguments, by_worker=name in WORKERS, alone=bool(enqueue))
+
+
+def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
+    batch, size = list[Record](), 0
+    for record in records:
+        if batch and size + len(record.payload) > LARGE // 2:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record.payload)
+    yield batch
+
+
+def _expired(run_id: str) -> DamagedState:
+    return DamagedState(
+        f"the plan of run {run_id!r} expired before it was complete, so nothing was started: reading its steps paused "
+        f"for more than {DRAFT_TTL // 60_000} minutes"
+    )

@@ -1,0 +1,151 @@
+"""The scripts: what their headers say, how they are put together, and what is told of their errors."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from redis.exceptions import ResponseError
+
+from dramatiq_clutch import Clutch
+from dramatiq_clutch.backends.redis.calls import Calls
+from dramatiq_clutch.backends.redis.constants import CONSTANTS
+from dramatiq_clutch.backends.redis.keys import keys_of
+from dramatiq_clutch.backends.redis.scripts import PIECES, Source, script, script_names
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.errors import StateUnavailable
+
+FOLDER = Path(str(resources.files("dramatiq_clutch.backends.redis"))) / "lua"
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.lua"))
+
+#: Keys that only some script has, beside those of a run.
+OWN_KEYS = {"list", "draft", "queue", "broker", "marks"}
+
+
+def test_every_piece_has_its_place_in_the_order() -> None:
+    assert {f"lib/{name}.lua" for name in PIECES} == {file for file in FILES if file.startswith("lib/")}
+    assert len(set(PIECES)) == len(PIECES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_of_lua_is_longer_than_60_lines_or_wider_than_120_columns(file: str) -> None:
+    lines = (FOLDER / file).read_text().splitlines()
+    assert len(lines) <= 60
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_file_says_what_it_is_for_and_names_only_keys_that_there_are(file: str) -> None:
+    source = Source.read(file)
+    assert re.match(r"-- (?!USES|KEYS|ARGV|returns)\S", source.lines[0])
+    known = keys_of("n", "r", 0, "g").keys() | OWN_KEYS
+    assert {name.removesuffix("?") for name in source.keys} <= known
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_each_script_says_what_it_returns(name: str) -> None:
+    assert [line for line in Source.read(f"{name}.lua").lines if line.startswith("-- returns ")]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_slot_that_a_header_names_is_used_by_its_file(file: str) -> None:
+    """One that isn't has been left behind, or belongs into the header of another piece."""
+    source = Source.read(file)
+    code = "\n".join(line for line in source.lines if not line.startswith("--"))
+    slots = [key.removesuffix("?") for key in source.keys]
+    slots += [slot.split()[0].removesuffix("...") for slot in source.arguments]
+    by_table = set(re.findall(r"\{(before), (here), (after)\}", code))
+    unused = [slot for slot in slots if not re.search(rf"\b{re.escape(slot)}\b", code)]
+    assert [slot for slot in unused if not (by_table and "." in slot)] == []
+
+
+@pytest.mark.parametrize("name", [*script_names(), "record and send"])
+def test_what_a_piece_defines_is_defined_before_it_is_used(name: str) -> None:
+    """Lua would look for a global variable of that name, and find it missing only when a call comes by."""
+    main, _, sends = name.partition(" and ")
+    composed = script(main, "return 1" if sends else "")
+    defined: set[str] = set()
+    helpers = {
+        found
+        for file in FILES
+        if file.startswith("lib/")
+        for found in re.findall(r"^local function (\w+)", (FOLDER / file).read_text(), re.MULTILINE)
+    }
+    for line in composed.text.splitlines():
+        code = re.sub(r"'[^']*'|--.*", "", line)
+        used = set(re.findall(r"(?<![.\w])(\w+)\(", code)) & helpers
+        defined |= set(re.findall(r"^local function (\w+)", line))
+        assert used <= defined, line
+
+
+def test_arguments_are_bound_by_name_and_counted_by_nobody() -> None:
+    draft = script("draft")
+    assert (draft.keys, draft.arguments, draft.rest) == (("list",), ("offset", "ttl"), "entries")
+    assert draft.call({"list": "k"}, {"ttl": 2, "offset": 1}, ["a", "b"]) == (1, "k", 1, 2, "a", "b")
+
+
+def test_a_key_with_a_question_mark_may_be_left_out() -> None:
+    confirm = script("confirm")
+    given = {name: name for name in confirm.arguments}
+    keys = {"head": "h", "outbox": "o"}
+    assert confirm.call(keys, given)[:3] == (2, "h", "o")
+    assert confirm.call({**keys, "queue": "q"}, given, ["id"])[:4] == (3, "h", "o", "q")
+
+
+@pytest.mark.parametrize(
+    ("given", "rest"), [({"offset": 1}, []), ({"offset": 1, "tll": 2}, []), ({"offset": 1, "ttl": 2, "more": 3}, [])]
+)
+def test_arguments_that_a_script_does_not_take_are_refused_by_name(given: dict[str, int], rest: list[str]) -> None:
+    with pytest.raises(TypeError, match="draft"):
+        script("draft").call({"list": "k"}, given, rest)
+
+
+def test_a_script_without_a_list_takes_nothing_more() -> None:
+    with pytest.raises(TypeError, match="guard"):
+        script("guard").call({}, dict.fromkeys(script("guard").arguments, 0), ["more"])
+
+
+def test_numbers_that_both_languages_know_are_written_once() -> None:
+    """A script that names one gets it from the same table that the package reads."""
+    text = script("record").text
+    first = text.splitlines()[0]
+    names, values = first.removeprefix("local ").split(" = ")
+    assert dict(zip(names.split(", "), map(int, values.split(", ")), strict=True)).items() <= CONSTANTS.items()
+    assert {"OPEN", "DEAD", "SPAN", "LAST"} <= set(names.split(", "))
+    for file in FILES:
+        assert not re.search(r"local [A-Z_]+ = \d", (FOLDER / file).read_text()), file
+
+
+def test_an_error_in_a_script_names_the_file_and_the_line(redis_broker: RedisBroker) -> None:
+    """The server only knows the line of the whole script that the pieces make."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    run = Clutch().then(job).then(job).run()
+    backend = engine_of(redis_broker).backend
+    head = f"dramatiq-clutch:{{{run.run_id}}}:head"
+    redis_broker.client.hset(head, "epoch", "damaged")  # nobody but another program would
+    with pytest.raises(StateUnavailable, match=r"\.lua:\d+") as caught:
+        backend.resend(run.run_id, engine_of(redis_broker).caller("somebody"))
+    found = re.search(r"((?:lib/)?\w+\.lua):(\d+)", str(caught.value))
+    assert found
+    assert "run.epoch + 1" in (FOLDER / found[1]).read_text().splitlines()[int(found[2]) - 1]
+
+
+def test_an_error_keeps_its_class_by_which_it_is_known(redis_client: redis.Redis) -> None:
+    calls, snapshot = Calls(redis_client), script("snapshot")
+    redis_client.set("foreign", "another program's")
+    redis_client.pexpire("foreign", 60_000)
+    keys = dict.fromkeys(snapshot.keys, "foreign")
+    given = dict.fromkeys(snapshot.arguments, 1)
+    with pytest.raises(StateUnavailable) as caught:
+        calls.run(snapshot, snapshot.call(keys, given))
+    assert isinstance(caught.value.__cause__, ResponseError)
+    assert "WRONGTYPE" in str(caught.value)
+    redis_client.delete("foreign")
