@@ -8,7 +8,7 @@ that are: what the methods name, and `PayloadRefused` for a payload that the sto
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,9 +43,6 @@ SWEEPER = "sweeper"
 
 #: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
 SHARE = 250
-
-#: Makes the command that confirms a duty from the key of a list and the ids that must be the last in it.
-Confirmation = Callable[[str, Sequence[str]], Sequence[Any]]
 
 #: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
 LAST = 2**31
@@ -166,17 +163,6 @@ class Record:
         return self.ending == "succeeded" and self.tag.of > 1 and plain
 
 
-@dataclass(frozen=True, slots=True)
-class Onward:
-    """The message of a `duty` that isn't owed yet, ready to be sent in the step that would owe it: the broker's own
-    `script` enqueues it, called with one `key` and these `arguments`."""
-
-    duty: Duty
-    script: str
-    key: str
-    arguments: Sequence[Any]
-
-
 class Listener(abc.ABC):
     """Hears what is said of names: ids of runs, and words such as SWEEP. One thread uses it; any may `wake` it.
 
@@ -262,14 +248,13 @@ class ClutchBackend(abc.ABC):
         """Say whether a job is still wanted. Changes nothing."""
 
     @abc.abstractmethod
-    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+    def record(self, record: Record, caller: Caller) -> Reply:
         """Record how an attempt ended. A member's first success is final; another record that isn't newer (epoch,
         attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
         and counting is by membership: neither a duplicate nor a missing key can release anything. Of a stage with a
         limit, as many more members are owed as have given up their places: jobs by an attempt, runs by settling.
         In the common case (`Record.is_common`, and the caller has no need to touch) only the place changes, and no
-        duties are given. What goes `onward` is sent where its duty would be owed by this very record, and only if the
-        store `shares` the broker's client; it may always be left."""
+        duties are given."""
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
@@ -299,15 +284,6 @@ class ClutchBackend(abc.ABC):
         """The next members that a `retry` is to send again, at most 1,000 and no more than there is room for, and the
         epoch in which they work. They are the same until the caller has sent them, which it says by how many times it
         has (`done`). None if there are none, which confirms the duty, or if the lease has passed to somebody else."""
-
-    def shares(self, client: Any) -> bool:  # noqa: ARG002
-        """Whether the broker's `client` is the store's own, so that what goes to both can go in one step."""
-        return False
-
-    def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:  # noqa: ARG002
-        """What confirms a duty over the broker's `client`, right behind the messages it sent: only if they are there,
-        for an error in front of it doesn't stop a command. None where that can't be."""
-        return None
 
     @abc.abstractmethod
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:

@@ -11,6 +11,7 @@ from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
+from .courier import Courier
 from .errors import DamagedState, HandOverFailed, NotConfigured, ResultsGone, RunNotFound
 from .forks import renew_in_children
 from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
@@ -49,6 +50,7 @@ class Engine:
 
     broker: Broker
     backend: ClutchBackend
+    courier: Courier
     run_ttl: int
     result_ttl: int
     lease_ms: int

@@ -96,7 +96,15 @@ class PayloadRefused(ClutchError):
 
 class Unavailable(ClutchError):
     """Something is away, or answers with an error that isn't known to be final. Workers wait for it, keep their
-    messages unacked and lose nothing."""
+    messages unacked and lose nothing.
+
+    The error that it gave is the cause of this one. It `is_known` if a server, or the way to it, gives such errors;
+    otherwise it may be a fault in a program.
+    """
+
+    def __init__(self, message: str, *, is_known: bool = True) -> None:
+        super().__init__(message)
+        self.is_known = is_known
 
 
 class StateUnavailable(Unavailable):

@@ -17,8 +17,8 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from .backend import LAST, SWEEPER, Caller, Confirmation, Duty, Record, Reply, Standing
-from .dispatch import Outgoing, send
+from .backend import LAST, SWEEPER, Caller, Duty, Record, Reply, Standing
+from .courier import Outgoing
 from .engine import SUCCEEDED, Engine
 from .errors import (
     DamagedState,
@@ -464,7 +464,11 @@ def _send(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller)
                 outgoing.append(members.outgoing(member, step, 0, again=duty.again))
         _expect_delays(engine, run_id, outgoing)
         is_all = end == duty.end and not (starting or duty.leaders)
-        confirmed = send(engine.broker, outgoing, _confirmation(engine, run_id, duty, caller) if is_all else None)
+        confirmed = False
+        if is_all:
+            confirmed = engine.courier.send_and_confirm(outgoing, run_id, duty, caller)
+        else:
+            engine.courier.send(outgoing)
         remember(engine, run_id, duty, members.line.total or 0)
         if confirmed:
             return True
@@ -486,12 +490,8 @@ def _expect_delays(engine: Engine, run_id: str, outgoing: Sequence[Outgoing]) ->
 def remember(engine: Engine, run_id: str, sent: Duty, total: int) -> None:
     """Remember that these members were sent just now, and what comes after them."""
     engine.let_go(run_id, sent.generation, sent.stage, total)
-    if engine.backend.shares(getattr(engine.broker, "client", None)):
+    if engine.courier.sends_onward:
         engine.look_ahead(run_id, sent.ahead)
-
-
-def _confirmation(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Confirmation | None:
-    return engine.backend.confirmation(run_id, duty, caller, getattr(engine.broker, "client", None))
 
 
 def _lead_for(engine: Engine, lease: Lease, run_id: str, leading: Iterable[Outgoing]) -> Work:
@@ -520,7 +520,7 @@ def _retry(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: Caller
             else:
                 outgoing.append(members.outgoing(member, step, epoch, again=True))
         _expect_delays(engine, run_id, outgoing)
-        send(engine.broker, outgoing)
+        engine.courier.send(outgoing)
         for member, step in runs:
             yield _revive(engine, lease, members.place(member, epoch), step, by_hand=False)
         done += 1
@@ -542,7 +542,7 @@ def _send_again(engine: Engine, lease: Lease, run_id: str, duty: Duty, caller: C
             else:
                 outgoing.append(members.outgoing(member, step, duty.epoch, again=True))
         _expect_delays(engine, run_id, outgoing)
-        send(engine.broker, outgoing)
+        engine.courier.send(outgoing)
         for member, step in runs:
             yield _revive(engine, lease, members.place(member, duty.epoch), step, by_hand=duty.kind == "resend")
         if end < duty.end and engine.backend.confirm(run_id, duty, _now(caller), cursor=end) == "lost":
@@ -639,7 +639,7 @@ def _call_back(engine: Engine, run_id: str, duty: Duty) -> None:
         )
         outgoing.append((stamped, stamped.options.get("delay")))
     _expect_delays(engine, run_id, outgoing)
-    send(engine.broker, outgoing)
+    engine.courier.send(outgoing)
 
 
 # Nested runs

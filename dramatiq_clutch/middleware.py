@@ -25,15 +25,14 @@ from dramatiq.threading import Interrupt
 
 from . import job as jobs
 from .backend import SWEEP, Caller, ClutchBackend, Ending, Record, Reply
-from .backends import RedisBackend, StubBackend
-from .dispatch import own_copy, send
+from .backends import RedisBackend, RedisCourier, StubBackend
+from .courier import Courier
 from .engine import DEFAULT_STALLED_AFTER, AtWork, Engine, EngineMiddleware
 from .errors import ClutchError, DamagedState, NewerRelease, NotConfigured, PayloadRefused, Unavailable, is_final
 from .forks import renew_in_children
 from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
-from .outages import is_outage
 from .plan import OPTION, CallbackTag, changed
 from .status import failure_details
 from .waiting import waiter_of
@@ -155,6 +154,7 @@ class ClutchMiddleware(EngineMiddleware):
             engine = Engine(
                 broker,
                 backend,
+                _courier_of(broker, backend),
                 self.run_ttl,
                 self.result_ttl,
                 self.lease,
@@ -214,7 +214,7 @@ class ClutchMiddleware(EngineMiddleware):
         if not isinstance(job, Job):
             return
         job.engine.at_work[id(job)] = AtWork(job.tag.run_id, time.monotonic())
-        word: Any = "go" if self._is_fresh(broker, message, job) else self._guard(job)
+        word: Any = "go" if self._is_fresh(message, job) else self._guard(job)
         if word == "go" and job.tag.leads:
             word = self._lead(job)
         if word == "go":
@@ -328,7 +328,7 @@ class ClutchMiddleware(EngineMiddleware):
             option = attempt.options[OPTION]
             attempt.engine.leave_to_newer(str(option.get("run")), attempt.error)
             copy = changed(message._message, options=attempt.options)
-            self._patiently(attempt, lambda: send(broker, [(copy, LEFT_FOR)]))
+            self._patiently(attempt, lambda: attempt.engine.courier.send([(copy, LEFT_FOR)]))
             attempt.put_back = True
         if message.failed:  # it has come to a consumer that doesn't know its actor
             message.failed = False
@@ -453,24 +453,17 @@ class ClutchMiddleware(EngineMiddleware):
     def _send_owed_attempt(self, broker: Broker, message: MessageProxy, job: Attempt, delay: int) -> None:
         """Send the attempt that Retries couldn't send: the broker was away."""
         attempt = message.copy(options={"retries": job.attempt + 1})
-        send(broker, [(attempt, delay)])
+        job.engine.courier.send([(attempt, delay)])
         job.retry_sent, job.due = True, current_millis() + delay
 
     # Waiting
 
-    def _is_fresh(self, broker: Broker, message: MessageProxy, job: Job) -> bool:
+    def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
         """Whether the guard needn't be asked: this can't be a second copy, and its run wasn't cancelled a second ago.
-
-        Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout. Half
-        of that leaves room for clocks that differ. Second copies that we send are marked, those of Retries are later
-        attempts, and whoever else enqueues a copy gives it an id in the queue that isn't one of ours.
-        """
-        if job.attempt or job.tag.again or job.tag.leads or not isinstance(broker, RedisBroker):
+        Second copies that we send are marked, and those of Retries are later attempts."""
+        if job.attempt or job.tag.again or job.tag.leads:
             return False
-        if not str(message.options.get("redis_message_id")).startswith(own_copy(message.message_id)):
-            return False  # somebody else has enqueued it, or the delay queue
-        age = current_millis() - message.message_timestamp
-        return 0 <= age < broker.heartbeat_timeout / 2 and job.engine.was_let_go(job.tag)
+        return job.engine.courier.is_first_copy(message) and job.engine.was_let_go(job.tag)
 
     def _guard(self, job: Job) -> Any:
         """Whether to run the job. Whatever error there is, it waits: what can't be recorded is better not run."""
@@ -589,6 +582,10 @@ def _backend_of(broker: Broker) -> ClutchBackend:
     )
 
 
+def _courier_of(broker: Broker, backend: ClutchBackend) -> Courier:
+    return RedisCourier(broker, backend) if isinstance(broker, RedisBroker) else Courier(broker)
+
+
 def _application_of(broker: Broker) -> str:
     """By what a broker tells its messages from those of others on the same server."""
     if isinstance(broker, RedisBroker):
@@ -614,14 +611,14 @@ def _retries_of(broker: Broker) -> Retries | None:
 def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> None:
     """Tell that a message waits, and for how long it has if that isn't new. What no server causes comes with its
     traceback."""
-    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    is_known = error.is_known if isinstance(error, Unavailable) else isinstance(error, OSError)
     how = "waits" if seconds is None else f"still waits, after {seconds:.0f} s"
     logger.warning(
         "Message %s %s, unacked, until this is over: %s",
         job,
         how,
         error if isinstance(error, ClutchError) else repr(error),
-        exc_info=error if cause is not None and not is_outage(cause) else None,
+        exc_info=None if is_known else error,
     )
 
 

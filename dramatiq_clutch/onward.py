@@ -13,8 +13,8 @@ from dataclasses import replace
 from dramatiq import Message
 from dramatiq.logging import get_logger
 
-from .backend import Caller, Onward, Record, Reply
-from .dispatch import Outgoing, has_gone, is_plain, make_ready
+from .backend import Caller, Duty, Record, Reply
+from .courier import Outgoing
 from .engine import SUCCEEDED, Engine
 from .handover import Members, remember
 
@@ -24,17 +24,18 @@ logger = get_logger(__name__)
 def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
     """Record how a job's attempt ended. Where one job follows it, and this process knows which, that is sent in the
     same step: then there is no moment in which it is owed."""
-    onward, prepared = _make_ready(engine, record) or (None, None)
-    reply = engine.backend.record(record, caller, onward)
-    if reply.sent is not None and prepared is not None:
-        has_gone(engine.broker, prepared)
+    duty, outgoing = _next_of(engine, record) or (None, None)
+    if duty is None or outgoing is None:
+        return engine.backend.record(record, caller)
+    reply = engine.courier.record_and_send(record, caller, duty, outgoing)
+    if reply.sent is not None:
         remember(engine, record.tag.run_id, reply.sent, 1)
     return reply
 
 
-def _make_ready(engine: Engine, record: Record) -> tuple[Onward, Outgoing] | None:
-    """The message of the stage that this record may release."""
-    run_id, stage, broker = record.tag.run_id, record.tag.stage + 1, engine.broker
+def _next_of(engine: Engine, record: Record) -> tuple[Duty, Outgoing] | None:
+    """The duty that this record may cause, and the message that it asks for."""
+    run_id, stage = record.tag.run_id, record.tag.stage + 1
     duty = engine.ahead.pop((run_id, stage), None)
     if (
         duty is None
@@ -42,14 +43,13 @@ def _make_ready(engine: Engine, record: Record) -> tuple[Onward, Outgoing] | Non
         or duty.previous is None
         or record.ending != "succeeded"
         or record.nested
-        or not is_plain(broker)
     ):
         return None
     try:
         members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], SUCCEEDED + record.payload)))
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
-        return make_ready(broker, duty, members.outgoing(0, step, 0, again=False))
+        return duty, members.outgoing(0, step, 0, again=False)
     except Exception as error:  # once it is owed, this is met again, and the run fails of it
         logger.debug("Stage %d of run %s isn't sent with the record before it: %r", stage, run_id, error)
         return None

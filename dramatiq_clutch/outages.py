@@ -1,4 +1,4 @@
-"""What an error of a server means: what its operator can do about it, and whether it refuses just this payload.
+"""What an error of a server means, whichever server it is: whether it refuses just this payload, and what to do.
 
 Waiting is the rule: only what is known to come again for the same payload is final.
 """
@@ -7,46 +7,7 @@ from __future__ import annotations
 
 import re
 
-import redis
 from dramatiq.errors import BrokerError
-from redis import exceptions
-from redis.exceptions import RedisClusterException
-
-#: From how many bytes on a request is one that a server may refuse for its size: the least that a server can be set to
-#: take (proto-max-bulk-len) is 1 MiB.
-LARGE = 512 * 1024
-
-#: Which settings bound the size of a request, for the text of an error.
-LIMITS = "see the server's proto-max-bulk-len and client-query-buffer-limit, and the limits of a proxy before it"
-
-#: What a server answers that refuses to work for now.
-CURABLE = {
-    "LOADING": "the server is still loading its data",
-    "READONLY": "this server is a replica: point the URL at the primary, or wait for the failover to end",
-    "OOM": "the server is out of memory: raise maxmemory or free some",
-    "BUSY": "the server is running a script that doesn't end: SCRIPT KILL ends it",
-    "MASTERDOWN": "the replica has lost its primary",
-    "MISCONF": "the server can't save to disk: see its log",
-    "CLUSTERDOWN": "the cluster is down",
-    "TRYAGAIN": "the cluster is moving the slot",
-    "NOREPLICAS": "the server has too few replicas to accept writes",
-    "NOPERM": "grant the user the commands in README, Least privilege",
-    "WRONGTYPE": "another program has written to this key: remove it",
-}
-
-#: redis-py takes the code out of the text of those that it has a class for.
-CLASSES: dict[type[Exception], str] = {
-    exceptions.BusyLoadingError: "LOADING",
-    exceptions.ReadOnlyError: "READONLY",
-    exceptions.OutOfMemoryError: "OOM",
-    exceptions.MasterDownError: "MASTERDOWN",
-    exceptions.ClusterDownError: "CLUSTERDOWN",
-    exceptions.TryAgainError: "TRYAGAIN",
-    exceptions.NoPermissionError: "NOPERM",
-}
-
-#: In the text of an error the code comes first, or after what redis-py (a pipeline) or the server (a script) put there.
-CODE = re.compile(r"(?:^|caused error: |: -)([A-Z]+) ")
 
 #: What servers, hosted ones and brokers say of a payload that they will never take.
 REFUSAL = re.compile(
@@ -55,39 +16,23 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-#: What a server says of a length that it doesn't take. It says the same of bytes that were garbled on the way, so this
-#: means something for a large request only.
-LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk|inline|mbulk))", re.IGNORECASE)
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error is of the kinds that a server, or the way to it, causes; any other is a fault in a program."""
+    return isinstance(error, OSError | BrokerError)
 
 
 def way_out(error: BaseException) -> str:
     """What the operator can do about an error that is waited for."""
-    if isinstance(error, redis.AuthenticationError):
-        return "check user and password, and grant the user the commands in README, Least privilege"
-    for known, code in CLASSES.items():
-        if isinstance(error, known):
-            return CURABLE[code]
-    if isinstance(error, redis.ResponseError):
-        codes = (CURABLE.get(code) for code in CODE.findall(str(error)))
-        return next((hint for hint in codes if hint), "see the server's log")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError | BrokerError):
-        return "is it running?"
-    if isinstance(error, RedisClusterException):
-        return "is the cluster up? See its log"
-    return "see the server's log" if is_outage(error) else "an unexpected error; it may be a fault of this program"
+    return "is it running?" if is_outage(error) else "an unexpected error; it may be a fault of this program"
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether an error is of the kinds that a server, or the way to it, causes; any other is a fault in a program."""
-    return isinstance(error, redis.RedisError | RedisClusterException | OSError | BrokerError)
+def in_words(error: BaseException, *, is_known: bool) -> str:
+    """The text of an error, with its type where the text alone says too little: of one that isn't known to be a
+    server's, or that has no text."""
+    return str(error) if is_known and str(error) else repr(error)
 
 
-def in_words(error: BaseException) -> str:
-    """The text of an error, with its type where the text alone says too little."""
-    return str(error) if is_outage(error) and str(error) else repr(error)
-
-
-def refuses(error: BaseException, size: int = 0) -> bool:
-    """Whether a server has said that it will never take this request, of `size` bytes."""
-    text = str(error)
-    return bool(REFUSAL.search(text) or (size >= LARGE and LENGTH.search(text)))
+def refuses(error: BaseException) -> bool:
+    """Whether a server has said that it will never take this payload."""
+    return bool(REFUSAL.search(str(error)))

@@ -6,19 +6,29 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
+from dramatiq_clutch.courier import Courier
 from dramatiq_clutch.engine import engine_of
 
 BEGAN, HEARD, CRASHED = "began", "heard", "crashed"
 
 
-def crash_at(client: Any, target: Any, method: str, nth: int, moment: str) -> None:
-    works, calls = getattr(target, method), itertools.count(1)
+def crash_at(client: Any, target: Any, methods: Sequence[str], nth: int, moment: str) -> None:
+    """Kill this process before or after the nth call of one of these methods."""
+    calls = itertools.count(1)
+    for method in methods:
+        _crash_at(client, target, method, nth, moment, calls)
+
+
+def _crash_at(client: Any, target: Any, method: str, nth: int, moment: str, calls: Iterator[int]) -> None:
+    works = getattr(target, method)
 
     def crash() -> None:
         client.set(CRASHED, method)  # Dramatiq's supervisor may wait for ever for one that dies while it boots
@@ -128,11 +138,12 @@ if "CRASH_URL" in os.environ:
     if os.environ.get("CRASH"):
         method, nth, moment = os.environ["CRASH"].split()
         backend: Any = engine_of(broker).backend
-        targets: dict[str, Any] = {"send": handover, "_send_pipelined": dispatch}
-        target = targets.get(method, backend)
+        courier: Any = engine_of(broker).courier
+        target = courier if method == "_send" else backend
         if method == "confirm":  # as where runs are kept on a server of their own
-            backend.confirmation = lambda *_: None
-        crash_at(broker.client, target, method, int(nth), moment)
+            courier.send_and_confirm = partial(Courier.send_and_confirm, courier)
+        methods = ("record", "record_and_send") if method == "record" else (method,)
+        crash_at(broker.client, target, methods, int(nth), moment)
 
 if __name__ == "__main__":
     verb = sys.argv[1]

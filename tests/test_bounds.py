@@ -324,8 +324,8 @@ PIPED = """
 import json, sys, tracemalloc
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq_clutch import ClutchMiddleware, dispatch
-from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch import ClutchMiddleware
+from dramatiq_clutch.backends import RedisBackend, RedisCourier
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.handover import hand_over
 
@@ -334,16 +334,16 @@ broker = RedisBroker(url=url, namespace=namespace)
 broker.add_middleware(ClutchMiddleware(RedisBackend(client=broker.client)))
 broker.declare_queue("default")
 engine, largest = engine_of(broker), [0]
-works = dispatch._send_pipelined
+works = RedisCourier._send
 
 
-def send(broker, prepared, calls, confirmation):
+def send(courier, prepared, calls, along):
     sizes = [len(call[-1]) for call in calls]
     largest[0] = max(largest[0], sum(sizes) - sizes[-1])
-    return works(broker, prepared, calls, confirmation)
+    return works(courier, prepared, calls, along)
 
 
-dispatch._send_pipelined = send
+RedisCourier._send = send
 caller = engine.caller("0.149")
 reply = engine.backend.owed(run_id, caller)
 tracemalloc.start()

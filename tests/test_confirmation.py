@@ -14,10 +14,12 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, wire
+from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backend import Caller, Duty
-from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.backends.redis import RedisCourier, resp
 from dramatiq_clutch.backends.redis.scripts import script
+from dramatiq_clutch.courier import Courier
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from tests.conftest import running_worker
@@ -38,9 +40,8 @@ class Owed:
 
     def confirm(self, *ids: str, lease: str | None = None) -> bytes:
         caller = Caller(self.caller.owner, self.caller.now, lease or self.caller.lease, self.caller.lease_ms)
-        confirmation = self.backend.confirmation(self.run_id, self.duty, caller, self.backend.client)
-        assert confirmation is not None
-        answer: bytes = wire.ask(self.backend.client, confirmation(QUEUE, ids))
+        confirmation = self.backend.confirmation(self.run_id, self.duty, caller, QUEUE, ids)
+        answer: bytes = resp.ask(self.backend.client, confirmation)
         return answer
 
     @property
@@ -59,7 +60,7 @@ def owed(redis_broker: RedisBroker) -> Owed:
     backend = engine.backend
     assert isinstance(backend, RedisBackend)
     with pytest.MonkeyPatch.context() as patch:  # run() confirms by itself
-        patch.setattr(RedisBackend, "confirmation", lambda *_: None)
+        patch.setattr(RedisCourier, "send_and_confirm", Courier.send_and_confirm)
         patch.setattr(RedisBackend, "confirm", lambda *_, **__: "confirmed")
         run = Clutch().then(job).then(job).run()
     caller = replace(engine.caller("somebody"), now=current_millis() + 2 * engine.lease_ms)
@@ -131,9 +132,12 @@ def _keys(client: redis.Redis, key: str) -> set[str]:
     return {part_of(name).removeprefix(f"{key}:") for name in found}
 
 
-def test_another_server_can_not_tell(owed: Owed, redis_client: redis.Redis) -> None:
-    assert owed.backend.confirmation(owed.run_id, owed.duty, owed.caller, redis_client) is None
-    assert owed.backend.confirmation(owed.run_id, owed.duty, owed.caller, None) is None
+def test_nothing_goes_in_one_step_to_a_broker_and_a_store_that_have_not_one_client(
+    redis_broker: RedisBroker, redis_client: redis.Redis
+) -> None:
+    assert RedisCourier(redis_broker, RedisBackend(client=redis_broker.client)).sends_onward
+    assert not RedisCourier(redis_broker, RedisBackend(client=redis_client)).sends_onward
+    assert not RedisCourier(redis_broker, StubBackend()).sends_onward
 
 
 def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
@@ -142,11 +146,11 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
     """The server goes on with the next command after an error."""
     broker, answers = redis_broker, list[list[Any]]()
     away, refused = threading.Event(), threading.Event()
-    send, dispatch = wire.send, broker.scripts["dispatch"]
+    send, dispatch = resp.send, broker.scripts["dispatch"]
     broken = broker.client.register_script("return redis.error_reply('OOM the memory is used up')")
     broker.client.script_load(broken.script)
 
-    def watched(client: redis.Redis, commands: Sequence[wire.Command]) -> list[Any]:
+    def watched(client: redis.Redis, commands: Sequence[resp.Command]) -> list[Any]:
         if away.is_set():
             commands = [[broken.sha if part == dispatch.sha else part for part in command] for command in commands]
         found = send(client, commands)
@@ -155,7 +159,7 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
             refused.set()
         return found
 
-    monkeypatch.setattr(wire, "send", watched)
+    monkeypatch.setattr(resp, "send", watched)
     runs: list[str] = []
 
     @dramatiq.actor

@@ -15,10 +15,11 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, dispatch, previous_results, wire
+from dramatiq_clutch import Clutch, previous_results
+from dramatiq_clutch.backends.redis import courier, resp
+from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.plan import Tag
-from dramatiq_clutch.together import Together
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 
@@ -52,10 +53,10 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
 ) -> None:
     """Counted where ours go: over the wire, and by the client, which the broker has its own script run by, too."""
     trips: list[str] = []
-    client, send, dispatch = redis_broker.client, wire._send, redis_broker.scripts["dispatch"].sha  # noqa: SLF001
+    client, send, dispatch = redis_broker.client, resp._send, redis_broker.scripts["dispatch"].sha  # noqa: SLF001
     execute = client.execute_command
 
-    def watched_send(client: redis.Redis, commands: Sequence[wire.Packed]) -> list[Any]:
+    def watched_send(client: redis.Redis, commands: Sequence[resp.Packed]) -> list[Any]:
         trips.append("wire")
         return send(client, commands)
 
@@ -64,7 +65,7 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
             trips.append(str(command[0]))
         return execute(*command, **options)
 
-    monkeypatch.setattr(wire, "_send", watched_send)
+    monkeypatch.setattr(resp, "_send", watched_send)
     monkeypatch.setattr(client, "execute_command", watched_execute)
 
     @dramatiq.actor
@@ -165,15 +166,15 @@ def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_c
 
     lost: list[int] = []
 
-    def send(client: redis.Redis, commands: Sequence[wire.Packed]) -> list[Any]:
-        answers = wire.send(client, commands)
+    def send(client: redis.Redis, commands: Sequence[resp.Packed]) -> list[Any]:
+        answers = resp.send(client, commands)
         if len(commands) == 4 and not lost:  # the duty's confirmation goes with them
             lost.append(3)
             raise redis.ConnectionError("the replies are lost")
         return answers
 
     run = Clutch().then(first).parallel(job.message(n) for n in range(3)).run()
-    monkeypatch.setattr(dispatch, "wire", SimpleNamespace(send=send, FEW=wire.FEW))
+    monkeypatch.setattr(courier, "resp", SimpleNamespace(send=send, FEW=resp.FEW))
     with running_worker(redis_broker, threads=1):
         assert run.get_result(block=True) == [0, 1, 2]
     assert sorted(runs) == [0, 1, 2]
@@ -193,7 +194,7 @@ def test_whoever_comes_while_a_round_trip_is_under_way_is_taken_along_by_the_nex
         gate.wait(10)
         return [10 * item for item in items]
 
-    together: Together[int, int] = Together(perform)
+    together: Combining[int, int] = Combining(perform)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 0)
         assert under_way.wait(10)
@@ -214,7 +215,7 @@ def test_an_error_is_everybodys_and_an_interrupt_only_the_threads_it_struck() ->
             raise errors.pop(0)
         return items
 
-    together: Together[int, int] = Together(perform)
+    together: Combining[int, int] = Combining(perform)
     with pytest.raises(ValueError, match="away"):
         together(1)
     with pytest.raises(Interrupted):
@@ -236,7 +237,7 @@ def test_what_must_not_be_done_twice_unknowingly_is_an_error_of_those_it_was_don
             raise Interrupted
         return items
 
-    together: Together[int, int] = Together(perform, lambda: ConnectionError("interrupted"))
+    together: Combining[int, int] = Combining(perform, lambda: ConnectionError("interrupted"))
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 0)
         assert under_way.wait(10)
@@ -250,7 +251,7 @@ def test_what_must_not_be_done_twice_unknowingly_is_an_error_of_those_it_was_don
 
 
 def test_a_lone_call_goes_at_once() -> None:
-    together: Together[int, int] = Together(lambda items: items)
+    together: Combining[int, int] = Combining(lambda items: items)
     began = time.monotonic()
     assert [together(number) for number in range(100)] == list(range(100))
     assert time.monotonic() - began < 1

@@ -39,7 +39,7 @@ NOT_A_WORKERS = {
 LATE = {"due", "owed", "sweep", "look_again", "heard"}
 
 #: Every other method, and the broker's: derived, so that a new one can't be forgotten.
-BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "send"]
+BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "_send"]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def assert_same_end(world: Jobs, run: Run) -> None:
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_a_worker_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     run = world.clutch().run(run_id="crash")
-    nth = 2 if boundary in ("record", "confirm", "guard", "send", "spec", "rows") else 1
+    nth = 2 if boundary in ("record", "confirm", "guard", "_send", "spec", "rows") else 1
     died = work_until_killed(server, world, run, f"{boundary} {nth} {moment}")
     assert died or boundary in LATE
     with worker(server):
@@ -108,7 +108,7 @@ def is_over(run: Run) -> bool:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("boundary", ["create", "send", "confirm"])
+@pytest.mark.parametrize("boundary", ["create", "_send", "confirm"])
 def test_a_producer_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     assert producer(server, "run", f"{boundary} 1 {moment}") == -9
     if boundary == "create" and moment == "before":
@@ -135,7 +135,7 @@ def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, momen
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("boundary", ["retry", "reopen", "standing", "send", "confirm"])
+@pytest.mark.parametrize("boundary", ["retry", "reopen", "standing", "_send", "confirm"])
 def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
     run = world.clutch().run(run_id="crash")
     work_until_killed(server, world, run, "create 1 after")
@@ -151,7 +151,7 @@ def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, momen
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, world: Jobs, moment: str) -> None:
     run = world.wide().run(run_id="crash")
-    work_until_killed(server, world, run, f"_send_pipelined 2 {moment}")  # the second chunk of the stage
+    work_until_killed(server, world, run, f"_send 2 {moment}")  # the second chunk of the stage
     client: Any = world.broker.client
     assert 0 < client.hlen("dramatiq:default.msgs") <= 1_001
     with worker(server):

@@ -20,7 +20,8 @@ from dramatiq.middleware import MiddlewareError
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 from redis.exceptions import RedisClusterException
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, dispatch, handover, middleware, wire
+from dramatiq_clutch import Clutch, ClutchMiddleware, middleware
+from dramatiq_clutch.backends.redis import RedisCourier, resp
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import (
     BrokerUnavailable,
@@ -116,12 +117,12 @@ def fail_at(place: str, error: str, broker: RedisBroker, proxy: Proxy, monkeypat
 
     if error == "ours":
         broken(backend, "_run", TypeError("a fault of ours"), names=lambda args: args[0])
-        broken(handover, "send", TypeError("a fault of ours"), names=lambda args: "enqueue")
+        broken(RedisCourier, "_send", TypeError("a fault of ours"), names=lambda args: "enqueue")
     else:
         raised = RedisClusterException("Redis Cluster cannot be connected")
         broken(backend.calls, "_evaluate", raised, names=name_of)
-        broken(dispatch, "_execute", raised, names=lambda args: "enqueue")
-    monkeypatch.setattr(wire, "FEW", 0)  # confirmations go by themselves, past what is broken here
+        broken(RedisCourier, "_send", raised, names=lambda args: "enqueue")
+    monkeypatch.setattr(resp, "FEW", 0)  # confirmations go by themselves, past what is broken here
     return rule
 
 
@@ -272,7 +273,7 @@ def test_a_producer_survives_a_fault_in_its_hand_over_and_a_worker_does_it(
         with running_worker(redis_broker):
             wait_until("it is dead", lambda: run and run.status().state == "failed")
     caplog.clear()
-    break_for(monkeypatch, handover, "send", TypeError("a fault of ours"), times=1)
+    break_for(monkeypatch, RedisCourier, "_send", TypeError("a fault of ours"), times=1)
     if run is None:
         run = Clutch().then(jobs.job.message("a")).run()
     else:
@@ -368,7 +369,7 @@ def test_a_broker_says_what_it_does_not_take(
     jobs = Jobs(odd_broker)
     odd_broker.error = error
     with pytest.raises(raised):
-        dispatch.send(odd_broker, [(jobs.total.message(), delay)])
+        engine_of(odd_broker).courier.send([(jobs.total.message(), delay)])
 
 
 @pytest.mark.parametrize("kind", ["redis", "stub"])

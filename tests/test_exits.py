@@ -20,7 +20,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend as ResultsInMemory
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
-from dramatiq_clutch.backend import Caller, Onward, Record, Reply
+from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.handover import job_message
 from dramatiq_clutch.plan import Spec, Tag
@@ -42,9 +42,9 @@ def records(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Records:
     seen: Records = []
     works = engine.backend.record
 
-    def record(record: Record, caller: Caller, onward: Onward | None) -> Reply:
+    def record(record: Record, caller: Caller) -> Reply:
         seen.append((record.ending, record.attempt))
-        return works(record, caller, onward)
+        return works(record, caller)
 
     monkeypatch.setattr(engine.backend, "record", record)
     return seen

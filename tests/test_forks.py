@@ -23,9 +23,9 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.results import ResultTimeout
 
 from dramatiq_clutch import Clutch
+from dramatiq_clutch.backends.redis.combining import Combining
+from dramatiq_clutch.backends.redis.resp import ask
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.together import Together
-from dramatiq_clutch.wire import ask
 from tests.conftest import running_worker
 
 pytestmark = [
@@ -163,7 +163,7 @@ def test_calls_of_other_threads_are_not_made_in_the_child(logs: Path) -> None:
         performed.extend(items)
         return items
 
-    together: Together[int, int] = Together(perform)
+    together: Combining[int, int] = Combining(perform)
     threads = [threading.Thread(target=together, args=(index,)) for index in range(3)]
     threads[0].start()
     assert under_way.wait(10)

@@ -11,11 +11,12 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, Run, previous_failures, previous_results, wire
+from dramatiq_clutch import Clutch, Run, previous_failures, previous_results
 from dramatiq_clutch.backend import Record
+from dramatiq_clutch.backends.redis import resp
+from dramatiq_clutch.backends.redis.outages import LARGE
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import PayloadRefused
-from dramatiq_clutch.outages import LARGE
 from dramatiq_clutch.plan import Tag
 from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
@@ -187,7 +188,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 @pytest.fixture
 def proxied(proxy: Proxy, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisBroker]:
     monkeypatch.setattr("dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.01)
-    monkeypatch.setattr(wire, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(resp, "PAUSES", (0.01, 0.01))
     with proxy.client() as client:
         broker = RedisBroker(client=client, namespace=f"dramatiq-{uuid.uuid4().hex[:8]}")
         with as_global_broker(broker):
@@ -273,7 +274,7 @@ def test_records_of_middling_size_share_a_call_only_as_long_as_it_is_small(proxi
     works = backend._run  # noqa: SLF001
 
     def counted(name: str, keys: dict[str, str], given: dict[str, Any], results: list[Any]) -> Any:
-        calls.append(wire.size_of(results))
+        calls.append(resp.size_of(results))
         return works(name, keys, given, results)
 
     backend._run = counted  # noqa: SLF001

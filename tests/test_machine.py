@@ -20,8 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Onward, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.plan import EVENTS, CallbackTag, Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import status_from
 from tests.support.keyspace import assert_all_expire, part_of
@@ -210,7 +211,7 @@ class TwoBackends(RuleBasedStateMachine):
     def record_onward(self, record: Record, caller: Caller, onward: Onward) -> Reply:
         """What Redis has sent by itself, the stub owes; that is all the difference."""
         before = self.client.llen("sent")
-        went, owed = self.redis.record(record, caller, onward), self.stub.record(record, caller)
+        went, owed = self.redis.record_and_send(record, caller, onward), self.stub.record(record, caller)
         self.watch(owed)
         assert self.client.llen("sent") == before + (went.sent is not None)
         if went.sent is not None:

@@ -16,8 +16,9 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import MiddlewareError
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
-from dramatiq_clutch.backend import Caller, Onward, Record, Reply
+from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.handover import hand_over
@@ -122,9 +123,8 @@ def test_nor_does_one_that_has_nested_runs(series: Series) -> None:
     nested: list[bytes] = []
     works = series.engine.backend.record
 
-    def record(record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+    def record(record: Record, caller: Caller) -> Reply:
         nested.append(record.nested)
-        assert onward is None
         return replace(works(record, caller), duties=())
 
     with pytest.MonkeyPatch.context() as patch:
@@ -193,7 +193,8 @@ def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
     tag = tag_in(series.broker, "series", 1)
     caller = series.engine.caller(tag.owner)
     onward = Onward(duty, "redis.call('HSET', KEYS[1], ARGV[1])", "key", ["too few"])
-    reply = series.engine.backend.record(Record(tag, 0, "succeeded", b"1"), caller, onward)
+    backend: Any = series.engine.backend
+    reply = backend.record_and_send(Record(tag, 0, "succeeded", b"1"), caller, onward)
     assert (reply.word, reply.sent) == ("counts", None)
     assert [one.id for one in reply.duties] == ["send:2:0:1"]
     assert list(series.owed) == [b"send:2:0:1"]
@@ -221,15 +222,15 @@ def test_what_is_known_of_an_earlier_run_of_that_name_is_not_sent(series: Series
 
 
 def test_a_lost_reply_sends_nothing_twice(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    works = series.engine.backend.record
+    backend: Any = series.engine.backend
+    works = backend.record_and_send
 
-    def record(record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
-        assert onward is not None
+    def record(record: Record, caller: Caller, onward: Onward) -> Reply:
         works(record, caller, onward)
         raise StateUnavailable("the connection is lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(series.engine.backend, "record", record)
+        patch.setattr(backend, "record_and_send", record)
         with pytest.raises(StateUnavailable):
             series.record(1)
     assert series.record(1).word == "over"
@@ -305,16 +306,16 @@ def nested(job: Any) -> Clutch:
 @contextmanager
 def counted(backend: RedisBackend) -> Iterator[list[str]]:
     """The duties that were done by the records before them."""
-    works, onward = backend.record, list[str]()
+    works, onward = backend.record_and_send, list[str]()
 
-    def record(record: Record, caller: Caller, message: Onward | None = None) -> Reply:
+    def record(record: Record, caller: Caller, message: Onward) -> Reply:
         reply = works(record, caller, message)
         if reply.sent:
             onward.append(reply.sent.id)
         return reply
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "record", record)
+        patch.setattr(backend, "record_and_send", record)
         yield onward
 
 

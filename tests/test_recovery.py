@@ -16,11 +16,13 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, dispatch, handover, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Record
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.courier import Courier
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
+from dramatiq_clutch.handover import sweep
 from tests import recovery_actors
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -226,13 +228,10 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
-def test_an_outage_while_the_broker_takes_messages_changes_nothing(
-    server: Server, applied: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_while_the_broker_takes_messages_changes_nothing(server: Server, applied: bool) -> None:
     with ready(server) as (broker, _, jobs):
         run = jobs.clutch().run()
-        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
-        broken = break_once(handover, "send", BrokerUnavailable("away"), applied=applied)
+        broken = break_once(engine_of(broker).courier, "_send", BrokerUnavailable("away"), applied=applied)
 
         with running_worker(broker):
             assert run.get_result(block=True) == 12
@@ -241,12 +240,9 @@ def test_an_outage_while_the_broker_takes_messages_changes_nothing(
         assert set(jobs.runs) == set(ONCE_EACH)
 
 
-def test_a_run_whose_producer_could_not_send_is_sent_by_a_worker(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_producer_could_not_send_is_sent_by_a_worker(server: Server) -> None:
     with ready(server) as (broker, _, jobs):
-        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
-        break_once(handover, "send", BrokerUnavailable("away"), applied=False)
+        break_once(engine_of(broker).courier, "_send", BrokerUnavailable("away"), applied=False)
 
         run = jobs.clutch().run()  # returns its handle all the same
 
@@ -254,12 +250,9 @@ def test_a_run_whose_producer_could_not_send_is_sent_by_a_worker(
             assert run.get_result(block=True) == 12
 
 
-def test_a_run_that_could_not_be_sent_and_is_started_again_is_sent_by_a_worker(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_could_not_be_sent_and_is_started_again_is_sent_by_a_worker(server: Server) -> None:
     with ready(server) as (broker, _, jobs):
-        monkeypatch.setattr(handover, "send", dispatch.send)  # so that it is put back at the end
-        break_once(handover, "send", BrokerUnavailable("away"), applied=False)
+        break_once(engine_of(broker).courier, "_send", BrokerUnavailable("away"), applied=False)
         jobs.clutch().run(run_id="twice")
 
         run = jobs.clutch().run(run_id="twice")  # there is nothing for it to do: the first call still holds the duty
@@ -339,14 +332,14 @@ def test_only_the_holder_of_a_lapsed_lease_is_replaced(server: Server) -> None:
         run = jobs.clutch().run()
         owner = engine.caller("0.0")
         assert backend.owed(run.run_id, owner).duties == ()  # what run() owed is done
-        assert handover.sweep(engine) in (0, 1)
+        assert sweep(engine) in (0, 1)
         assert run.status().state == "running"
 
 
 def test_a_sweep_with_nothing_to_do_costs_one_command(server: Server) -> None:
     with ready(server) as (_, engine, _jobs), server.client() as client:
         before = client.info("stats")["total_commands_processed"]
-        assert handover.sweep(engine) == 0
+        assert sweep(engine) == 0
         assert client.info("stats")["total_commands_processed"] - before <= 3  # with the two of this look
 
 
@@ -491,7 +484,7 @@ def test_a_stage_is_over_before_its_sender_has_confirmed(
 
     broker.add_middleware(Acked())
     monkeypatch.setattr(engine.backend, "confirm", slow)
-    monkeypatch.setattr(engine.backend, "confirmation", lambda *_: None)
+    monkeypatch.setattr(engine.courier, "send_and_confirm", partial(Courier.send_and_confirm, engine.courier))
     with running_worker(broker):
         run = Clutch(broker=broker, on_failure=jobs.alert).then(jobs.numbers).map(jobs.double).then(last).run()
         assert run.get_result(block=True) == 12

@@ -27,7 +27,6 @@ from ..backend import (
     GuardWord,
     Listener,
     Note,
-    Onward,
     Record,
     Reply,
     Standing,
@@ -543,7 +542,7 @@ class StubBackend(ClutchBackend):
             done = tag.member in run.results[tag.stage] or tag.member in run.nests[tag.stage]
             return "done" if done else "go"
 
-    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+    def record(self, record: Record, caller: Caller) -> Reply:
         tag = record.tag
         with self._transition(tag.run_id, caller, tag.generation) as run:
             if run is None:

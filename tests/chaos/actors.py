@@ -12,8 +12,9 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, plan, previous_results
-from dramatiq_clutch.backend import Caller, Duty, GuardWord, Onward, Record, Reply
+from dramatiq_clutch.backend import Caller, Duty, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.plan import Tag
 from tests.chaos.app import VARIABLE, App
@@ -55,8 +56,13 @@ class WatchedBackend(RedisBackend):
             self._note(lambda: self.notes.incr(ABSORBED))
         return word
 
-    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
-        reply = super().record(record, caller, onward)
+    def record(self, record: Record, caller: Caller) -> Reply:
+        return self._noted(record, super().record(record, caller))
+
+    def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
+        return self._noted(record, super().record_and_send(record, caller, onward))
+
+    def _noted(self, record: Record, reply: Reply) -> Reply:
         if record.ending == "succeeded" and reply.word in ("counts", "duplicate") and not record.of_run:
             moment: Any = self._note(lambda: self.notes.incr(CLOCK))
             self._note(lambda: self.notes.hsetnx(SUCCESSES, record.tag.message_id, moment))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .courier import RedisCourier
 from .store import RedisBackend
 
-__all__ = ["RedisBackend"]
+__all__ = ["RedisBackend", "RedisCourier"]

@@ -9,10 +9,10 @@ from typing import Any, TypeVar, cast
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from ... import wire
 from ...errors import ClutchError, PayloadRefused, StateUnavailable
 from ...forks import renew_in_children
-from ...outages import LARGE, LIMITS, in_words, refuses, way_out
+from . import resp
+from .outages import LARGE, LIMITS, in_words, is_outage, refuses, way_out
 from .scripts import Script
 
 Answer = TypeVar("Answer")
@@ -33,8 +33,8 @@ def translated() -> Iterator[None]:
     except Exception as error:
         if refuses(error):
             raise PayloadRefused(f"the state store refuses a payload ({LIMITS}): {in_words(error)}") from error
-        hint = way_out(error)
-        raise StateUnavailable(f"the state store can't be used for now ({hint}): {in_words(error)}") from error
+        text = f"the state store can't be used for now ({way_out(error)}): {in_words(error)}"
+        raise StateUnavailable(text, is_known=is_outage(error)) from error
 
 
 class Calls:
@@ -51,7 +51,7 @@ class Calls:
     def renew(self) -> None:
         """Begin the client's pool anew in a forked child."""
         if self.is_single:
-            wire.renew_pool(self.client)
+            resp.renew_pool(self.client)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
         """What a call of the client returns. Raises StateUnavailable or PayloadRefused."""
@@ -85,19 +85,19 @@ class Calls:
     def _evaluate(self, *command: Any, direct: bool, alone: bool) -> Any:
         client: Any = self.client
         if direct:
-            return wire.ask(client, command, alone=alone)
-        size = wire.size_of(command)
+            return resp.ask(client, command, alone=alone)
+        size = resp.size_of(command)
         if size < LARGE:
             return client.execute_command(*command)
         if self.is_single:
             # Over the wire, for the client's own repeats would take a refusal for an outage, for many seconds.
             with suppress(redis.ConnectionError):
-                return wire.ask(client, command, alone=True)
+                return resp.ask(client, command, alone=True)
             return client.execute_command(*command)  # it is an outage, which the client waits through for a while
-        call = wire.small_call(command)
-        return wire.carry(size, lambda: client.execute_command(*command), lambda: self._works(call))
+        call = resp.small_call(command)
+        return resp.carry(size, lambda: client.execute_command(*command), lambda: self._works(call))
 
-    def _works(self, call: wire.Command) -> bool:
+    def _works(self, call: resp.Command) -> bool:
         """Whether a cluster does this call."""
         try:
             return bool(cast(Any, self.client).execute_command(*call) == 1)

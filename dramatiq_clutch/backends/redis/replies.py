@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ...backend import Duty, Note, Reply, Standing, decode_snapshot
-from ...outages import way_out
 from ...plan import FORMAT
 from .constants import ERA, SPAN
+from .outages import way_out
 
 #: The kinds of members that stand in the sorted set `standing`.
 KINDS: tuple[Standing, ...] = ("open", "attempted", "failing")

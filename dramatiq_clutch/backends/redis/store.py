@@ -7,24 +7,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from dramatiq import Encoder
 
-from ... import wire
-from ...backend import SHARE, Caller, Confirmation, Duty, GuardWord, Onward, Record, Reply, decode_snapshot
+from ...backend import SHARE, Caller, Duty, GuardWord, Record, Reply, decode_snapshot
 from ...errors import DamagedState, PayloadRefused, StateUnavailable, foreign_run
-from ...outages import LARGE
 from ...plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ...status import Snapshot
-from ...together import Together
 from ...tokens import new_token
+from . import resp
 from .calls import translated
+from .combining import Combining
 from .keys import index, keys_of
+from .outages import LARGE
 from .reading import CHUNK, INDEX_TTL, RedisReading
 from .replies import reply_from
 from .scripts import script
+
+if TYPE_CHECKING:
+    from .courier import Onward
 
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
@@ -67,7 +70,7 @@ class RedisBackend(RedisReading):
     ) -> None:
         client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         super().__init__(client=client, namespace=namespace, encoder=encoder)
-        self._succeed: Together[Record, bytes] = Together(self._succeed_together)
+        self._succeed: Combining[Record, bytes] = Combining(self._succeed_together)
         if client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
 
@@ -97,7 +100,7 @@ class RedisBackend(RedisReading):
             pipe: Any = self.client.pipeline(transaction=False)
             pipe.zadd(runs, {run_id: caller.now + caller.lease_ms})
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
-            is_small = wire.size_of(rows) < LARGE
+            is_small = resp.size_of(rows) < LARGE
             if is_small:  # by its text, for a pipeline can't ask again when a server doesn't know a script's name
                 pipe.execute_command("EVAL", write.text, *arguments)
             answer = pipe.execute()[-1]
@@ -159,19 +162,22 @@ class RedisBackend(RedisReading):
         given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
-    def record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+    def record(self, record: Record, caller: Caller) -> Reply:
         if record.is_common and not caller.touch:
             word = self._count(record)
             if word == b"counts":
                 return Reply("counts")
             if word == b"last":  # the whole transition finds it applied
-                return replace(self._record(record, caller, None), word="counts")
+                return replace(self._record(record, caller), word="counts")
+        return self._record(record, caller)
+
+    def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
+        """Record a success, and enqueue the message of the duty that it causes in the same step. The reply says in
+        `sent` whether that was done; where it wasn't, the duty is owed as ever."""
         try:
             return self._record(record, caller, onward)
-        except PayloadRefused:
-            if onward is None:
-                raise
-        return self._record(record, caller, None)  # the next message was too much; it may be so for the result as well
+        except PayloadRefused:  # the next message was too much; it may be so for the result as well
+            return self._record(record, caller)
 
     def _count(self, record: Record) -> bytes:
         """The common case, with others' unless the server refuses them together, or this one might be refused."""
@@ -200,7 +206,7 @@ class RedisBackend(RedisReading):
         given = {"total": tag.of, "batch": tag.batch}
         return cast("list[bytes]", self._run("succeed", {"marks": marks}, given, results))
 
-    def _record(self, record: Record, caller: Caller, onward: Onward | None) -> Reply:
+    def _record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
         given: dict[str, Any] = {
             "member": tag.member,
@@ -245,15 +251,11 @@ class RedisBackend(RedisReading):
         word: str = self._run("confirm", self._keys_of_confirmation(run_id, duty), given).decode()
         return self._present("tidy", run_id, caller, {"id": duty.id}).word if word == "tidy" else word
 
-    def shares(self, client: Any) -> bool:
-        return client is self.client and self.calls.is_single
-
-    def confirmation(self, run_id: str, duty: Duty, caller: Caller, client: Any) -> Confirmation | None:
-        if not self.shares(client):
-            return None
-        confirm, keys = script("confirm"), self._keys_of_confirmation(run_id, duty)
-        given = self._of_confirmation(duty, caller, "")
-        return lambda queue, ids: ("EVALSHA", confirm.sha, *confirm.call({**keys, "queue": queue}, given, ids))
+    def confirmation(self, run_id: str, duty: Duty, caller: Caller, queue: str, ids: Sequence[str]) -> resp.Command:
+        """What confirms a duty over the wire, right behind the messages that were sent for it: only if those with these
+        ids are the last in the broker's `queue`, for an error in front of a command doesn't stop it."""
+        confirm, keys = script("confirm"), {**self._keys_of_confirmation(run_id, duty), "queue": queue}
+        return ("EVALSHA", confirm.sha, *confirm.call(keys, self._of_confirmation(duty, caller, ""), ids))
 
     def _keys_of_confirmation(self, run_id: str, duty: Duty) -> Mapping[str, str]:
         return {"head": self._key(run_id, "head"), "outbox": self._key(run_id, "outbox", duty.generation)}

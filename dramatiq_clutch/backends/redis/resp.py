@@ -20,10 +20,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .errors import PayloadRefused
-from .forks import renew_in_children
+from ...errors import PayloadRefused
+from ...forks import renew_in_children
+from .combining import Combining
 from .outages import LARGE, LENGTH, LIMITS, in_words, refuses
-from .together import Together
 
 Command = Sequence[Any]
 
@@ -37,7 +37,7 @@ PAUSES = (0.1, 0.5)
 #: A command as it goes over the wire.
 Packed = bytes
 
-_wires: WeakKeyDictionary[redis.Redis, Together[Sequence[Packed], list[Any]]] = WeakKeyDictionary()
+_wires: WeakKeyDictionary[redis.Redis, Combining[Sequence[Packed], list[Any]]] = WeakKeyDictionary()
 
 
 def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
@@ -55,7 +55,7 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     wire = _wires.get(client)
     if wire is None:
         the_client = ref(client)  # a wire that held its client would keep it for ever
-        wire = _wires.setdefault(client, Together(lambda batches: _send_all(the_client(), batches), _interrupted))
+        wire = _wires.setdefault(client, Combining(lambda batches: _send_all(the_client(), batches), _interrupted))
     return wire(ready)
 
 

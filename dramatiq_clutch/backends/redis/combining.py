@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from .forks import renew_in_children
+from ...forks import renew_in_children
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -21,7 +21,7 @@ class Call(Generic[Item, Answer]):
     error: Exception | None = None
 
 
-class Together(Generic[Item, Answer]):
+class Combining(Generic[Item, Answer]):
     """Whoever calls while a round trip is under way waits; the first of those then takes all the others' along.
 
     Nobody waits for company: a lone call goes at once.

@@ -1,0 +1,187 @@
+"""How messages get to a `RedisBroker`: many in a round trip, the confirmation of their duty in the same one, and where
+one job follows another, in the very step that records the first.
+
+Every hook of every middleware is called for every message, as the broker does it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dramatiq import Message, Middleware
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import current_millis, dq_name
+from redis.exceptions import NoScriptError
+
+from ...backend import Caller, ClutchBackend, Duty, Record, Reply
+from ...courier import Courier, Outgoing, encoded
+from ...plan import changed
+from ...tokens import new_token
+from . import resp
+from .outages import is_outage, way_out
+from .store import RedisBackend
+
+#: How many messages travel in one round trip, and how many bytes of them, unless a single one has more. So the memory
+#: that sending takes doesn't grow with what there is to send.
+CHUNK, MOST_BYTES = 500, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """The message of a `duty` that isn't owed yet, ready to be sent in the step that would owe it: the broker's own
+    `script` enqueues it, called with one `key` and these `arguments`."""
+
+    duty: Duty
+    script: str
+    key: str
+    arguments: Sequence[Any]
+
+
+class RedisCourier(Courier):
+    """Takes messages to a `RedisBroker` through the broker's own script. If the broker is of a subclass with an
+    `enqueue` of its own, that is called instead, for one message after another.
+
+    Parameters:
+      store: where the runs are kept. If that is the server of the broker, and they share a client, what goes to both
+        goes in one step.
+    """
+
+    broker: RedisBroker
+
+    def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
+        super().__init__(broker)
+        self._enqueues_as_ever = type(broker).enqueue is RedisBroker.enqueue
+        shares = isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single
+        self._store = store if shares and isinstance(store, RedisBackend) else None
+        self.sends_onward = self._store is not None and self._enqueues_as_ever
+
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        if not self._enqueues_as_ever:
+            super().send(outgoing)
+            return
+        with self.translated():
+            for prepared, calls in self._batches(outgoing):
+                self._send(prepared, calls, [])
+
+    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: Duty, caller: Caller) -> bool:
+        queues = {message.queue_name for message, _ in outgoing}
+        if not self.sends_onward or self._store is None or len(outgoing) >= resp.FEW or len(queues) != 1:
+            self.send(outgoing)
+            return False
+        confirmed = False
+        with self.translated():
+            for prepared, calls in self._batches(outgoing):
+                along: list[resp.Command] = []
+                if len(prepared) == len(outgoing):
+                    ids = [message.options["redis_message_id"] for message, _ in prepared]
+                    queue = f"{self.broker.namespace}:{prepared[0][0].queue_name}"
+                    along.append(self._store.confirmation(run_id, duty, caller, queue, ids))
+                confirmed = self._send(prepared, calls, along) in ([b"confirmed"], [b"lost"])
+        return confirmed
+
+    def record_and_send(self, record: Record, caller: Caller, duty: Duty, outgoing: Outgoing) -> Reply:
+        assert self._store is not None  # `sends_onward` says so
+        prepared = _prepared(*outgoing)
+        self._announce("before", [prepared])
+        text: Any = self.broker.scripts["dispatch"].script
+        script = text.decode() if isinstance(text, bytes) else text
+        onward = Onward(duty, script, self.broker.namespace, self._arguments(prepared[0]))
+        reply = self._store.record_and_send(record, caller, onward)
+        if reply.sent is not None:
+            self._announce("after", [prepared])
+        return reply
+
+    def is_first_copy(self, message: Any) -> bool:
+        """Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout.
+        Half of that leaves room for clocks that differ. Whoever else enqueues a copy, such as the delay queue, gives it
+        an id in the queue that isn't one of ours."""
+        if not str(message.options.get("redis_message_id")).startswith(_own_copy(message.message_id)):
+            return False
+        age = current_millis() - message.message_timestamp
+        return bool(0 <= age < self.broker.heartbeat_timeout / 2)
+
+    def way_out(self, error: Exception) -> str:
+        return way_out(error)
+
+    def is_outage(self, error: Exception) -> bool:
+        return is_outage(error)
+
+    # What goes over the wire
+
+    def _batches(self, outgoing: Sequence[Outgoing]) -> Iterator[tuple[Sequence[Outgoing], list[list[Any]]]]:
+        """The messages, some at a time, ready to be sent, and with what the broker's script takes for each."""
+        prepared, calls, size = list[Outgoing](), list[list[Any]](), 0
+        is_awaited = self._is_awaited("before_enqueue")
+        for message, delay in outgoing:
+            one = _prepared(message, delay)
+            if is_awaited:
+                self.broker.emit_before("enqueue", *one)
+            prepared.append(one)
+            calls.append(self._arguments(one[0]))
+            size += len(calls[-1][-1])
+            if len(calls) == CHUNK or size >= MOST_BYTES:
+                yield prepared, calls
+                prepared, calls, size = [], [], 0
+        if calls:
+            yield prepared, calls
+
+    def _send(self, prepared: Sequence[Outgoing], calls: list[list[Any]], along: Sequence[resp.Command]) -> list[Any]:
+        """Run the broker's script for all calls in one round trip, and what goes along with it, whose answers it
+        returns. After a SCRIPT FLUSH, those that found no script have done nothing and are repeated."""
+        broker, dispatch = self.broker, self.broker.scripts["dispatch"]
+        for last_try in (False, True):
+            commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
+            answers = resp.send(broker.client, [*commands, *along])
+            answers, others = answers[: len(calls)], answers[len(calls) :]
+            errors = [answer for answer in answers if isinstance(answer, Exception)]
+            calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
+            if len(errors) > len(calls) or (last_try and errors):
+                raise next(error for error in errors if last_try or not isinstance(error, NoScriptError))
+            if not calls:
+                break
+            broker.client.script_load(dispatch.script)
+        self._announce("after", prepared)
+        return others
+
+    def _arguments(self, message: Message[Any]) -> list[Any]:
+        broker = self.broker
+        return [
+            "enqueue",
+            current_millis(),
+            message.queue_name,
+            broker.broker_id,
+            broker.heartbeat_timeout,
+            broker.dead_message_ttl,
+            broker._should_do_maintenance("enqueue"),
+            broker._max_unpack_size(),
+            message.options["redis_message_id"],
+            encoded(message),
+        ]
+
+    def _announce(self, when: Literal["before", "after"], prepared: Sequence[Outgoing]) -> None:
+        emit = self.broker.emit_before if when == "before" else self.broker.emit_after
+        if self._is_awaited(f"{when}_enqueue"):
+            for message, delay in prepared:
+                emit("enqueue", message, delay)
+
+    def _is_awaited(self, hook: str) -> bool:
+        """Whether any middleware does something there: calling 10 empty methods costs more than sending a message."""
+        return any(getattr(type(known), hook) is not getattr(Middleware, hook) for known in self.broker.middleware)
+
+
+def _own_copy(message_id: str) -> str:
+    """How the id begins that a message has in its queue, if it was put there by this package: it tells our copies from
+    those that somebody else enqueues."""
+    return f"{message_id}:"
+
+
+def _prepared(message: Message[Any], delay: int | None) -> Outgoing:
+    """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
+    in_queue = _own_copy(message.message_id) + new_token(12)
+    options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
+    if delay is None:
+        return changed(message, options=options), None
+    options["eta"] = current_millis() + delay
+    return changed(message, queue_name=dq_name(message.queue_name), options=options), delay

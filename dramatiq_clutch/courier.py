@@ -1,0 +1,113 @@
+"""How messages get to a broker: the contract, and the courier for any broker, who enqueues them one by one.
+
+A store may bring a faster one for its own broker: `dramatiq_clutch.backends.redis.courier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dramatiq import Broker, Message
+from dramatiq.middleware import MiddlewareError
+
+from .backend import Caller, Duty, Record, Reply
+from .errors import BrokerUnavailable, HandOverFailed, HookFailed, PayloadRefused, is_final
+from .outages import in_words, is_outage, refuses, way_out
+
+#: A message, and its delay in milliseconds, or None.
+Outgoing = tuple[Message[Any], int | None]
+
+
+class Courier:
+    """Takes messages to one broker by the broker's own `enqueue`.
+
+    `sends_onward` says that it can send a message in the step that records the job before it.
+    """
+
+    sends_onward = False
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Enqueue messages, each after its delay. All hooks of all middlewares are called for each of them.
+
+        Raises (some may have been sent then):
+          BrokerUnavailable: the broker is away, or has met any error that isn't known to be final.
+          PayloadRefused: the broker's server takes messages, but not one of this size.
+          HookFailed: a middleware doesn't let a message through.
+          HandOverFailed: a message can't be encoded, or not be delayed for so long.
+          ActorNotFound, QueueNotFound: nobody has declared it.
+        """
+        with self.translated():
+            for message, delay in outgoing:
+                self.enqueue(message, delay)
+
+    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: Duty, caller: Caller) -> bool:  # noqa: ARG002
+        """Enqueue the messages that a duty asks for, and perhaps confirm the duty in the same round trip: only if they
+        have arrived. Returns whether that is done, or has turned out to be somebody else's affair by now. Raises what
+        `send` raises."""
+        self.send(outgoing)
+        return False
+
+    def record_and_send(self, record: Record, caller: Caller, duty: Duty, outgoing: Outgoing) -> Reply:
+        """Record a success, and send the message of the duty that it causes, in one step, if it causes that one: the
+        reply says so in `sent`. Only for a courier who `sends_onward`."""
+        raise NotImplementedError
+
+    def is_first_copy(self, message: Any) -> bool:  # noqa: ARG002
+        """Whether a message can't be a second copy of one that is, or was, at work elsewhere. When in doubt, it may be
+        one."""
+        return False
+
+    # For couriers of certain brokers
+
+    def enqueue(self, message: Message[Any], delay: int | None) -> None:
+        """Have the broker enqueue a message in its own way, and tell the errors that are the message's own."""
+        try:
+            self.broker.enqueue(message, delay=delay)
+        except ValueError as error:
+            if delay is None:
+                raise
+            # Dramatiq's brokers raise it for a delay that is longer than what they can keep.
+            raise HandOverFailed(f"the broker doesn't take a delay of {delay} ms: {error}") from error
+        except Exception:
+            encoded(message)  # if that can't be done, it has been the reason
+            raise
+
+    def way_out(self, error: Exception) -> str:
+        """What the operator can do about an error of the broker that is waited for."""
+        return way_out(error)
+
+    def is_outage(self, error: Exception) -> bool:
+        """Whether a broker's server, or the way to it, causes such errors. Any other is a fault in a program."""
+        return is_outage(error)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn every error of a broker that isn't known to be final into BrokerUnavailable: it is waited for."""
+        try:
+            yield
+        except MiddlewareError as error:
+            raise HookFailed(f"a middleware's before_enqueue doesn't let the message through: {error!r}") from error
+        except Exception as error:
+            if is_final(error):
+                raise
+            is_known = self.is_outage(error)
+            words = in_words(error, is_known=is_known)
+            if refuses(error):
+                raise PayloadRefused(f"the broker refuses a message of this size (see its limits): {words}") from error
+            text = f"the broker can't be used for now ({self.way_out(error)}): {words}"
+            raise BrokerUnavailable(text, is_known=is_known) from error
+
+
+def encoded(message: Message[Any]) -> bytes:
+    """A message as bytes. Raises HandOverFailed if that can't be done."""
+    try:
+        return message.encode()
+    except Exception as error:
+        raise HandOverFailed(
+            f"message {message.message_id} for actor {message.actor_name!r} can't be encoded: {error!r}"
+        ) from error
