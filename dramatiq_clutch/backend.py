@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from dramatiq import Encoder, get_encoder
 
-from .plan import CallbackTag, Plan, Tag
 from .status import Snapshot
+from .stored.places import CallbackTag, Tag
+from .stored.plan import Plan
 
 #: `open` is a nested run's word: it works again, and has had no attempt since.
 Ending = Literal["succeeded", "open", "attempted", "failing", "dead"]

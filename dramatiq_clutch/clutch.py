@@ -19,7 +19,6 @@ from . import job, mermaid
 from .engine import engine_of
 from .errors import NestingError, NewerRelease, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run
 from .handover import hand_over
-from .plan import Fingerprint, Plan, Spec, StageLine, new_generation
 from .run import Run
 from .steps import (
     AnyActor,
@@ -34,6 +33,8 @@ from .steps import (
     to_encoded,
     to_member,
 )
+from .stored.places import new_generation
+from .stored.plan import Fingerprint, Plan, Spec, StageLine
 from .tokens import new_token
 
 #: What a callback is given as; what isn't a name is kept encoded, as it was then.

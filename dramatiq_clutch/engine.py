@@ -14,8 +14,9 @@ from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
 from .courier import Courier
 from .errors import DamagedState, HandOverFailed, NotConfigured, ResultsGone, RunNotFound
 from .forks import renew_in_children
-from .plan import BELOW, Place, Plan, Spec, StageLine, Tag
 from .status import JobFailure, failure_from
+from .stored.places import BELOW, Place, Tag
+from .stored.plan import Plan, Spec, StageLine
 from .tokens import new_token
 
 #: Of how many runs a process remembers when it put their expiry off.

@@ -32,8 +32,9 @@ from .errors import (
     is_final,
 )
 from .forks import cached_property
-from .plan import EVENTS, OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, changed, from_row, message_from
 from .status import RunStatus, details_of, failure_details, status_from
+from .stored.places import OPTION, CallbackTag, Place, Tag
+from .stored.plan import EVENTS, Plan, Spec, StageLine, changed, from_row, message_from
 
 #: How many members are sent between two confirmations.
 CHUNK = 1_000

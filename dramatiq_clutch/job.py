@@ -10,9 +10,10 @@ from dramatiq import Message, MessageProxy
 
 from .engine import Engine
 from .errors import NestingError, NewerRelease
-from .plan import OPTION, CallbackTag, Place, Plan, Spec, StageLine, Tag, tag_of
 from .run import NestedRun, Run
 from .status import JobFailure
+from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
+from .stored.plan import Plan, Spec, StageLine
 
 #: Where a job is kept with the message it belongs to: the next message can't find it.
 ATTRIBUTE = "_clutch_job"

@@ -33,8 +33,9 @@ from .forks import renew_in_children
 from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
-from .plan import OPTION, CallbackTag, changed
 from .status import failure_details
+from .stored.places import OPTION, CallbackTag
+from .stored.plan import changed
 from .waiting import waiter_of
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up

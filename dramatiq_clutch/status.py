@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .plan import StageLine
+from .stored.plan import StageLine
 
 State = Literal["waiting", "running", "failing", "failed", "succeeded", "cancelled"]
 

@@ -12,7 +12,8 @@ from weakref import ref
 
 from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder, group, pipeline
 
-from .plan import MESSAGE, changed, to_row
+from .stored.formats import MESSAGE
+from .stored.plan import changed, to_row
 
 #: A class-based actor is a class only to the eyes of a type checker.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]

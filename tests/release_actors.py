@@ -13,7 +13,8 @@ from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.plan import FORMAT, Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.formats import FORMAT
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 
 #: Who has done what, as `{format} {name}`; what callbacks have heard; and what opens the gate of a job that waits.
 RAN, HEARD, GATE = "ran", "heard", "gate"

@@ -24,8 +24,9 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run, handover
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.plan import Plan, Spec, StageLine, Tag, to_row
 from dramatiq_clutch.status import failure_details
+from dramatiq_clutch.stored.places import Tag
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests import bounds_actors
 from tests.conftest import running_worker
 from tests.support.application import application

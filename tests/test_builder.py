@@ -13,7 +13,7 @@ from dramatiq.errors import ActorNotFound
 import dramatiq_clutch
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results
 from dramatiq_clutch.errors import NotConfigured, RunNotFound
-from dramatiq_clutch.plan import message_from
+from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import running_worker
 
 

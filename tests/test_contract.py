@@ -11,8 +11,9 @@ import redis
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.plan import Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
+from dramatiq_clutch.stored.places import Place, Tag
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 
 LEASE = 1_000
 TTL = 10_000_000

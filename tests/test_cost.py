@@ -19,7 +19,7 @@ from dramatiq_clutch import Clutch, previous_results
 from dramatiq_clutch.backends.redis import courier, resp
 from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 

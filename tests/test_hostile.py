@@ -15,7 +15,7 @@ from dramatiq_clutch import Clutch, Run, previous_results
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunNotFound
-from dramatiq_clutch.plan import OPTION
+from dramatiq_clutch.stored.places import OPTION
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs

@@ -17,7 +17,7 @@ from dramatiq_clutch.backends.redis import resp
 from dramatiq_clutch.backends.redis.outages import LARGE
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import PayloadRefused
-from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.stored.places import Tag
 from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.courier import Onward
-from dramatiq_clutch.plan import EVENTS, CallbackTag, Place, Plan, Spec, StageLine, Tag
 from dramatiq_clutch.status import status_from
+from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
+from dramatiq_clutch.stored.plan import EVENTS, Plan, Spec, StageLine
 from tests.support.keyspace import assert_all_expire, part_of
 from tests.support.server import Server
 

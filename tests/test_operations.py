@@ -27,7 +27,7 @@ from dramatiq_clutch.backend import Caller, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
-from dramatiq_clutch.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dramatiq_clutch.errors import DamagedState, NewerRelease
-from dramatiq_clutch.plan import FORMAT, Spec, StageLine, Tag, from_row, message_from, pack, to_row, unpack
 from dramatiq_clutch.status import failure_details, status_from
+from dramatiq_clutch.stored.formats import FORMAT, pack, unpack
+from dramatiq_clutch.stored.places import Tag
+from dramatiq_clutch.stored.plan import Spec, StageLine, from_row, message_from, to_row
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -27,7 +27,9 @@ from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import NewerRelease
 from dramatiq_clutch.handover import sweep
-from dramatiq_clutch.plan import FORMAT, Place, Plan, Spec, StageLine, Tag, pack, unpack
+from dramatiq_clutch.stored.formats import FORMAT, pack, unpack
+from dramatiq_clutch.stored.places import Place, Tag
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests import release_actors
 from tests.conftest import running_worker
 from tests.release_actors import GATE, HEARD, NAMESPACE, RAN
@@ -58,10 +60,10 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("newer")
     copy = folder / "dramatiq_clutch"
     shutil.copytree(ROOT / "dramatiq_clutch", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    plan = copy / "plan.py"
-    text = plan.read_text()
+    formats = copy / "stored" / "formats.py"
+    text = formats.read_text()
     assert text.count(f"\nFORMAT = {FORMAT}\n") == 1
-    plan.write_text(text.replace(f"\nFORMAT = {FORMAT}\n", f"\nFORMAT = {NEWER}\n"))
+    formats.write_text(text.replace(f"\nFORMAT = {FORMAT}\n", f"\nFORMAT = {NEWER}\n"))
     return folder
 
 

@@ -21,7 +21,7 @@ from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.errors import BrokerUnavailable, ForeignRun
-from dramatiq_clutch.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.application import Application, application
 from tests.support.awaiting import wait_until

@@ -20,7 +20,8 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.handover import sweep
-from dramatiq_clutch.plan import StageLine, Tag
+from dramatiq_clutch.stored.places import Tag
+from dramatiq_clutch.stored.plan import StageLine
 from tests.support.interpreter import Leaf, Outcome, SimRun, Step, Tree
 from tests.support.server import Server
 

@@ -32,9 +32,9 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results, ste
 from dramatiq_clutch.canonical import canonical
 from dramatiq_clutch.clutch import _plan
 from dramatiq_clutch.errors import RunIdTaken
-from dramatiq_clutch.plan import message_from
 from dramatiq_clutch.run import NestedRun
 from dramatiq_clutch.steps import MOST_LEVELS
+from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs

@@ -33,8 +33,9 @@ from ..backend import (
 )
 from ..errors import DamagedState, foreign_run
 from ..forks import renew_in_children
-from ..plan import EVENTS, CallbackTag, Plan, StageLine, Tag, rows_of
 from ..status import MOST_FAILURES, Snapshot
+from ..stored.places import CallbackTag, Tag
+from ..stored.plan import EVENTS, Plan, StageLine, rows_of
 
 #: What a cancelled run doesn't do any more.
 MOVES = ("send", "open", "start", "retry", "resume", "revive", "resend")

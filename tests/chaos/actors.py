@@ -11,12 +11,13 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, plan, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, previous_results
 from dramatiq_clutch.backend import Caller, Duty, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.errors import StateUnavailable
-from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.stored import formats
+from dramatiq_clutch.stored.places import Tag
 from tests.chaos.app import VARIABLE, App
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class Jobs:
                 notes.rpush(MIXED_UP, f"job {name} was executed by a worker of {app.name}")
             with notes.pipeline(transaction=False) as pipe:
                 pipe.hincrby(EXECUTIONS, name, 1)
-                pipe.hincrby(FORMATS, f"{lane} {plan.FORMAT}", 1)
+                pipe.hincrby(FORMATS, f"{lane} {formats.FORMAT}", 1)
                 return int(pipe.execute()[0])
 
         @dramatiq.actor(broker=self.broker)

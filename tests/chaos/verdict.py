@@ -13,8 +13,8 @@ from dramatiq import DramatiqError
 
 from dramatiq_clutch import Run
 from dramatiq_clutch.errors import RunNotFound
-from dramatiq_clutch.plan import BELOW
 from dramatiq_clutch.status import RunStatus
+from dramatiq_clutch.stored.places import BELOW
 from tests.chaos.actors import (
     ABSORBED,
     EXECUTIONS,

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from unittest import mock
 
-from dramatiq_clutch import plan
 from dramatiq_clutch.backends.redis.scripts import script_names
-from dramatiq_clutch.plan import FORMAT
+from dramatiq_clutch.stored import formats
+from dramatiq_clutch.stored.formats import FORMAT
 from tests.chaos.app import App
 from tests.chaos.processes import ForgetfulServer, Producer
 from tests.chaos.verdict import Verdict
@@ -137,7 +137,7 @@ class MixedFleet(World):
         self.events["times without a newer worker"] += 1
 
     def judge(self, seconds: float) -> Verdict:
-        with mock.patch.object(plan, "FORMAT", FORMAT + 1):  # the older release can't say how newer runs stand
+        with mock.patch.object(formats, "FORMAT", FORMAT + 1):  # the older release can't say how newer runs stand
             verdict = super().judge(seconds)
         if count := verdict.formats["newer", FORMAT]:
             verdict.wrong.append(f"{count} jobs of newer runs were executed by older workers")
@@ -157,10 +157,10 @@ class NewerRelease:
         self.root = Path(self._folder.name)
         shutil.copytree(ROOT / "dramatiq_clutch", self.root / "dramatiq_clutch")
         (self.root / "tests").symlink_to(ROOT / "tests")
-        file = self.root / "dramatiq_clutch" / "plan.py"
+        file = self.root / "dramatiq_clutch" / "stored" / "formats.py"
         text, count = re.subn(r"(?m)^FORMAT = \d+$", f"FORMAT = {FORMAT + 1}", file.read_text())
         if count != 1:
-            raise RuntimeError("plan.py doesn't say FORMAT = ... once")
+            raise RuntimeError("formats.py doesn't say FORMAT = ... once")
         file.write_text(text)
 
     def __enter__(self) -> NewerRelease:

@@ -8,7 +8,7 @@ import dramatiq
 
 from dramatiq_clutch import Run
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.plan import Tag
+from dramatiq_clutch.stored.places import Tag
 
 
 def tag_in(broker: dramatiq.Broker, run: Run | str, stage: int = 0, member: int = 0, of: int = 1, **more: Any) -> Tag:

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 
 from ...backend import Caller, ClutchBackend, Duty, Record, Reply
 from ...courier import Courier, Outgoing, encoded
-from ...plan import changed
+from ...stored.plan import changed
 from ...tokens import new_token
 from . import resp
 from .outages import is_outage, way_out

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ...backend import Duty, Note, Reply, Standing, decode_snapshot
-from ...plan import FORMAT
+from ...stored.formats import FORMAT
 from .constants import ERA, SPAN
 from .outages import way_out
 

@@ -14,8 +14,10 @@ from dramatiq import Encoder
 
 from ...backend import SHARE, Caller, Duty, GuardWord, Record, Reply, decode_snapshot
 from ...errors import DamagedState, PayloadRefused, StateUnavailable, foreign_run
-from ...plan import EVENTS, FORMAT, CallbackTag, Plan, Tag, refuse_newer, rows_of
 from ...status import Snapshot
+from ...stored.formats import FORMAT, refuse_newer
+from ...stored.places import CallbackTag, Tag
+from ...stored.plan import EVENTS, Plan, rows_of
 from ...tokens import new_token
 from . import resp
 from .calls import translated
