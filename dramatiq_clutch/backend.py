@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from dramatiq import Encoder, get_encoder
 
-from .status import Snapshot
+from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
+from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Tag
 from .stored.plan import Plan
 
@@ -29,18 +30,12 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: How a member stands that has had an attempt: `waiting` to be sent again by a retry, or as it ended.
-Standing = Literal["waiting", "open", "attempted", "failing", "dead", "succeeded"]
-
 #: What else a reply says of the run: it `rests`, and owes nothing more; it was at rest and `wakes`; there are `more`
 #: shares of work, for anybody.
 Note = Literal["", "rests", "wakes", "more"]
 
 #: What sweepers listen for: that there is work for them before their interval is over.
 SWEEP = "!sweep"
-
-#: The owner as whom sweepers ask for duties. What is for anybody is given to no one else.
-SWEEPER = "sweeper"
 
 #: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
 SHARE = 250
@@ -50,77 +45,13 @@ LAST = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Duty:
-    """What a transition obliges its caller to do. Confirming names the duty (`id`) and the `lease` it was given under.
-
-    `kind` is, with what follows in the id:
-
-    - `send`: the members `start` ≤ i < `end` of `stage`, from `cursor` on, of which the first `leaders` own the shares
-      that follow; `open`: a stage that is empty or mapped;
-    - `start`: the runs that a job (`start` is its member) nested;
-    - `retry`: send again what waits for that, as `reopen` gives it; `cursor` counts how often it has;
-    - `resume`, in an `epoch`: the members of a range that have had no attempt when their run was cancelled; `resend`:
-      those that aren't settled, by hand; `revive`: have the nested runs among them retry;
-    - `halt`: cancel the nested runs of a range; `tell`: say to the parent how the run stands, which is in the
-      `snapshot`;
-    - the name of a callback, with the `snapshot` of the moment.
-
-    `generation` is the run's. `again` says that the duty was handed out before, so that messages may be second copies.
-    What a `send` needs may come along, to save reading it: the encoded `spec`, the `rows`, and `previous`, the result
-    of a stage of one (its line, and what its member has left). So may `ahead`, the duty that follows, where one job
-    comes after another.
-    """
-
-    id: str
-    lease: str
-    cursor: int = 0
-    again: bool = False
-    line: str = ""
-    snapshot: Snapshot | None = None
-    spec: bytes = b""
-    rows: tuple[bytes, ...] = ()
-    previous: tuple[str, bytes] | None = None
-    ahead: Duty | None = None
-    generation: str = ""
-
-    @property
-    def kind(self) -> str:
-        return self.id.split(":")[0]
-
-    @property
-    def stage(self) -> int:
-        return int(self.id.split(":")[1])
-
-    @property
-    def start(self) -> int:
-        return int(self.id.split(":")[2])
-
-    @property
-    def epoch(self) -> int:
-        return int(self.id.split(":")[-1])
-
-    @property
-    def revision(self) -> int:
-        return int(self.id.split(":")[1])
-
-    @property
-    def end(self) -> int:
-        return int(self.id.split(":")[3])
-
-    @property
-    def leaders(self) -> int:
-        kind, *places = self.id.split(":")
-        return int(places[3]) if kind == "send" and len(places) > 3 else 0
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """A transition's answer: what became of it, and the duties that are now the caller's. What it has `sent` onward by
     itself is nobody's any more."""
 
     word: str
     duties: tuple[Duty, ...] = ()
-    sent: Duty | None = None
+    sent: SendMembers | None = None
     note: Note = ""
 
 
@@ -271,7 +202,7 @@ class ClutchBackend(abc.ABC):
         `waits_for_jobs` too. Raises ForeignRun."""
 
     @abc.abstractmethod
-    def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
+    def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         """Say how many members a stage has. An empty one is complete at once. `opened` or `lost`."""
 
     @abc.abstractmethod
@@ -281,8 +212,8 @@ class ClutchBackend(abc.ABC):
         nothing any more, all but its status and result goes; of a nested one, all but a mark."""
 
     @abc.abstractmethod
-    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
-        """The next members that a `retry` is to send again, at most 1,000 and no more than there is room for, and the
+    def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+        """The next members that this duty is to send again, at most 1,000 and no more than there is room for, and the
         epoch in which they work. They are the same until the caller has sent them, which it says by how many times it
         has (`done`). None if there are none, which confirms the duty, or if the lease has passed to somebody else."""
 
@@ -329,7 +260,7 @@ class ClutchBackend(abc.ABC):
         `due` (UNIX milliseconds). `touched` or `unknown`."""
 
     @abc.abstractmethod
-    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+    def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         """Write what the duty's stage is mapped over, encoded, from `offset` on; once, however often it is called. They
         go with the stage. Raises DamagedState if those before are gone."""
 
@@ -407,8 +338,3 @@ class ClutchBackend(abc.ABC):
         self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
     ) -> None:
         """Put a run down in the index for another time; None takes it out. With `known`, only if it is there."""
-
-
-def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:
-    """A snapshot as the scripts encode it: an empty list comes as an empty dict."""
-    return {**snapshot, "failures": list(snapshot["failures"] or ())}

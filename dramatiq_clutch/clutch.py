@@ -33,8 +33,10 @@ from .steps import (
     to_encoded,
     to_member,
 )
+from .stored import owners
+from .stored.duties import SendMembers
 from .stored.places import new_generation
-from .stored.plan import Fingerprint, Plan, Spec, StageLine
+from .stored.plan import COMPLETION, Fingerprint, Plan, Spec, StageLine
 from .tokens import new_token
 
 #: What a callback is given as; what isn't a name is kept encoded, as it was then.
@@ -196,7 +198,7 @@ class Clutch(Description):
         spec, lines, rows = _read(self, broker, start_at=current_millis() + delay if delay else None)
         spec = dataclasses.replace(spec, generation=new_generation())
         claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
-        fingerprint, caller = Fingerprint(), engine.caller(owner=f"run:{uuid4()}")
+        fingerprint, caller = Fingerprint(), engine.caller(owners.call("run"))
         for offset, chunk in _chunks(rows):
             caller = dataclasses.replace(caller, now=current_millis())
             engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
@@ -214,7 +216,11 @@ class Clutch(Description):
         try:
             hand_over(engine, run_id, reply, caller)
             # Whoever owns a share of the first stage, or has started the run before, may never do what it owes.
-            if reply.word == "created" and reply.note != "more" and not any(duty.leaders for duty in reply.duties):
+            if (
+                reply.word == "created"
+                and reply.note != "more"
+                and not any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
+            ):
                 engine.look_when_quiet(run_id)
         except Exception as error:  # the run is safe, whatever it was
             unexpected = not isinstance(error, Unavailable | NewerRelease)
@@ -351,7 +357,7 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
 
 def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
     """The callbacks by their events, each as it is stored. Raises ActorNotFound."""
-    found = {"completion": description.completions} if description.completions else {}
+    found = {COMPLETION: description.completions} if description.completions else {}
     for option in CALLBACKS if isinstance(description, Clutch) else ():
         callback = getattr(description, option)
         if isinstance(callback, str):

@@ -12,9 +12,10 @@ from typing import Any
 from dramatiq import Broker, Message
 from dramatiq.middleware import MiddlewareError
 
-from .backend import Caller, Duty, Record, Reply
+from .backend import Caller, Record, Reply
 from .errors import BrokerUnavailable, HandOverFailed, HookFailed, PayloadRefused, is_final
 from .outages import in_words, is_outage, refuses, way_out
+from .stored.duties import SendMembers
 
 #: A message, and its delay in milliseconds, or None.
 Outgoing = tuple[Message[Any], int | None]
@@ -45,14 +46,14 @@ class Courier:
             for message, delay in outgoing:
                 self.enqueue(message, delay)
 
-    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: Duty, caller: Caller) -> bool:  # noqa: ARG002
+    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:  # noqa: ARG002
         """Enqueue the messages that a duty asks for, and perhaps confirm the duty in the same round trip: only if they
         have arrived. Returns whether that is done, or has turned out to be somebody else's affair by now. Raises what
         `send` raises."""
         self.send(outgoing)
         return False
 
-    def record_and_send(self, record: Record, caller: Caller, duty: Duty, outgoing: Outgoing) -> Reply:
+    def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
         """Record a success, and send the message of the duty that it causes, in one step, if it causes that one: the
         reply says so in `sent`. Only for a courier who `sends_onward`."""
         raise NotImplementedError

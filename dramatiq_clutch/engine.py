@@ -10,11 +10,14 @@ from dramatiq import Broker, Middleware
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from .backend import SHARE, SWEEP, Caller, ClutchBackend, Duty, Note, Reply
+from .backend import SHARE, SWEEP, Caller, ClutchBackend, Note, Reply
 from .courier import Courier
 from .errors import DamagedState, HandOverFailed, NotConfigured, ResultsGone, RunNotFound
 from .forks import renew_in_children
 from .status import JobFailure, failure_from
+from .stored import owners
+from .stored.duties import SendMembers
+from .stored.formats import result_in
 from .stored.places import BELOW, Place, Tag
 from .stored.plan import Plan, Spec, StageLine
 from .tokens import new_token
@@ -30,9 +33,6 @@ DEFAULT_STALLED_AFTER = 3_600_000
 
 #: For how long a run that was not cancelled is taken for that, in seconds.
 REMEMBERED = 1.0
-
-#: What the mark of a member that has succeeded begins with; its result follows.
-SUCCEEDED = b"S"
 
 logger = get_logger(__name__)
 
@@ -57,7 +57,7 @@ class Engine:
     lease_ms: int
     touched: dict[str, int] = field(default_factory=dict)
     wanted: dict[tuple[str, str, int, int], float] = field(default_factory=dict)
-    ahead: dict[tuple[str, int], Duty] = field(default_factory=dict)
+    ahead: dict[tuple[str, int], SendMembers] = field(default_factory=dict)
     share: int = SHARE
     application: str = ""
     stalled_after: int = DEFAULT_STALLED_AFTER
@@ -130,7 +130,7 @@ class Engine:
         key = (tag.run_id, tag.generation, tag.stage, tag.of)
         return time.monotonic() - self.wanted.get(key, -REMEMBERED) < REMEMBERED
 
-    def look_ahead(self, run_id: str, duty: Duty | None) -> None:
+    def look_ahead(self, run_id: str, duty: SendMembers | None) -> None:
         """Remember what the stage that is now at work will owe, for the process that does its job."""
         if duty is not None:
             if len(self.ahead) >= MOST_AHEAD:
@@ -153,13 +153,13 @@ class Engine:
         place = Place.of_child(run_id)
         while place is not None:
             if due > current_millis() + self.run_ttl // 2 or self.is_due(place.run_id):
-                self.backend.touch(place.run_id, self.caller("touch"), due=due)
+                self.backend.touch(place.run_id, self.caller(owners.TOUCH), due=due)
             place = Place.of_child(place.run_id)
 
     def wait_for(self, run_id: str, due: int) -> None:
         """Something of a run is delayed until it is `due` (UNIX milliseconds): the run, and those that it is nested in,
         live until then, and are not stalled before."""
-        self.backend.touch(run_id, self.caller("touch"), due=due)
+        self.backend.touch(run_id, self.caller(owners.TOUCH), due=due)
         self.touch_ancestors(run_id, due=due)
 
     def beat(self) -> None:
@@ -167,10 +167,10 @@ class Engine:
         takes. Raises StateUnavailable."""
         since = time.monotonic() - self.pulse
         for run_id in {one.run_id for one in list(self.at_work.values()) if one.since < since}:
-            self.backend.touch(run_id, self.caller("touch"))
+            self.backend.touch(run_id, self.caller(owners.TOUCH))
             place = Place.of_child(run_id)
             while place is not None:
-                self.backend.touch(place.run_id, self.caller("touch"))
+                self.backend.touch(place.run_id, self.caller(owners.TOUCH))
                 place = Place.of_child(place.run_id)
 
     @property
@@ -201,8 +201,8 @@ class Engine:
 
     def results(self, run_id: str, stage: int, generation: str, line: StageLine, start: int, end: int) -> list[Any]:
         """Those of the members `start` ≤ i < `end`."""
-        marks = self.backend.results(run_id, stage, start, end, generation=generation)
-        return [self._result(run_id, stage, index, mark, line) for index, mark in enumerate(marks, start)]
+        found = self.backend.results(run_id, stage, start, end, generation=generation)
+        return [self._result(run_id, stage, index, field, line) for index, field in enumerate(found, start)]
 
     def decode(self, result: bytes) -> Any:
         """A stored result. Raises DamagedState."""
@@ -218,10 +218,11 @@ class Engine:
         except Exception as error:
             raise HandOverFailed(f"a result of type {type(result).__name__} can't be encoded: {error!r}") from error
 
-    def _result(self, run_id: str, stage: int, index: int, mark: bytes | None, line: StageLine) -> Any:
-        if mark is not None and mark.startswith(SUCCEEDED):
-            return self.decode(mark[len(SUCCEEDED) :])
-        if mark is not None and line.tolerant:
+    def _result(self, run_id: str, stage: int, index: int, field: bytes | None, line: StageLine) -> Any:
+        result = result_in(field)
+        if result is not None:
+            return self.decode(result)
+        if field is not None and line.tolerant:
             return None
         raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
 

@@ -34,6 +34,7 @@ from .handover import hand_over, report_gone, sweep
 from .job import Attempt, Job, attempt_of
 from .onward import record_onward
 from .status import failure_details
+from .stored import owners
 from .stored.places import OPTION, CallbackTag
 from .stored.plan import changed
 from .waiting import waiter_of
@@ -351,7 +352,7 @@ class ClutchMiddleware(EngineMiddleware):
         if callback.retry_sent and not message.failed:
             engine.wait_for(tag.run_id, callback.due)
         elif tag.index == 0:
-            engine.backend.heard(tag, engine.caller("heard"))
+            engine.backend.heard(tag, engine.caller(owners.HEARD))
 
     def _send_owed_callback(self, broker: Broker, message: MessageProxy, callback: Attempt) -> None:
         try:

@@ -1,9 +1,9 @@
 """Where one job follows another, its message goes in the very step that records the success before it.
 
-The process that sends a job's message is told what will follow it (`Duty.ahead`), and very often does that job itself.
-It then has the next message ready when it records the job's end: no round trip lies between the two any more, and no
-moment in which the message is owed. Where it isn't so, or the state is on another server than the broker, what the
-record owes is handed over as ever.
+The process that sends a job's message is told what will follow it (`SendMembers.ahead`), and very often does that job
+itself. It then has the next message ready when it records the job's end: no round trip lies between the two any more,
+and no moment in which the message is owed. Where it isn't so, or the state is on another server than the broker, what
+the record owes is handed over as ever.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import replace
 from dramatiq import Message
 from dramatiq.logging import get_logger
 
-from .backend import Caller, Duty, Record, Reply
+from .backend import Caller, Record, Reply
 from .courier import Outgoing
-from .engine import SUCCEEDED, Engine
-from .handover import Members, remember
+from .engine import Engine
+from .handover.members import Members
+from .handover.sending import remember
+from .stored.duties import SendMembers
+from .stored.formats import success
 
 logger = get_logger(__name__)
 
@@ -33,7 +36,7 @@ def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
     return reply
 
 
-def _next_of(engine: Engine, record: Record) -> tuple[Duty, Outgoing] | None:
+def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | None:
     """The duty that this record may cause, and the message that it asks for."""
     run_id, stage = record.tag.run_id, record.tag.stage + 1
     duty = engine.ahead.pop((run_id, stage), None)
@@ -46,7 +49,7 @@ def _next_of(engine: Engine, record: Record) -> tuple[Duty, Outgoing] | None:
     ):
         return None
     try:
-        members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], SUCCEEDED + record.payload)))
+        members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], success(record.payload))))
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
         return duty, members.outgoing(0, step, 0, again=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
@@ -16,6 +15,7 @@ from .errors import NestingError, NewerRelease, RunCancelled, RunFailed, RunNotF
 from .handover import hand_over
 from .status import RunStatus, status_from
 from .steps import Handle
+from .stored import owners
 from .waiting import Waiter, waiter_of
 
 #: How long `get_result(block=True)` waits unless told, in milliseconds: Dramatiq's own default.
@@ -127,7 +127,7 @@ class Run(Handle):
 
     def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
         engine = self._engine
-        caller = engine.caller(f"{verb}:{uuid4()}")
+        caller = engine.caller(owners.call(verb))
         # The index first: whatever happens from here on, a sweeper finds what is owed.
         engine.look_again(self.run_id, caller.now + caller.lease_ms)
         reply = transition(self.run_id, caller)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .stored.formats import Snapshot
 from .stored.plan import StageLine
 
 State = Literal["waiting", "running", "failing", "failed", "succeeded", "cancelled"]
-
-#: What `ClutchBackend.snapshot` returns and a callback is made of: `head` (the run's fields, all strings), `counts`
-#: (of its present stage: `marks`, `open`, `attempted`, `failing`, `dead`) and `failures` (`[member, details]`).
-Snapshot = Mapping[str, Any]
 
 #: How many failures a status lists.
 MOST_FAILURES = 100

@@ -15,13 +15,14 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
 
 from dramatiq_clutch import Clutch, ClutchMiddleware
-from dramatiq_clutch.backend import Caller, Duty
+from dramatiq_clutch.backend import Caller
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis import RedisCourier, resp
 from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.courier import Courier
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
+from dramatiq_clutch.stored.duties import Duty
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import key_of, part_of

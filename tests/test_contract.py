@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Ending, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
+from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, SendAgain, Tell
 from dramatiq_clutch.stored.places import Place, Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 
@@ -63,11 +64,13 @@ class Store:
         ]
 
     def reopen(self, duty: Duty, done: int = 0) -> tuple[int, list[int]] | None:
+        assert isinstance(duty, SendAgain)
         caller = Caller("somebody", self.now, duty.lease, LEASE)
         found = self.backend.reopen(self.run_id, duty, done, caller)
         return found and (found[0], sorted(found[1]))
 
     def open(self, duty: Duty, total: int) -> Reply:
+        assert isinstance(duty, OpenStage)
         return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
 
 
@@ -173,7 +176,7 @@ def test_a_stage_is_released_once_by_the_record_that_completes_it(store: Store, 
     replies = [store.record(member, "succeeded") for member in order]
     assert [kinds(reply) for reply in replies] == [[], [], ["send"]]
     (duty,) = replies[-1].duties
-    assert (duty.stage, duty.start, duty.end, duty.again) == (1, 0, 2, False)
+    assert (duty.id, duty.again) == ("send:1:0:2", False)
     for member in order:
         again = store.record(member, "succeeded")
         assert again.word == "over"
@@ -203,10 +206,10 @@ def test_an_empty_stage_completes_at_once_and_a_mapped_one_waits_to_be_opened(st
     (first,) = store.create(0, None, 1).duties
     assert first.kind == "open"
     reply = store.open(first, 0)
-    assert [(duty.kind, duty.stage) for duty in reply.duties] == [("open", 1)]
+    assert [duty.id for duty in reply.duties] == ["open:1"]
     assert store.status().stages[1].total is None
     reply = store.open(reply.duties[0], 2)
-    assert [(duty.kind, duty.stage, duty.end) for duty in reply.duties] == [("send", 1, 2)]
+    assert [duty.id for duty in reply.duties] == ["send:1:0:2"]
     assert store.status().stages[1].total == 2
 
 
@@ -234,9 +237,10 @@ def test_the_alarm_rings_once_when_all_have_had_an_attempt_and_one_is_failing(st
     assert kinds(store.record(1, "attempted")) == []
     reply = store.record(2, "succeeded")
     assert kinds(reply) == ["on_failure"]
-    snapshot = reply.duties[0].snapshot
-    assert snapshot is not None
-    status = status_from(store.run_id, snapshot)
+    (duty,) = reply.duties
+    assert isinstance(duty, CallBack)
+    assert duty.snapshot is not None
+    status = status_from(store.run_id, duty.snapshot)
     assert status.state == "failing"
     assert [(failure.index, failure.exception_text) for failure in status.failures] == [(0, "failing")]
     assert kinds(store.record(1, "failing", order=(0, 1))) == []
@@ -397,7 +401,7 @@ def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(store: Store
     )
 
     def told(reply: Reply) -> list[str]:
-        found = [duty for duty in reply.duties if duty.kind == "tell"]
+        found = [duty for duty in reply.duties if isinstance(duty, Tell)]
         store.confirm(*reply.duties)
         return [f"{duty.revision} {duty.snapshot['head']['told']}" for duty in found if duty.snapshot]
 
@@ -419,7 +423,7 @@ def test_a_run_that_a_parent_revives_tells_it_again_how_it_stands(store: Store, 
     def told(since: int | None) -> tuple[str, list[str]]:
         reply = store.backend.retry(store.run_id, store.caller(f"retry:{since}"), since=since)
         store.confirm(*reply.duties)
-        found = [duty.snapshot["head"]["told"] for duty in reply.duties if duty.kind == "tell" and duty.snapshot]
+        found = [duty.snapshot["head"]["told"] for duty in reply.duties if isinstance(duty, Tell) and duty.snapshot]
         return reply.word, found
 
     assert told(1) == ("nothing", [])  # it is open

@@ -22,7 +22,7 @@ from dramatiq.results.backends import StubBackend as ResultsInMemory
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import Engine, engine_of
-from dramatiq_clutch.handover import job_message
+from dramatiq_clutch.handover.members import job_message
 from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Spec
 from tests.conftest import running_worker

@@ -17,9 +17,9 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, clutch, current_run
-from dramatiq_clutch.backend import Duty
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import DamagedState, RunFailed, RunIdTaken
+from dramatiq_clutch.stored.duties import SendMembers
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -354,15 +354,15 @@ def test_a_stage_of_more_than_500_is_shared_out(broker: dramatiq.Broker, jobs: J
 
 
 @pytest.fixture
-def shares(broker: dramatiq.Broker) -> list[Duty]:
+def shares(broker: dramatiq.Broker) -> list[SendMembers]:
     """Who sends more than 20 members shares them out. Returns the duties to send that were given to anybody."""
-    engine, given = engine_of(broker), list[Duty]()
+    engine, given = engine_of(broker), list[SendMembers]()
     object.__setattr__(engine, "share", 10)
     owed: Callable[..., Any] = engine.backend.owed
 
     def watched(*args: Any) -> Any:
         reply = owed(*args)
-        given.extend(duty for duty in reply.duties if duty.kind == "send")
+        given.extend(duty for duty in reply.duties if isinstance(duty, SendMembers))
         return reply
 
     engine.backend.owed = watched  # type: ignore[method-assign, assignment]
@@ -370,7 +370,7 @@ def shares(broker: dramatiq.Broker) -> list[Duty]:
 
 
 def test_the_first_jobs_of_a_large_stage_send_the_others(
-    broker: dramatiq.Broker, jobs: Jobs, shares: list[Duty]
+    broker: dramatiq.Broker, jobs: Jobs, shares: list[SendMembers]
 ) -> None:
     run = Clutch().parallel(named(jobs, 100)).then(jobs.total).run()
     assert on_their_way(broker) == 4  # the leaders
@@ -385,7 +385,9 @@ def test_the_first_jobs_of_a_large_stage_send_the_others(
     assert set(jobs.counts().values()) == {1}
 
 
-def test_a_leader_sends_its_share_before_it_works(broker: dramatiq.Broker, jobs: Jobs, shares: list[Duty]) -> None:
+def test_a_leader_sends_its_share_before_it_works(
+    broker: dramatiq.Broker, jobs: Jobs, shares: list[SendMembers]
+) -> None:
     for leader in range(4):
         jobs.script[f"{leader}"] = ["wait"]
     run = Clutch().parallel(named(jobs, 100)).run()

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Duty, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.status import status_from
+from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
 from dramatiq_clutch.stored.plan import EVENTS, Plan, Spec, StageLine
 from tests.support.keyspace import assert_all_expire, part_of
@@ -86,16 +87,16 @@ class TwoBackends(RuleBasedStateMachine):
                 continue
             assert duty.id not in self.released
             self.released.add(duty.id)
-            if duty.kind == "send":
+            if isinstance(duty, SendMembers):
                 members = set(range(duty.start, duty.end))
                 assert not members & self.given.setdefault(duty.stage, set())
                 self.given[duty.stage] |= members
-            if duty.kind in ("on_failure", "on_death"):
-                self.alarms[duty.kind, duty.stage] = self.alarms.get((duty.kind, duty.stage), 0) + 1
-                assert self.alarms[duty.kind, duty.stage] <= 1 + self.heals
+            if isinstance(duty, CallBack) and duty.event in ("on_failure", "on_death"):
+                self.alarms[duty.event, duty.stage] = self.alarms.get((duty.event, duty.stage), 0) + 1
+                assert self.alarms[duty.event, duty.stage] <= 1 + self.heals
             if duty.kind.startswith("on_"):
                 self.called.add(duty.id)
-            if duty.kind == "tell":
+            if isinstance(duty, Tell):
                 assert duty.revision > self.told
                 self.told = duty.revision
 
@@ -206,7 +207,7 @@ class TwoBackends(RuleBasedStateMachine):
         """What is ready for a stage of one job."""
         if stage >= len(self.sizes) or self.sizes[stage] != 1 or self.plan.lines[stage].mapped:
             return None
-        duty = Duty(f"send:{stage}:0:1", "", generation=GENERATION)
+        duty = SendMembers(stage, 0, 1, generation=GENERATION)
         return Onward(duty, "redis.call('RPUSH', KEYS[1], ARGV[1])", "sent", [duty.id])
 
     def record_onward(self, record: Record, caller: Caller, onward: Onward) -> Reply:
@@ -271,10 +272,10 @@ class TwoBackends(RuleBasedStateMachine):
         """Do a duty, perhaps long after its lease has lapsed."""
         duty, caller = pair
         caller = Caller(caller.owner, self.now, caller.lease, LEASE)
-        if duty.kind == "retry":
+        if isinstance(duty, SendAgain):
             self.reopen(duty, caller, cursor or 0)
             return multiple()
-        if duty.kind != "open":
+        if not isinstance(duty, OpenStage):
             if self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor)) in ("confirmed", "rests"):
                 self.send(duty, cursor)
             return multiple()
@@ -285,7 +286,7 @@ class TwoBackends(RuleBasedStateMachine):
             self.sizes[duty.stage] = total
         return multiple(*((new, caller) for new in reply.duties))
 
-    def reopen(self, duty: Duty, caller: Caller, done: int) -> bool:
+    def reopen(self, duty: SendAgain, caller: Caller, done: int) -> bool:
         """Get the next members that a retry is to send again; they are on their way then."""
         found = self.both(lambda b: reopened(b, self.run_id, duty, done, caller))
         if found is not None:
@@ -361,7 +362,7 @@ class TwoBackends(RuleBasedStateMachine):
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:
         """The messages that a duty is for are on their way."""
-        if duty.kind in ("send", "resume", "resend"):
+        if isinstance(duty, SendMembers | Resume | Resend):
             start, end = max(duty.start, duty.cursor), duty.end if cursor is None else min(cursor, duty.end)
             self.on_its_way |= {(duty.stage, member) for member in range(start, end)}
 
@@ -420,12 +421,12 @@ class TwoBackends(RuleBasedStateMachine):
             self.both(lambda b, n=name, c=caller: b.heard(CallbackTag(self.run_id, GENERATION, n), c))
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
-        if duty.kind == "retry":
+        if isinstance(duty, SendAgain):
             done = duty.cursor
             while self.reopen(duty, caller, done):
                 done += 1
             return
-        if duty.kind != "open":
+        if not isinstance(duty, OpenStage):
             if self.both(lambda b: b.confirm(self.run_id, duty, caller)) in ("confirmed", "rests"):
                 self.send(duty)
             return
@@ -435,7 +436,7 @@ class TwoBackends(RuleBasedStateMachine):
             self.do_at_the_end(new, caller)
 
 
-def reopened(backend: ClutchBackend, run_id: str, duty: Duty, done: int, caller: Caller) -> Any:
+def reopened(backend: ClutchBackend, run_id: str, duty: SendAgain, done: int, caller: Caller) -> Any:
     found = backend.reopen(run_id, duty, done, caller)
     return found and (found[0], sorted(found[1]))
 
@@ -453,9 +454,11 @@ def comparable(answer: Any) -> Any:
         answer.word,
         answer.note,
         [
-            replace(duty, spec=b"", rows=(), previous=None, ahead=None)
-            if not duty.snapshot
-            else (duty.id, duty.lease, status_from("", duty.snapshot))
+            (duty.id, duty.lease, status_from("", duty.snapshot))
+            if isinstance(duty, Tell | CallBack) and duty.snapshot
+            else replace(duty, spec=b"", rows=(), previous=None, ahead=None)
+            if isinstance(duty, SendMembers)
+            else duty
             for duty in answer.duties
         ],
     )

@@ -17,12 +17,13 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
-from dramatiq_clutch.backend import Caller, ClutchBackend, Duty, Record
+from dramatiq_clutch.backend import Caller, ClutchBackend, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.courier import Courier
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
 from dramatiq_clutch.handover import sweep
+from dramatiq_clutch.stored.duties import Duty
 from tests import recovery_actors
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -476,7 +477,7 @@ def test_a_stage_is_over_before_its_sender_has_confirmed(
         return sum(previous_results())
 
     def slow(run_id: str, duty: Duty, caller: Caller, **rest: Any) -> str:
-        if duty.kind == "send" and duty.stage == 1 and not late:
+        if duty.id == "send:1:0:3" and not late:
             late.append(duty.id)
             wait_until("the stage is over", lambda: engine.backend.snapshot(run_id)["head"]["stage"] == "2")  # type: ignore[index]
             raise StateUnavailable("the connection is lost")

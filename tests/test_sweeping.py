@@ -71,7 +71,8 @@ PRODUCER = """
 import os, signal, sys
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq_clutch import Clutch, ClutchMiddleware, clutch, handover
+from dramatiq_clutch import Clutch, ClutchMiddleware, clutch
+from dramatiq_clutch.handover import delivery
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends import RedisBackend
 
@@ -84,7 +85,7 @@ die = lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL)
 if where == "before the seal":
     backend.create = die
 else:
-    handover.send = die
+    delivery.send = die
 Clutch(broker=broker).then(dramatiq.Message("default", "job", ("a",), {}, {})).run(run_id="orphan")
 """
 

@@ -19,26 +19,39 @@ from dramatiq import Encoder
 from ..backend import (
     LAST,
     SHARE,
-    SWEEPER,
     Caller,
     ClutchBackend,
-    Duty,
     Ending,
     GuardWord,
     Listener,
     Note,
     Record,
     Reply,
-    Standing,
 )
 from ..errors import DamagedState, foreign_run
 from ..forks import renew_in_children
-from ..status import MOST_FAILURES, Snapshot
+from ..status import MOST_FAILURES
+from ..stored.duties import (
+    CallBack,
+    Duty,
+    Halt,
+    OfStage,
+    OpenStage,
+    Resend,
+    Resume,
+    Revive,
+    SendAgain,
+    SendMembers,
+    StartNested,
+    Tell,
+)
+from ..stored.formats import HAS_NESTED, IS_JOB, IS_RUN, Snapshot, Standing, success
+from ..stored.owners import SWEEPER, job
 from ..stored.places import CallbackTag, Tag
-from ..stored.plan import EVENTS, Plan, StageLine, rows_of
+from ..stored.plan import COMPLETION, EVENTS, Plan, StageLine, rows_of
 
 #: What a cancelled run doesn't do any more.
-MOVES = ("send", "open", "start", "retry", "resume", "revive", "resend")
+MOVES = (SendMembers, OpenStage, StartNested, SendAgain, Resume, Revive, Resend)
 
 #: How many members come along with the duty to send them, and a result of how many bytes.
 FEW, LITTLE = 10, 10_000
@@ -190,23 +203,22 @@ class StubRun:
 
     # What is owed
 
-    def owe(self, owner: str, name: str, moment: Snapshot | None = None, *, due: int = 0) -> None:
+    def owe(self, owner: str, duty: Duty, *, due: int = 0) -> None:
         self.seq += 1
-        duty = Duty(name, lease="", snapshot=moment, generation=self.generation)
-        self.outbox.setdefault(name, Owed(duty, owner, due))
+        self.outbox.setdefault(duty.id, Owed(replace(duty, generation=self.generation), owner, due))
 
     def owe_callback(self, owner: str, event: str) -> None:
         if event in self.events:
             self.fired += 1
-            name = f"{event}:{self.stage}:{self.fired}"
-            if event != "completion":
-                self.callbacks.add(name)
-            self.owe(owner, name, self.moment())
+            duty = CallBack(self.stage, event, self.fired, snapshot=self.moment())
+            if event != COMPLETION:
+                self.callbacks.add(duty.id)
+            self.owe(owner, duty)
 
     def owe_stage(self, owner: str) -> None:
         total, limit = self.line.total, self.line.limit
         if not total:
-            self.owe(owner, f"open:{self.stage}")
+            self.owe(owner, OpenStage(self.stage))
             return
         if limit:
             self.sent = total = min(total, limit)
@@ -215,32 +227,33 @@ class StubRun:
     def owe_send(self, owner: str, start: int, end: int) -> None:
         lead = math.ceil(self.share * 2 / 5)
         if end - start <= 2 * self.share or self.line.nested:
-            self.owe(owner, f"send:{self.stage}:{start}:{end}")
+            self.owe(owner, SendMembers(self.stage, start, end))
             return
         after, size = start + lead, max(self.share, math.ceil((end - start - lead) / lead))
         shares = range(after, end, size)
-        self.owe(owner, f"send:{self.stage}:{start}:{after}:{len(shares)}")
+        self.owe(owner, SendMembers(self.stage, start, after, len(shares)))
         for leader, at in enumerate(shares, start):
-            name, due = f"send:{self.stage}:{at}:{min(at + size, end)}", self.now + self.lease_ms
-            self.owe(f"{self.stage}.{leader}", name, due=due)
+            duty, due = SendMembers(self.stage, at, min(at + size, end)), self.now + self.lease_ms
+            self.owe(job(self.stage, leader), duty, due=due)
 
     @property
     def few_runs(self) -> int:
         return math.ceil(self.share * 2 / 25)
 
-    def owe_shares(self, owner: str, kind: str, end: int) -> None:
+    def owe_shares(self, owner: str, kind: type[Resume | Revive | Halt], end: int) -> None:
         if not end:
             return
         size = max(math.ceil(self.share * 2 / 5), math.ceil(end / 50))
         first = min(self.few_runs, end)
-        self.owe(owner, f"{kind}:{self.stage}:0:{first}:{self.epoch}")
+        self.owe(owner, kind(self.stage, 0, first, self.epoch))
         for at in range(first, end, size):
-            self.owe("", f"{kind}:{self.stage}:{at}:{min(at + size, end)}:{self.epoch}", due=self.now)
+            self.owe("", kind(self.stage, at, min(at + size, end), self.epoch), due=self.now)
 
     def owe_retry(self, owner: str) -> None:
         self.retries += 1
-        self.retrying = f"retry:{self.stage}:{self.retries}:{self.epoch}"
-        self.owe(owner, self.retrying, due=0 if owner else self.now)
+        duty = SendAgain(self.stage, self.retries, self.epoch)
+        self.retrying = duty.id
+        self.owe(owner, duty, due=0 if owner else self.now)
 
     def room(self) -> int:
         unattempted = self.sent - len(self.results[self.stage]) - len(self.trouble[self.stage])
@@ -271,7 +284,7 @@ class StubRun:
     def rest(self, owner: str, state: str) -> None:
         self.state = state
         if state == "succeeded":
-            self.owe_callback(owner, "completion")
+            self.owe_callback(owner, COMPLETION)
             self.owe_callback(owner, "on_success")
         self.owe_callback(owner, "on_finish")
 
@@ -327,10 +340,10 @@ class StubRun:
             word = "attempted" if self.told in ("failing", "attempted") else "open"
         if word == self.told and not again:
             return
-        self.outbox.pop(f"tell:{self.revision}", None)
+        self.outbox.pop(Tell(self.revision).id, None)
         self.told = word
         self.revision += 1
-        self.owe(owner, f"tell:{self.revision}", self.moment())
+        self.owe(owner, Tell(self.revision, snapshot=self.moment()))
 
     def look(self, owner: str, stage: int, *, again: bool = False) -> None:
         if stage != self.stage:
@@ -340,7 +353,7 @@ class StubRun:
         self.tell(owner, again=again)
 
     def is_moot(self, duty: Duty) -> bool:
-        return duty.kind in MOVES and (duty.stage < self.stage or self.state == "succeeded")
+        return isinstance(duty, MOVES) and (duty.stage < self.stage or self.state == "succeeded")
 
     def answer(self, word: str, caller: Caller, *, owing: str = "") -> Reply:
         """The duties that are the caller's now, and what else there is to say."""
@@ -357,10 +370,11 @@ class StubRun:
                 more = True
                 continue
             has_share = has_share or is_share
-            stage = owed.duty.stage
-            line = str(self.lines[stage]) if stage < len(self.lines) else ""
-            owed.duty = replace(owed.duty, lease=caller.lease, line=line, again=owed.duty.lease != "")
-            if owed.duty.kind == "send":
+            owed.duty = replace(owed.duty, lease=caller.lease, again=owed.duty.lease != "")
+            if isinstance(owed.duty, OfStage):
+                stage = owed.duty.stage
+                owed.duty = replace(owed.duty, line=str(self.lines[stage]) if stage < len(self.lines) else "")
+            if isinstance(owed.duty, SendMembers):
                 owed.duty = self.with_needs(owed.duty)
             owed.due = caller.now + caller.lease_ms
             duties.append(owed.duty)
@@ -371,13 +385,13 @@ class StubRun:
             note = "rests"
         return Reply(owing if is_owing and owing else word, tuple(duties), note=note)
 
-    def with_needs(self, duty: Duty) -> Duty:
+    def with_needs(self, duty: SendMembers) -> SendMembers:
         line = self.lines[duty.stage]
         if line.mapped or duty.end - duty.start > FEW:
             return duty
         source = self.lines[duty.stage - 1] if line.piped and self.stage == duty.stage > 0 else None
         result = self.results[duty.stage - 1].get(0) if source and source.total == 1 else None
-        previous = (str(source), b"S" + result) if result is not None and len(result) < LITTLE else None
+        previous = (str(source), success(result)) if result is not None and len(result) < LITTLE else None
         rows = self.rows[line.offset + duty.start : line.offset + duty.end]
         return replace(duty, spec=self.spec or b"", rows=rows, previous=previous)
 
@@ -585,7 +599,7 @@ class StubBackend(ClutchBackend):
         if record.ending == "succeeded" and record.nested:
             nests[member] = record.nested
             run.stand(member, Trouble("open", is_run=True))
-            run.owe(owner, f"start:{tag.stage}:{member}")
+            run.owe(owner, StartNested(tag.stage, member))
             return "counts"
         if record.ending == "succeeded":
             results[member] = record.payload
@@ -625,7 +639,7 @@ class StubBackend(ClutchBackend):
             run.stalled = run.seen_at
             return replace(reply, word="stalled")
 
-    def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
+    def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         with self._transition(run_id, caller, duty.generation) as run:
             if run is None or not run.held(duty, caller):
                 return Reply("lost")
@@ -650,7 +664,7 @@ class StubBackend(ClutchBackend):
             del run.outbox[duty.id]
             return "rests" if run.state != "running" and not run.outbox else "confirmed"
 
-    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+    def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
         with self._transition(run_id, caller, duty.generation) as run:
             owed = run.held(duty, caller) if run else None
             if run is None or owed is None:
@@ -682,14 +696,14 @@ class StubBackend(ClutchBackend):
                 del run.outbox[duty.id]
                 return Reply("lost")
             run.callbacks.discard(duty.id)
-            if duty.kind in EVENTS or (run.state == "succeeded" and duty.kind != "tell"):
+            if isinstance(duty, CallBack) or (run.state == "succeeded" and not isinstance(duty, Tell)):
                 del run.outbox[duty.id]
             else:
                 owed.parked = True
             run.error = details.decode()
             if run.state == "running":
                 run.state = "failed"
-                if duty.kind not in EVENTS:
+                if not isinstance(duty, CallBack):
                     run.alarm(caller.owner)
                 run.rest(caller.owner, "failed")
             run.tell(caller.owner)
@@ -716,11 +730,11 @@ class StubBackend(ClutchBackend):
             if run.state != "running":
                 mine = run.state == "cancelled" and run.cancelled_by == caller.owner
                 return run.answer("cancelled" if mine else "over", caller)
-            run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind not in MOVES}
+            run.outbox = {name: owed for name, owed in run.outbox.items() if not isinstance(owed.duty, MOVES)}
             run.cancelled_by, run.retrying = caller.owner, ""
             run.rest(caller.owner, "cancelled")
             if run.has_nested():
-                run.owe_shares(caller.owner, "halt", run.sent if run.line.limit else run.line.total or 0)
+                run.owe_shares(caller.owner, Halt, run.sent if run.line.limit else run.line.total or 0)
             run.tell(caller.owner)
             run.update()
             return run.answer("cancelled", caller)
@@ -748,7 +762,7 @@ class StubBackend(ClutchBackend):
             for owed in parked:
                 owed.parked, owed.owner, owed.due = False, caller.owner, 0
             if cancelled:
-                run.outbox = {name: owed for name, owed in run.outbox.items() if owed.duty.kind != "halt"}
+                run.outbox = {name: owed for name, owed in run.outbox.items() if not isinstance(owed.duty, Halt)}
             if revived:
                 run.error = ""
                 if not succeeded:
@@ -758,12 +772,12 @@ class StubBackend(ClutchBackend):
             if line and cancelled and not line.total:
                 run.owe_stage(caller.owner)
             elif line and cancelled and nested:
-                run.owe_shares(caller.owner, "resume", end)
+                run.owe_shares(caller.owner, Resume, end)
             elif line and cancelled:
-                run.owe(caller.owner, f"resume:{run.stage}:0:{end}:{run.epoch}")
+                run.owe(caller.owner, Resume(run.stage, 0, end, run.epoch))
             if line and line.total is not None and not succeeded:
                 if nested and not cancelled:
-                    run.owe_shares(caller.owner, "revive", end)
+                    run.owe_shares(caller.owner, Revive, end)
                 if not line.limit and not run.retrying and run.waiting():
                     run.owe_retry("" if nested and end > run.few_runs else caller.owner)
             run.look(caller.owner, run.stage, again=unheard)
@@ -778,7 +792,7 @@ class StubBackend(ClutchBackend):
                 return run.answer("nothing", caller)
             run.epoch += 1
             end = run.sent if run.line.limit else run.line.total
-            run.owe(caller.owner, f"resend:{run.stage}:0:{end}:{run.epoch}")
+            run.owe(caller.owner, Resend(run.stage, 0, end, run.epoch))
             run.update()
             return run.answer("resent", caller)
 
@@ -798,7 +812,7 @@ class StubBackend(ClutchBackend):
                 run.update()
             return "touched"
 
-    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+    def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         with self._changed:
             run = self._find(run_id, duty.generation)
             if run is None or len(run.items[duty.stage]) < offset:
@@ -881,9 +895,10 @@ class StubBackend(ClutchBackend):
                 return [None] * (end - start)
             trouble, nests = run.trouble.get(stage, {}), run.nests.get(stage, {})
             known = {
-                member: b"N" if member in nests else b"R" if one.is_run else b"" for member, one in trouble.items()
+                member: HAS_NESTED if member in nests else IS_RUN if one.is_run else IS_JOB
+                for member, one in trouble.items()
             }
-            known |= {member: b"S" + result for member, result in run.results.get(stage, {}).items()}
+            known |= {member: success(result) for member, result in run.results.get(stage, {}).items()}
             return [known.get(member) for member in range(start, end)]
 
     def standing(

@@ -1,12 +1,48 @@
-"""The small formats of what is stored: the version of them all, and those that are no class of their own."""
+"""The small formats of what is stored, each with its grammar; and what Python writes and reads of them.
+
+What the scripts alone write and read is here for its grammar only. What has a class of its own is written there.
+
+    stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
+                    0 3 pm 20                                 `plan.StageLine`
+    plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
+    plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
+    spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are
+    packed          *( LENGTH BYTES ), LENGTH of 4 bytes      `pack`, `unpack`
+    duty's id       send:1:0:500:7                            `duties`
+    option          {"run": ID, "gen": GENERATION, "stage": 0, "member": 3, "of": 5}
+                                                              `places.Tag`, `places.CallbackTag`
+    child's id      PARENT "~" STAGE "." MEMBER               `places.Place`
+                    run~1.0
+    message's id    UUID of GENERATION "/" ID "/" PLACE "/" ACTOR
+                    76543210/run/1.0/job                      `places.derived_id`
+    owner           0.3                                       `owners`
+
+    member's field  "S" RESULT / "N" / "R" / ""               in the hash `marks`, whose field "" tells a live key
+                    it has succeeded / its job has nested runs / it is a run, or a job, that has had an attempt
+    standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 open, 1 attempted, 2 failing
+    dead            REVIVAL * 2^32 + MEMBER                   a score
+    details         EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
+                    0 2 {"actor": "job", ...}
+    outbox entry    JSON: seq, owner, due, lease, cursor, and snapshot, parked, members, epoch where there are any
+    mark            "done " GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
+                    buried 76543210 3                         what is left of a run, and what is never to start
+    snapshot        JSON: head (the run's fields), counts, failures ([MEMBER, FAILURE], ...)
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from ..errors import DamagedState, NewerRelease
+
+#: How a member stands that has had an attempt: `waiting` to be sent again by a retry, or as it ended.
+Standing = Literal["waiting", "open", "attempted", "failing", "dead", "succeeded"]
+
+#: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `marks`,
+#: `open`, `attempted`, `failing`, `dead`) and `failures` (`[member, failure]`). A callback's status is made of it.
+Snapshot = Mapping[str, Any]
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1
@@ -43,3 +79,76 @@ def unpack(data: bytes) -> list[bytes]:
     if not blobs:
         raise ValueError("it is empty")
     return blobs
+
+
+# A member's field
+
+
+_SUCCEEDED = b"S"
+
+
+def success(result: bytes) -> bytes:
+    """The field of a member that has succeeded with this encoded result."""
+    return _SUCCEEDED + result
+
+
+def result_in(field: bytes | None) -> bytes | None:
+    """The encoded result of a member with this field; None unless it has succeeded."""
+    return field[1:] if field is not None and field[:1] == _SUCCEEDED else None
+
+
+#: The field of a member whose job has nested runs, of a nested run that has had an attempt, and of a job that has.
+HAS_NESTED, IS_RUN, IS_JOB = b"N", b"R", b""
+
+
+# Scores
+
+
+#: The kinds of members that have a score in `standing`, by their number.
+KINDS: tuple[Standing, ...] = ("open", "attempted", "failing")
+
+#: More than a stage has members; and more than all kinds of them have.
+SPAN = 2**32
+ERA = 4 * SPAN
+
+
+def standing_of(field: bytes | None, standing: Any, dead: Any, *, era: int, revival: int) -> Standing | None:
+    """How a member stands that has this field, and these scores or None; None if it has had no attempt. Whatever is of
+    an earlier era, or revival, than the run's waits to be sent again."""
+    if field is not None and field[:1] == _SUCCEEDED:
+        return "succeeded"
+    if dead is not None:
+        return "dead" if float(dead) >= revival * SPAN else "waiting"
+    if standing is None:
+        return None
+    its_era, rest = divmod(int(float(standing)), ERA)
+    return KINDS[rest // SPAN] if its_era == era else "waiting"
+
+
+# What is read of others
+
+
+def failure_in(details: bytes) -> bytes:
+    """What follows the epoch and the attempt."""
+    return details.split(b" ", 2)[-1] if details else b""
+
+
+def generation_in(mark: bytes | None) -> str:
+    """Whose mark it is; an empty string where there is none."""
+    return [*(mark or b"").decode().split(" "), "", ""][1]
+
+
+def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:
+    """A snapshot as the scripts encode it: an empty list comes as an empty dict."""
+    return {**snapshot, "failures": list(snapshot["failures"] or ())}
+
+
+def told_in(snapshot: Snapshot) -> Any:
+    """What a nested run has decided to tell its parent: how the member that it is has ended."""
+    return snapshot["head"]["told"]
+
+
+def is_done(answer: Any) -> bool:
+    """Whether what `confirm` answers says that nothing is left to do for the caller: it has confirmed the duty, or
+    somebody else holds it."""
+    return answer in (b"confirmed", b"lost")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DamagedState
+from . import owners
 from .formats import FORMAT, refuse_newer
 
 #: The option under which a message carries its `Tag`, or its `CallbackTag`.
@@ -97,7 +98,7 @@ class Tag:
     @property
     def owner(self) -> str:
         """Who owns the duties that this job's record causes."""
-        return f"{self.stage}.{self.member}"
+        return owners.job(self.stage, self.member)
 
     def __str__(self) -> str:
         return f"job {self.stage}.{self.member} of run {self.run_id}"

@@ -16,8 +16,11 @@ from ..errors import DamagedState
 from .formats import FORMAT, MESSAGE, NESTED, pack, refuse_newer, unpack
 from .places import Place
 
+#: The callback that a Dramatiq group brings along; it takes no status.
+COMPLETION = "completion"
+
 #: The callbacks of a clutch, in the order in which one transition fires them.
-EVENTS = ("on_failure", "on_death", "completion", "on_success", "on_finish")
+EVENTS = ("on_failure", "on_death", COMPLETION, "on_success", "on_finish")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, previous_results
-from dramatiq_clutch.backend import Caller, Duty, GuardWord, Record, Reply
+from dramatiq_clutch.backend import Caller, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.stored import formats
+from dramatiq_clutch.stored.duties import OpenStage
 from dramatiq_clutch.stored.places import Tag
 from tests.chaos.app import VARIABLE, App
 
@@ -69,7 +70,7 @@ class WatchedBackend(RedisBackend):
             self._note(lambda: self.notes.hsetnx(SUCCESSES, record.tag.message_id, moment))
         return self._watched(record.tag.run_id, reply)
 
-    def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
+    def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         return self._watched(run_id, super().open(run_id, duty, total, caller))
 
     def owed(self, run_id: str, caller: Caller) -> Reply:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from ...backend import LAST
 from ...status import MOST_FAILURES
-
-#: How many members of a stage there can be at most, and one.
-SPAN = 2**32
-
-#: What an era adds to the score of a member in `standing`: more than all kinds and members do.
-ERA = 4 * SPAN
+from ...stored.formats import ERA, SPAN
 
 CONSTANTS: dict[str, int] = {
     # The kinds of members. The score of a member in `standing` is ERA * era + SPAN * kind + index. In `dead` it is

@@ -15,8 +15,10 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
 from redis.exceptions import NoScriptError
 
-from ...backend import Caller, ClutchBackend, Duty, Record, Reply
+from ...backend import Caller, ClutchBackend, Record, Reply
 from ...courier import Courier, Outgoing, encoded
+from ...stored.duties import SendMembers
+from ...stored.formats import is_done
 from ...stored.plan import changed
 from ...tokens import new_token
 from . import resp
@@ -33,7 +35,7 @@ class Onward:
     """The message of a `duty` that isn't owed yet, ready to be sent in the step that would owe it: the broker's own
     `script` enqueues it, called with one `key` and these `arguments`."""
 
-    duty: Duty
+    duty: SendMembers
     script: str
     key: str
     arguments: Sequence[Any]
@@ -65,7 +67,7 @@ class RedisCourier(Courier):
             for prepared, calls in self._batches(outgoing):
                 self._send(prepared, calls, [])
 
-    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: Duty, caller: Caller) -> bool:
+    def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:
         queues = {message.queue_name for message, _ in outgoing}
         if not self.sends_onward or self._store is None or len(outgoing) >= resp.FEW or len(queues) != 1:
             self.send(outgoing)
@@ -78,10 +80,11 @@ class RedisCourier(Courier):
                     ids = [message.options["redis_message_id"] for message, _ in prepared]
                     queue = f"{self.broker.namespace}:{prepared[0][0].queue_name}"
                     along.append(self._store.confirmation(run_id, duty, caller, queue, ids))
-                confirmed = self._send(prepared, calls, along) in ([b"confirmed"], [b"lost"])
+                (answer,) = self._send(prepared, calls, along) or [None]
+                confirmed = is_done(answer)
         return confirmed
 
-    def record_and_send(self, record: Record, caller: Caller, duty: Duty, outgoing: Outgoing) -> Reply:
+    def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
         assert self._store is not None  # `sends_onward` says so
         prepared = _prepared(*outgoing)
         self._announce("before", [prepared])

@@ -11,11 +11,12 @@ from dramatiq import Encoder
 from dramatiq.logging import get_logger
 from redis.exceptions import RedisError
 
-from ...backend import ClutchBackend, Listener, Standing
+from ...backend import ClutchBackend, Listener
+from ...stored.formats import Standing, failure_in, generation_in, standing_of
 from .calls import Calls, translated
 from .keys import index, key
 from .pubsub import RedisListener, channel
-from .replies import details_in, is_rest, standing_from
+from .replies import is_rest
 
 #: How long the index lives after its last change, in milliseconds: longer than any run, for a run that is delayed for
 #: long changes nothing. What is left in it of runs that are gone, a sweeper takes out.
@@ -87,7 +88,7 @@ class RedisReading(ClutchBackend):
                 pipe.execute_command("ZMSCORE", scores, *names)
             (era, revival), marked, *scores_of = pipe.execute()
         return [
-            standing_from(*found, era=int(era or 0), revival=int(revival or 0))
+            standing_of(*found, era=int(era or 0), revival=int(revival or 0))
             for found in zip(marked, *scores_of, strict=True)
         ]
 
@@ -100,7 +101,7 @@ class RedisReading(ClutchBackend):
             for at in itertools.count(0, CHUNK):
                 some = client.zrange(dead, at, at + CHUNK - 1)
                 stored = client.hmget(details, some) if some else []
-                found += [(int(one), details_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
+                found += [(int(one), failure_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
                 if len(some) < CHUNK:
                     break
         return sorted(found)
@@ -172,6 +173,6 @@ class RedisReading(ClutchBackend):
         """The present generation of a run, or that of what is left of it."""
         found = self.generation(run_id)
         if found is None:
-            mark: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "mark"))) or b""
-            found = [*mark.decode().split(" "), "", ""][1]
+            mark: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "mark")))
+            found = generation_in(mark)
         return found

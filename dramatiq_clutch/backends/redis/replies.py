@@ -6,16 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any, cast
 
-from ...backend import Duty, Note, Reply, Standing, decode_snapshot
-from ...stored.formats import FORMAT
-from .constants import ERA, SPAN
+from ...backend import Note, Reply
+from ...stored.duties import Duty, SendMembers, parse
+from ...stored.formats import FORMAT, decode_snapshot
 from .outages import way_out
 
-#: The kinds of members that stand in the sorted set `standing`.
-KINDS: tuple[Standing, ...] = ("open", "attempted", "failing")
 
-
-def reply_from(raw: Any, generation: str, onward: Duty | None = None) -> Reply:
+def reply_from(raw: Any, generation: str, onward: SendMembers | None = None) -> Reply:
     """A transition's answer. `onward` is the duty that the script could do by itself."""
     word, note, *duties = raw if len(raw) > 1 else (*raw, b"")
     if word == b"foreign":
@@ -30,30 +27,36 @@ def reply_from(raw: Any, generation: str, onward: Duty | None = None) -> Reply:
 
 def duty_from(raw: Any, generation: str) -> Duty:
     name, lease, cursor, again, line, snapshot, *needs = raw
-    spec, rows, previous, ahead = needs or (b"", (), (), ())
-    duty = Duty(
-        id=name.decode(),
+    more: dict[str, Any] = {}
+    if snapshot:
+        more["snapshot"] = decode_snapshot(json.loads(snapshot))
+    if needs:
+        spec, rows, previous, ahead = needs
+        more = {"spec": spec or b"", "rows": tuple(rows)}
+        more["previous"] = (previous[0].decode(), previous[1]) if previous else None
+    duty = parse(
+        name.decode(),
         lease=lease.decode(),
         cursor=int(cursor),
         again=again == b"1",
-        line=line.decode(),
-        snapshot=decode_snapshot(json.loads(snapshot)) if snapshot else None,
-        spec=spec or b"",
-        rows=tuple(rows),
-        previous=(previous[0].decode(), previous[1]) if previous else None,
         generation=generation,
+        line=line.decode(),
+        **more,
     )
-    return replace(duty, ahead=_ahead_from(duty, ahead)) if ahead else duty
+    if isinstance(duty, SendMembers) and needs and ahead:
+        return replace(duty, ahead=_ahead_from(duty, ahead))
+    return duty
 
 
-def _ahead_from(duty: Duty, ahead: Any) -> Duty | None:
+def _ahead_from(duty: SendMembers, ahead: Any) -> SendMembers | None:
     """The duty that will follow this one; whoever is to do it adds the result to its line."""
     if not ahead:
         return None
     line, row = ahead
-    return Duty(
-        id=f"send:{duty.stage + 1}:0:1",
-        lease="",
+    return SendMembers(
+        duty.stage + 1,
+        0,
+        1,
         line=line.decode(),
         spec=duty.spec,
         rows=(row,),
@@ -72,20 +75,3 @@ def is_rest(found: Any) -> bool:
         return True
     state, version = found
     return state != b"running" or int(version or FORMAT) > FORMAT
-
-
-def standing_from(mark: bytes | None, standing: Any, dead: Any, *, era: int, revival: int) -> Standing | None:
-    """How a member stands, by its mark and its scores."""
-    if mark is not None and mark[:1] == b"S":
-        return "succeeded"
-    if dead is not None:
-        return "dead" if float(dead) >= revival * SPAN else "waiting"
-    if standing is None:
-        return None
-    its_era, rest = divmod(int(float(standing)), ERA)
-    return KINDS[rest // SPAN] if its_era == era else "waiting"
-
-
-def details_in(stored: bytes) -> bytes:
-    """What follows the epoch and the attempt."""
-    return stored.split(b" ", 2)[-1] if stored else b""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import redis
 from dramatiq import Encoder
 
-from ...backend import SHARE, Caller, Duty, GuardWord, Record, Reply, decode_snapshot
+from ...backend import SHARE, Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, PayloadRefused, StateUnavailable, foreign_run
-from ...status import Snapshot
-from ...stored.formats import FORMAT, refuse_newer
+from ...stored.duties import Duty, OpenStage, SendAgain
+from ...stored.formats import FORMAT, Snapshot, decode_snapshot, refuse_newer, success
 from ...stored.places import CallbackTag, Tag
 from ...stored.plan import EVENTS, Plan, rows_of
 from ...tokens import new_token
@@ -204,7 +204,7 @@ class RedisBackend(RedisReading):
     def _succeed_of_stage(self, marks: str, records: Sequence[Record]) -> Sequence[bytes]:
         tag, results = records[0].tag, list[Any]()
         for record in records:
-            results += [record.tag.member, b"S" + record.payload]
+            results += [record.tag.member, success(record.payload)]
         given = {"total": tag.of, "batch": tag.batch}
         return cast("list[bytes]", self._run("succeed", {"marks": marks}, given, results))
 
@@ -240,11 +240,11 @@ class RedisBackend(RedisReading):
         given = {"stalled_after": stalled_after, "waits_for_jobs": "1" if waits_for_jobs else ""}
         return self._present("sweep", run_id, caller, given)
 
-    def open(self, run_id: str, duty: Duty, total: int, caller: Caller) -> Reply:
+    def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         raw = self._call("open", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "total": total})
         return reply_from(raw, duty.generation)
 
-    def reopen(self, run_id: str, duty: Duty, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
+    def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
         raw = self._call("reopen", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "done": done})
         return (int(raw[1]), [int(member) for member in raw[2:]]) if raw[0] == b"open" else None
 
@@ -272,7 +272,7 @@ class RedisBackend(RedisReading):
     def heard(self, tag: CallbackTag, caller: Caller) -> str:
         return self._present("heard", tag.run_id, caller, {"duty": tag.duty}, generation=tag.generation).word
 
-    def write_items(self, run_id: str, duty: Duty, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
+    def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         keys = {"list": self._key(run_id, f"items:{duty.stage}", duty.generation)}
         if self._run("draft", keys, {"offset": offset, "ttl": run_ttl}, items) == b"expired":
             raise DamagedState(f"what stage {duty.stage} of run {run_id!r} is mapped over is gone: it has expired")

@@ -1,0 +1,121 @@
+"""The duties of a reply are done one after the other, each in the way of its kind, and confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NoReturn
+
+from dramatiq.logging import get_logger
+
+from ..backend import Caller, Reply
+from ..engine import Engine
+from ..errors import NewerRelease, is_final
+from ..status import failure_details
+from ..stored.duties import (
+    CallBack,
+    Duty,
+    Halt,
+    OpenStage,
+    Resend,
+    Resume,
+    Revive,
+    SendAgain,
+    SendMembers,
+    StartNested,
+    Tell,
+    Unknown,
+)
+from .callbacks import call_back
+from .lease import Lease, at_present
+from .nesting import halt, start_nested, tell
+from .sending import open_stage, send_again, send_members, send_range
+from .work import Caused, Work
+
+#: The work of one duty, which ends with what comes of it.
+Doing = Generator["Work | Caused", None, Reply | None]
+
+logger = get_logger(__name__)
+
+
+def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
+    """Do a transition's duties, and all that follows from them, in order.
+
+    A run fails with an error that is known to be final. Raises all others: Unavailable, NewerRelease, and those of our
+    own code; what is owed then stays owed.
+    """
+    if not reply.duties:  # as for most jobs
+        engine.note(run_id, reply.note)
+        return
+    lease = Lease(engine)
+    stack: list[Work] = [_all(lease, Caused(run_id, reply, caller))]
+    while stack:
+        deeper = next(stack[-1], None)
+        lease.renew()
+        if deeper is None:
+            stack.pop()
+        else:
+            stack.append(_all(lease, deeper) if isinstance(deeper, Caused) else deeper)
+
+
+def _all(lease: Lease, caused: Caused) -> Work:
+    """Do the duties of a reply, and then what its note asks for."""
+    engine, run_id, reply, caller = lease.engine, caused.run_id, caused.reply, caused.caller
+    mine = [(run_id, duty, caller) for duty in reply.duties]
+    lease.held += mine
+    try:
+        for held in mine:
+            _, duty, _ = held
+            try:
+                more = yield from _do(engine, run_id, duty, caller)
+            except NewerRelease:
+                lease.give_back()
+                raise
+            except Exception as error:
+                if not is_final(error):
+                    raise
+                more = engine.backend.fail(run_id, duty, failure_details(error), at_present(caller))
+                if more.word == "lost":  # somebody else holds it by now, or has done it
+                    logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
+                else:
+                    logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
+            lease.held.remove(held)
+            if more is not None:
+                yield Caused(run_id, more, caller)
+    finally:
+        lease.held[:] = [held for held in lease.held if held not in mine]
+    engine.note(run_id, reply.note)
+
+
+def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
+    """Do one duty and confirm it. Returns what comes of it."""
+    match duty:
+        case SendMembers():
+            if (yield from send_members(engine, run_id, duty, caller)):
+                return None
+        case OpenStage():
+            return open_stage(engine, run_id, duty, caller)
+        case CallBack():
+            call_back(engine, run_id, duty)
+        case Tell():
+            yield from tell(engine, run_id, duty)
+        case StartNested():
+            yield from start_nested(engine, run_id, duty)
+        case Halt():
+            yield from halt(engine, run_id, duty)
+        case SendAgain():
+            yield from send_again(engine, run_id, duty, caller)
+            return None  # `reopen` has confirmed it
+        case Resume() | Resend() | Revive():
+            yield from send_range(engine, run_id, duty, caller)
+        case Unknown():
+            raise NewerRelease(f"run {run_id!r} owes {duty.id!r}, which is known to a newer release only")
+        case _:
+            _never(duty)
+    if engine.backend.confirm(run_id, duty, at_present(caller)) == "rests":
+        engine.note(run_id, "rests")
+    return None
+
+
+def _never(duty: NoReturn) -> NoReturn:
+    """What mypy takes only where no kind of duty is left over."""
+    raise TypeError(f"{duty!r} is no duty")

@@ -1,0 +1,216 @@
+"""The members of a stage as they were written, read from the plan and made ready to be sent or started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from dramatiq import Message
+from dramatiq.common import current_millis
+
+from ..courier import Outgoing
+from ..engine import Engine
+from ..errors import DamagedState, HandOverFailed, ResultsGone
+from ..forks import cached_property
+from ..stored.duties import OfStage, OpenStage, SendMembers
+from ..stored.formats import result_in
+from ..stored.places import OPTION, Place, Tag
+from ..stored.plan import Plan, Spec, StageLine, changed, from_row
+from .work import CHUNK
+
+#: How many bytes of what a stage is mapped over are written at a time.
+MOST_BYTES = 1_000_000
+
+#: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
+LITTLE = 10_000
+
+
+class Members:
+    """The members of a stage as they were written, ready to be sent or started."""
+
+    def __init__(self, engine: Engine, run_id: str, duty: OfStage) -> None:
+        self.engine, self.run_id, self.stage, self.duty = engine, run_id, duty.stage, duty
+        self.sent = duty if isinstance(duty, SendMembers) else None
+        self.line = StageLine.parse(duty.line)
+
+    @cached_property
+    def spec(self) -> Spec:
+        data = self.sent.spec if self.sent else b""
+        if not data:
+            return self.engine.spec(self.run_id, self.duty.generation)
+        return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
+
+    def nested(self, members: Sequence[int]) -> dict[int, Plan]:
+        """What jobs among these members have nested: it stands in their place."""
+        found = self.engine.backend.nested(self.run_id, self.stage, members, generation=self.duty.generation)
+        return {member: Plan.from_bytes(plan) for member, plan in found.items()}
+
+    def count_items(self, duty: OpenStage) -> int:
+        """Over how many items a mapped stage is mapped. Those of a list are written down, each by itself, for whoever
+        sends some of them. Raises HandOverFailed if it isn't a list."""
+        line = self._source
+        if line and line.many:
+            return line.total or 0
+        items, backend = self._read_list(), self.engine.backend
+        for start, encoded in _batches(map(backend.encode, items)):
+            backend.write_items(self.run_id, duty, start, encoded, run_ttl=self.engine.run_ttl)
+        return len(items)
+
+    def items(self, start: int, end: int) -> list[Any]:
+        """Some of them; no more is read than that. Raises ResultsGone."""
+        generation, line = self.duty.generation, self._source
+        if line and line.many:
+            return self.engine.results(self.run_id, self.stage - 1, generation, line, start, end)
+        decode = self.engine.backend.encoder.decode
+        found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=generation)
+        if len(found) < end - start:
+            raise ResultsGone(f"what stage {self.stage} of run {self.run_id!r} is mapped over is gone")
+        return [decode(item) for item in found]
+
+    @cached_property
+    def _source(self) -> StageLine | None:
+        """The stage before; None where that is no stage of this run."""
+        return self.engine.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
+
+    def _read_list(self) -> list[Any]:
+        """The list that a stage of one has left."""
+        many, results = self._previous
+        if many:
+            return results
+        (value,) = results
+        if not isinstance(value, list):
+            shown = repr(value)
+            shown = shown if len(shown) <= 100 else shown[:100] + "…"
+            raise HandOverFailed(
+                f"stage {self.stage} maps over the result of stage {self.stage - 1}, which must be a list; "
+                f"it is a {type(value).__name__}: {shown}"
+            )
+        return value
+
+    @cached_property
+    def _previous(self) -> tuple[bool, list[Any]]:
+        if self.sent and self.sent.previous:
+            line, field = self.sent.previous
+            result = result_in(field)
+            if result is not None:
+                return StageLine.parse(line).many, [self.engine.decode(result)]
+        return self.engine.previous(self.run_id, self.stage, self.duty.generation)
+
+    def read(self, start: int, end: int) -> list[Message[Any] | Plan]:
+        """The members `start` ≤ i < `end`. Raises DamagedState if the plan lacks them."""
+        if self.line.mapped:
+            (template,) = self._rows(0, 1)
+            return [self._fed(template, item) for item in self.items(start, end)]
+        steps = self._rows(start, end)
+        if self.line.piped:
+            many, results = self._previous
+            value = results if many else results[0]
+            return [step if _ignores(step) else self._fed(step, value) for step in steps]
+        return steps
+
+    def pick(self, members: Sequence[int]) -> list[Message[Any] | Plan]:
+        """These members, in ascending order, wherever they are in their stage; what their jobs have nested, instead of
+        those."""
+        steps: dict[int, Message[Any] | Plan] = {}
+        for start, end in _spans(members):
+            steps |= zip(range(start, end), self.read(start, end), strict=True)
+        steps |= self.nested(members)
+        return [steps[member] for member in members]
+
+    def runs(self, start: int, end: int) -> list[int]:
+        """Which of them are runs."""
+        if not self.line.nested:
+            written: Iterable[int] = ()
+        elif self.line.mapped:
+            written = range(start, end)
+        else:
+            written = [member for member, step in enumerate(self._rows(start, end), start) if isinstance(step, Plan)]
+        return sorted({*written, *self.nested(range(start, end))})
+
+    def place(self, member: int, epoch: int) -> Place:
+        return Place(self.run_id, self.stage, member, epoch, self.duty.generation)
+
+    def outgoing(self, member: int, message: Message[Any], epoch: int, *, again: bool) -> Outgoing:
+        leads = self.sent is not None and member < self.sent.start + self.sent.leaders
+        total, generation = self.line.total or 0, self.duty.generation
+        place = (self.run_id, self.stage, member, total)
+        tag = Tag(*place, epoch, again, leads, self.line.batch, generation, message.actor_name)
+        return job_message(message, tag, self.spec), delay_of(message, self.spec)
+
+    def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
+        if isinstance(step, Message):
+            return step.copy(args=(*step.args, value))
+        if self.line.piped:
+            return step  # it inherits the value
+        return replace(step, spec=replace(step.spec, given=self.engine.encode(value)))
+
+    def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
+        sent = self.sent
+        if sent and sent.rows and len(sent.rows) == sent.end - sent.start:
+            return [from_row(row) for row in sent.rows[start - sent.start : end - sent.start]]
+        first, generation = self.line.offset, self.duty.generation
+        rows = self.engine.backend.rows(self.run_id, first + start, first + end, generation=generation)
+        if len(rows) < end - start:
+            raise DamagedState(f"the plan of run {self.run_id!r} lacks messages of stage {self.stage}")
+        return [from_row(row) for row in rows]
+
+
+@lru_cache(maxsize=16)
+def _spec_from(data: bytes) -> Spec:
+    """The spec that comes along with duty after duty of a series."""
+    return Spec.from_bytes(data)
+
+
+def _ignores(step: Message[Any] | Plan) -> bool:
+    """Whether a step doesn't want the previous result: Dramatiq's own option for pipelines."""
+    return isinstance(step, Message) and bool(step.options.get("pipe_ignore"))
+
+
+def _spans(members: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Members in ascending order as ranges `start` ≤ i < `end`."""
+    start = end = -1
+    for member in members:
+        if member == end:
+            end += 1
+            continue
+        if start >= 0:
+            yield start, end
+        start, end = member, member + 1
+    if start >= 0:
+        yield start, end
+
+
+def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """The items, some at a time, each time with the index of the first."""
+    start, batch, size = 0, list[bytes](), 0
+    for item in items:
+        batch.append(item)
+        size += len(item)
+        if len(batch) == CHUNK or size >= MOST_BYTES:
+            yield start, batch
+            start, batch, size = start + len(batch), [], 0
+    if batch:
+        yield start, batch
+
+
+def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
+    """A plan's message, ready to be sent: in its place, with a derived id, the run's queue and a fresh timestamp
+    (AgeLimit looks at it)."""
+    return changed(
+        message,
+        queue_name=spec.queue or message.queue_name,
+        message_id=tag.message_id,
+        message_timestamp=current_millis(),
+        options={**message.options, OPTION: tag.to_option()},
+    )
+
+
+def delay_of(message: Message[Any], spec: Spec) -> int | None:
+    """How long a message is to wait: its own delay counts from now, its stage's release; the run's from `run()`."""
+    own = message.options.get("delay") or 0
+    if not isinstance(own, int | float):
+        raise HandOverFailed(f"the delay of message {message.message_id} isn't a number of milliseconds: {own!r}")
+    rest = spec.start_at - current_millis() if spec.start_at else 0
+    return max(int(own), rest, 0) or None

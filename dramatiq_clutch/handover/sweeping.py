@@ -1,0 +1,184 @@
+"""The sweeper finishes what is owed and nobody does, and looks at runs to which nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dramatiq.common import current_millis
+from dramatiq.logging import get_logger
+
+from ..backend import LAST, Record
+from ..engine import Engine
+from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable
+from ..status import failure_details
+from ..stored import owners
+from ..stored.duties import SendMembers
+from ..stored.formats import result_in
+from ..stored.owners import SWEEPER
+from ..stored.places import Place
+from ..stored.plan import StageLine
+from .doing import hand_over
+from .members import Members
+from .nesting import tag_of_run
+from .work import chunks
+
+#: After how many runs in a row for which it can't send anything a sweeper takes the broker for away.
+PATIENCE = 5
+
+#: The id of no run.
+NOBODY = "!nobody"
+
+logger = get_logger(__name__)
+
+
+def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
+    """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease
+    has lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
+    looked, began = 0, current_millis()
+    while True:
+        due = engine.backend.due(began, current_millis() + 2 * engine.lease_ms, limit, application=engine.application)
+        in_vain = 0
+        for position, run_id in enumerate(due, 1):
+            try:
+                _look_at(engine, run_id, is_stopping)
+                in_vain = 0
+            except NewerRelease as error:
+                engine.leave_to_newer(run_id, error)
+                engine.look_again(run_id, current_millis() + 1)  # whoever comes next may be newer
+            except ForeignRun as error:  # somebody has tried to start it here, or to change it
+                logger.info("The sweeper lets go of run %s: %s", run_id, error)
+                engine.look_again(run_id, None)
+            except Exception as error:  # one run must not stop the others; it is looked at again later
+                if isinstance(error, Unavailable):
+                    answers = _answers(engine)
+                    in_vain += not (answers and isinstance(error, StateUnavailable))
+                    if in_vain == PATIENCE or not answers:
+                        _put_back(engine, due[position:])
+                        raise
+                shown = None if isinstance(error, Unavailable) else error
+                logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
+        looked += len(due)
+        if not due or is_stopping():
+            return looked
+
+
+def _answers(engine: Engine) -> bool:
+    """Whether the state store can be used at all, though it can't for some run: it does the same for a run that isn't
+    there."""
+    try:
+        engine.backend.sweep(NOBODY, engine.caller(SWEEPER), stalled_after=engine.stalled_after)
+    except Unavailable:
+        return False
+    return True
+
+
+def _put_back(engine: Engine, run_ids: Sequence[str]) -> None:
+    """Have the next sweep begin with these: those that held this one up would hold up every other one, too."""
+    try:
+        for run_id in run_ids:
+            engine.look_again(run_id, current_millis(), known=True)
+    except Unavailable as error:
+        logger.debug("They are looked at later: %s", error)  # so they are put down already
+
+
+def _look_at(engine: Engine, run_id: str, is_stopping: Callable[[], bool], *, waits_for_jobs: bool = False) -> None:
+    while True:
+        caller = engine.caller(SWEEPER)
+        reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
+        hand_over(engine, run_id, reply, caller)
+        if reply.note != "more" or is_stopping():
+            break  # there is no share left for this sweeper
+    if reply.word == "unknown":
+        engine.look_again(run_id, None)
+    elif reply.word == "quiet":
+        if not waits_for_jobs and _waits_for_jobs(engine, run_id):
+            _look_at(engine, run_id, is_stopping, waits_for_jobs=True)
+        else:
+            engine.look_when_quiet(run_id)
+    elif reply.word == "works":
+        if engine.resend_stalled and _is_stalled(engine, run_id):
+            _tell_stalled(engine, run_id)
+        engine.look_when_quiet(run_id)
+    elif reply.word == "stalled":
+        _tell_stalled(engine, run_id)
+        engine.look_when_quiet(run_id)
+
+
+def _is_stalled(engine: Engine, run_id: str) -> bool:
+    """Whether that has been found out before, and nothing has happened since: whoever did so may have died before
+    anything was sent again, or the state store may have forgotten that it was."""
+    snapshot = engine.backend.snapshot(run_id)
+    return snapshot is not None and bool(snapshot["head"].get("stalled"))
+
+
+def _tell_stalled(engine: Engine, run_id: str) -> None:
+    """Nothing has happened to a run for too long, though members are unsettled: their messages may be lost."""
+    seconds = engine.stalled_after / 1000
+    if not engine.resend_stalled:
+        logger.warning(
+            "Run %s is stalled: for %g s nothing has happened to it, though members are unsettled and none is delayed. "
+            "Their messages may be lost, or wait in a queue that no worker listens to. Run(%r).resend() sends them "
+            "again; ClutchMiddleware(resend_stalled=True) would do so by itself.",
+            run_id,
+            seconds,
+            run_id,
+        )
+        return
+    logger.warning(
+        "Run %s is stalled: for %g s nothing has happened to it. Its members are sent again.", run_id, seconds
+    )
+    caller = engine.caller(SWEEPER)
+    hand_over(engine, run_id, engine.backend.resend(run_id, caller), caller)
+
+
+def _waits_for_jobs(engine: Engine, run_id: str) -> bool:
+    """Whether a stage with nested runs waits for a job, too. A run that it waits for has an eye on itself; one that is
+    gone is told of, and so is one at rest whose word was lost."""
+    backend = engine.backend
+    snapshot, generation = backend.snapshot(run_id), backend.generation(run_id)
+    if snapshot is None or generation is None:
+        return False
+    stage = int(snapshot["head"]["stage"])
+    line = StageLine.parse(snapshot["head"][f"s{stage}"])
+    sent = int(snapshot["head"].get("sent", 0)) if line.limit else line.total or 0
+    members = Members(engine, run_id, SendMembers(stage, 0, line.total or 0, line=str(line), generation=generation))
+    waits = False
+    for start, end in chunks(0, sent):
+        fields = backend.results(run_id, stage, start, end, generation=generation)
+        standing = backend.standing(run_id, stage, range(start, end), generation=generation)
+        runs = set(members.runs(start, end))
+        for member, field, stands in zip(range(start, end), fields, standing, strict=True):
+            if result_in(field) is not None or stands == "dead":
+                continue
+            if member in runs:
+                _ask_after(engine, members.place(member, 0))
+            else:
+                waits = True
+    return waits
+
+
+def _ask_after(engine: Engine, place: Place) -> None:
+    """Make sure that a nested run is there, and that its parent knows how it stands."""
+    child, backend = place.child_id, engine.backend
+    if backend.generation(child) != place.child_generation:
+        report_gone(engine, child, place.child_generation)
+        return
+    caller = engine.caller(SWEEPER)
+    hand_over(engine, child, backend.retell(child, caller, generation=place.child_generation), caller)
+
+
+def report_gone(engine: Engine, run_id: str, generation: str) -> None:
+    """Tell the parent of a nested run that it isn't there any more, if that is the one that it was nested in."""
+    place = Place.of_child(run_id)
+    if place is None:
+        return
+    place = replace(place, generation=engine.backend.generation(place.run_id) or "")
+    if place.child_generation != generation:
+        return
+    details = failure_details(
+        None, message_id=run_id, text=f"nested run {run_id} is gone: it has expired or was removed"
+    )
+    tag, caller = tag_of_run(place), engine.caller(owners.gone(place.stage, place.member))
+    reply = engine.backend.record(Record(tag, LAST, "dead", details, of_run=True), caller)
+    hand_over(engine, place.run_id, reply, caller)
