@@ -154,7 +154,7 @@ def previous_results() -> list[Any]:
       StateUnavailable: the state store is away.
     """
     job = current_job()
-    return job.engine.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1] if job else []
+    return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1] if job else []
 
 
 def previous_failures() -> list[JobFailure]:
@@ -163,4 +163,4 @@ def previous_failures() -> list[JobFailure]:
     `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
     """
     job = current_job()
-    return job.engine.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []
+    return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []

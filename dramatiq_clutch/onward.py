@@ -39,7 +39,7 @@ def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
 def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | None:
     """The duty that this record may cause, and the message that it asks for."""
     run_id, stage = record.tag.run_id, record.tag.stage + 1
-    duty = engine.ahead.pop((run_id, stage), None)
+    duty = engine.remembered.ahead.pop((run_id, stage), None)
     if (
         duty is None
         or duty.generation != record.tag.generation

@@ -81,7 +81,7 @@ class Run(Handle):
         if not status.stages:
             return None
         generation = self._engine.backend.generation(self.run_id) or ""
-        line, results = self._engine.stage_results(self.run_id, len(status.stages) - 1, generation)
+        line, results = self._engine.reader.stage_results(self.run_id, len(status.stages) - 1, generation)
         return results if line.many else results[0]
 
     def cancel(self) -> bool:

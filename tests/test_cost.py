@@ -107,7 +107,7 @@ def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
 
     run = Clutch().parallel(job.message(number) for number in range(50)).run()
     if sent_by == "another process":
-        engine.wanted.clear()
+        engine.remembered.wanted.clear()
     with running_worker(redis_broker, threads=1):
         run.get_result(block=True)
     assert len(asked) == (sent_by == "another process")
@@ -134,7 +134,7 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) 
     tag = Tag(run.run_id, 0, 0, 2, generation=generation, actor="job")
     with running_worker(redis_broker, threads=2):
         wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
-        engine.let_go(tag.run_id, generation, tag.stage, tag.of)
+        engine.remembered.let_go(tag.run_id, generation, tag.stage, tag.of)
         of = 3 if change == "forged" else 2
         option = Tag(run.run_id, 0, 0, of, again=change == "again", generation=generation).to_option()
         copy = job.message(0).copy(message_id=tag.message_id, options={"clutch": option})

@@ -20,7 +20,7 @@ from dramatiq.middleware import MiddlewareError
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 from redis.exceptions import RedisClusterException
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, middleware
+from dramatiq_clutch import Clutch, ClutchMiddleware, brokers, patience
 from dramatiq_clutch.backends.redis import RedisCourier, resp
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import (
@@ -29,7 +29,7 @@ from dramatiq_clutch.errors import (
     HookFailed,
     NotConfigured,
 )
-from dramatiq_clutch.middleware import NotAcked
+from dramatiq_clutch.patience import NotAcked
 from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -146,16 +146,16 @@ def test_any_error_keeps_the_message_unacked_and_the_run_ends_right_once_it_is_o
     copy = next(message for message in map(Message.decode, stored) if message.args == ("a",))
 
     engine.is_due(run.run_id)  # or the first record would put the run's expiry off, and not be a common one
-    engine.wanted.clear()  # or the guard wouldn't be asked so soon
+    engine.remembered.wanted.clear()  # or the guard wouldn't be asked so soon
     rule = fail_at(place, error, broker, proxy, monkeypatch) if place == "guard" else Rule(place)
     with running_worker(broker):
         if place != "guard":
             wait_until("all are at work", lambda: len(jobs.began) == len(members))
-            engine.ahead.clear()  # or what follows would be sent by the record itself
+            engine.remembered.ahead.clear()  # or what follows would be sent by the record itself
         if place == "owed":
             jobs.gates["a"].set()
             wait_until("a is acked", lambda: unacked(broker, redis_client) == {"b"})
-            engine.wanted.clear()
+            engine.remembered.wanted.clear()
         if place != "guard":
             rule = fail_at(place, error, broker, proxy, monkeypatch)
         jobs.gates["a"].set()
@@ -181,7 +181,7 @@ def test_any_error_keeps_the_message_unacked_and_the_run_ends_right_once_it_is_o
 def test_what_goes_on_for_long_is_told_again(
     broker: RedisBroker, proxy: Proxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(middleware, "TELL_AGAIN", 0.5)
+    monkeypatch.setattr(patience, "TELL_AGAIN", 0.5)
     jobs = Jobs(broker)
     run = Clutch().then(jobs.job.message("a")).run()
     proxy.answer("record", "-ERR upstream failure")
@@ -420,7 +420,7 @@ class Foreign(StubBroker):
 def test_a_worker_without_a_backend_does_not_boot_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(middleware, "StubBroker", RedisBroker)  # so this isn't one whose state is kept in memory
+    monkeypatch.setattr(brokers, "StubBroker", RedisBroker)  # so this isn't one whose state is kept in memory
     broker = Foreign()
     broker.add_middleware(ClutchMiddleware())
     worker = dramatiq.Worker(broker)
@@ -432,7 +432,7 @@ def test_a_worker_without_a_backend_does_not_boot_and_says_so_once(
 def test_a_middleware_without_a_backend_leaves_plain_messages_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(middleware, "StubBroker", RedisBroker)
+    monkeypatch.setattr(brokers, "StubBroker", RedisBroker)
     broker, ran = Foreign(), list[int]()
     hook = ClutchMiddleware()
     monkeypatch.setattr(hook, "before_worker_boot", lambda *_: None)  # as in a worker whose own code goes past it

@@ -219,11 +219,11 @@ def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: 
 
 def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, logs: Path) -> None:
     engine = engine_of(redis_broker)
-    engine.let_go("run", "0123abcd", 0, 3)
-    assert engine.wanted
+    engine.remembered.let_go("run", "0123abcd", 0, 3)
+    assert engine.remembered.wanted
 
     def look() -> None:
-        assert not engine.wanted
+        assert not engine.remembered.wanted
 
     check(look, logs, times=1)
-    assert engine.wanted
+    assert engine.remembered.wanted

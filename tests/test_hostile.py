@@ -124,7 +124,7 @@ def test_a_foreign_key_in_the_way_is_named_and_loses_no_job_and_harms_no_other_r
 ) -> None:
     jobs = Jobs(redis_broker)
     run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).then(jobs.total).run()
-    engine_of(redis_broker).wanted.clear()  # as in a worker that hasn't sent them itself, or not just now
+    engine_of(redis_broker).remembered.wanted.clear()  # as in a worker that hasn't sent them itself, or not just now
     remove = put_in_the_way(redis_broker.client, key(run, part))
     with running_worker(redis_broker):
         assert Clutch().then(jobs.job.message("other")).run().get_result(block=True) == "other"
@@ -140,7 +140,7 @@ def test_a_run_goes_on_when_the_foreign_key_is_removed(
 ) -> None:
     jobs = Jobs(redis_broker)
     run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).then(jobs.total).run()
-    engine_of(redis_broker).wanted.clear()
+    engine_of(redis_broker).remembered.wanted.clear()
     remove = put_in_the_way(redis_broker.client, key(run, part))
     with running_worker(redis_broker):
         wait_until("a job waits", lambda: "waits, unacked" in caplog.text)
@@ -200,7 +200,7 @@ def test_a_plan_of_a_newer_release_is_left_to_its_workers(
     client: Any = redis_broker.client
     spec = client.hget(key(run, "head"), "spec")
     client.hset(key(run, "head"), "spec", spec.replace(b'"v": 1', b'"v": 9'))
-    engine_of(redis_broker).ahead.clear()  # as in a worker that hasn't sent the first stage itself
+    engine_of(redis_broker).remembered.ahead.clear()  # as in a worker that hasn't sent the first stage itself
     with running_worker(redis_broker):
         wait_until("it is left", lambda: "is left to workers of a newer release" in caplog.text)
         assert run.status().state == "running"

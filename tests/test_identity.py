@@ -449,7 +449,7 @@ def lose_the_state(broker: dramatiq.Broker) -> None:
 
 def forget(broker: dramatiq.Broker) -> None:
     """Make this process one that has just been started."""
-    engine_of(broker).renew()
+    engine_of(broker).remembered.renew()
 
 
 def dead_letters(broker: dramatiq.Broker) -> int:
@@ -548,7 +548,7 @@ def test_a_child_of_a_lost_parent_isnt_taken_for_the_next_ones(broker: dramatiq.
 
 def at_work(broker: dramatiq.Broker, name: str, jobs: Jobs) -> bool:
     """Whether more is at work in this process than the new one's job."""
-    return len(engine_of(broker).at_work) > 1
+    return len(engine_of(broker).remembered.at_work) > 1
 
 
 def test_the_mark_of_a_lost_parents_child_doesnt_stop_the_next_one(broker: dramatiq.Broker) -> None:
@@ -691,8 +691,8 @@ def test_a_copy_of_a_finished_job_is_skipped_however_early_it_comes(broker: dram
         if where == "another process":
             forget(broker)
         else:
-            engine.let_go(tag.run_id, tag.generation, tag.stage, tag.of)
-            assert engine.was_let_go(tag)  # the guard isn't asked for this stage's own messages now
+            engine.remembered.let_go(tag.run_id, tag.generation, tag.stage, tag.of)
+            assert engine.remembered.was_let_go(tag)  # the guard isn't asked for this stage's own messages now
         skipped = count_skipped(broker)
         enqueue_copies(broker, [first] * 3)
         wait_until("the copies to be skipped", lambda: len(skipped) == 3, timeout=LONG)
@@ -722,5 +722,5 @@ def test_a_copy_that_comes_while_the_job_is_at_work_works_too_and_counts_once(br
         enqueue_copies(broker, recorder.messages[:1])
         assert run.get_result(block=True, timeout=LONG_MS) == ["a"]
         jobs.gates["a"].set()
-        wait_until("the first to be over", lambda: not engine_of(broker).at_work, timeout=LONG)
+        wait_until("the first to be over", lambda: not engine_of(broker).remembered.at_work, timeout=LONG)
     assert jobs.counts() == {"a": 2, "total": 1}

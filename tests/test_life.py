@@ -45,7 +45,10 @@ def test_cancelling_skips_what_is_queued_drops_what_runs_and_releases_nothing(
         wait_until("a works", lambda: jobs.began == ["a"])
         assert run.cancel()
         # A worker may take the run for what it was for a second.
-        wait_until("nothing is remembered of it", lambda: not engine_of(broker).was_let_go(tag_in(broker, run, of=21)))
+        wait_until(
+            "nothing is remembered of it",
+            lambda: not engine_of(broker).remembered.was_let_go(tag_in(broker, run, of=21)),
+        )
         jobs.gates["a"].set()
         wait_until("the queue is empty", lambda: waiting(broker) == 0)
     assert jobs.began == ["a"]

@@ -435,7 +435,7 @@ def test_shares_of_a_cancelled_run_are_sent_by_nobody_until_it_is_taken_up(broke
     object.__setattr__(engine_of(broker), "share", 10)
     run = Clutch().parallel(named(jobs, 100)).run()
     assert run.cancel()
-    engine_of(broker).wanted.clear()
+    engine_of(broker).remembered.wanted.clear()
     with running_worker(broker):
         wait_until("the leaders are off the queue", lambda: on_their_way(broker) == 0)
         assert jobs.began == []

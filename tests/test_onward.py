@@ -85,16 +85,16 @@ def test_the_next_message_goes_with_the_record(series: Series) -> None:
         assert reply.duties == ()
         assert not series.owed
         assert len(series.sent) == len(set(series.sent)) == stage + 2
-        assert [known.id for known in series.engine.ahead.values()] == [f"send:{stage + 2}:0:1"][: 3 - stage]
+        assert [known.id for known in series.engine.remembered.ahead.values()] == [f"send:{stage + 2}:0:1"][: 3 - stage]
     assert series.record(4) == Reply("counts", note="rests")
     assert series.run.status().state == "succeeded"
     assert len(series.sent) == 5
 
 
 def test_it_is_sent_once_however_often_the_end_is_recorded(series: Series) -> None:
-    ahead = dict(series.engine.ahead)
+    ahead = dict(series.engine.remembered.ahead)
     assert series.record(1).sent
-    series.engine.ahead.update(ahead)  # as if another copy of the job ended in a process that knows as much
+    series.engine.remembered.ahead.update(ahead)  # as if another copy of the job ended in a process that knows as much
     reply = series.record(1)
     assert (reply.word, reply.sent, reply.duties) == ("over", None, ())
     assert len(series.sent) == 3
@@ -184,12 +184,12 @@ def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, k
     series = Series(redis_broker, engine_of(redis_broker), clutches[kind].run(run_id="series"))
     series.record(0)
     assert len(series.sent) == 2
-    assert not series.engine.ahead
+    assert not series.engine.remembered.ahead
     series.record(1)
 
 
 def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
-    (duty,) = series.engine.ahead.values()
+    (duty,) = series.engine.remembered.ahead.values()
     tag = tag_in(series.broker, "series", 1)
     caller = series.engine.caller(tag.owner)
     onward = Onward(duty, "redis.call('HSET', KEYS[1], ARGV[1])", "key", ["too few"])
@@ -205,7 +205,7 @@ def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
 
 def test_what_is_known_of_an_earlier_run_of_that_name_is_not_sent(series: Series) -> None:
     """The process that knows it didn't see the run go."""
-    known = dict(series.engine.ahead)
+    known = dict(series.engine.remembered.ahead)
     client: Any = series.broker.client
     for key in client.scan_iter("dramatiq-clutch:{series}:*", count=1_000):
         client.delete(key)
@@ -215,8 +215,8 @@ def test_what_is_known_of_an_earlier_run_of_that_name_is_not_sent(series: Series
 
     Clutch().then(other, other, other).run(run_id="series")
     assert series.record(0).sent is None
-    series.engine.ahead.clear()
-    series.engine.ahead.update(known)
+    series.engine.remembered.ahead.clear()
+    series.engine.remembered.ahead.update(known)
     assert series.record(1).sent is None
     assert series.messages[-1].actor_name == "other"
 
@@ -252,14 +252,12 @@ def test_it_is_met_again_when_it_is_owed_what_kept_it_from_going_onward(series: 
     assert len(calls) == 2
 
 
-def test_a_process_remembers_the_next_jobs_of_so_many_runs_only(
-    series: Series, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dramatiq_clutch.engine.MOST_AHEAD", 3)
-    (duty,) = series.engine.ahead.values()
+def test_a_process_remembers_the_next_jobs_of_so_many_runs_only(series: Series) -> None:
+    series.engine.remembered.ahead.most = 3
+    (duty,) = series.engine.remembered.ahead.values()
     for number in range(10):
-        series.engine.look_ahead(f"run {number}", duty)
-        assert len(series.engine.ahead) <= 3
+        series.engine.remembered.look_ahead(f"run {number}", duty)
+        assert len(series.engine.remembered.ahead) <= 3
 
 
 # On a worker

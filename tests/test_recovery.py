@@ -131,7 +131,7 @@ def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, met
             setattr(engine.backend, "confirmation", lambda *_: None)  # noqa: B010
 
         run = jobs.clutch().run()
-        engine.wanted.clear()  # as in a worker that hasn't sent them itself
+        engine.remembered.wanted.clear()  # as in a worker that hasn't sent them itself
         with running_worker(broker):
             assert run.get_result(block=True) == 12
 

@@ -277,7 +277,7 @@ def newer_message(message: Message[Any], **options: Any) -> Message[Any]:
 
 @contextmanager
 def rounds_of(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rounds]:
-    monkeypatch.setattr("dramatiq_clutch.middleware.LEFT_FOR", 20)
+    monkeypatch.setattr("dramatiq_clutch.ending.LEFT_FOR", 20)
     rounds = Rounds()
     broker.add_middleware(rounds)
     with running_worker(broker):
@@ -358,11 +358,11 @@ def test_a_run_with_unknown_fields_works_and_keeps_them(
         run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).map(jobs.job).then(jobs.total).run()
     engine = engine_of(broker)
     generation = engine.backend.generation(run.run_id) or ""
-    assert engine.spec(run.run_id, generation).unknown == {"later": 1}
+    assert engine.reader.spec(run.run_id, generation).unknown == {"later": 1}
     with running_worker(broker):
         assert run.get_result(block=True, timeout=90_000) == ["a", "b"]
     for stage in range(3):
-        assert engine.line(run.run_id, stage, generation).unknown_words == ("later", "2")
+        assert engine.reader.line(run.run_id, stage, generation).unknown_words == ("later", "2")
 
 
 def test_unknown_keys_of_a_tag_stay_in_a_retrys_message(broker: dramatiq.Broker) -> None:

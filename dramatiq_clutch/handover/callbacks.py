@@ -20,7 +20,7 @@ def call_back(engine: Engine, run_id: str, duty: CallBack) -> None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot")
     status = status_from(run_id, duty.snapshot).asdict() | {"event": duty.event, "stage": duty.stage}
     outgoing: list[Outgoing] = []
-    for index, row in enumerate(engine.spec(run_id, duty.generation).callbacks[duty.event]):
+    for index, row in enumerate(engine.reader.spec(run_id, duty.generation).callbacks[duty.event]):
         message = message_from(row)
         args = message.args if duty.event == COMPLETION else (*message.args, status)  # a group's take no status
         tag = CallbackTag(run_id, duty.generation, duty.id, index, message.actor_name)

@@ -39,7 +39,7 @@ class Members:
     def spec(self) -> Spec:
         data = self.sent.spec if self.sent else b""
         if not data:
-            return self.engine.spec(self.run_id, self.duty.generation)
+            return self.engine.reader.spec(self.run_id, self.duty.generation)
         return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
 
     def nested(self, members: Sequence[int]) -> dict[int, Plan]:
@@ -62,7 +62,7 @@ class Members:
         """Some of them; no more is read than that. Raises ResultsGone."""
         generation, line = self.duty.generation, self._source
         if line and line.many:
-            return self.engine.results(self.run_id, self.stage - 1, generation, line, start, end)
+            return self.engine.reader.results(self.run_id, self.stage - 1, generation, line, start, end)
         decode = self.engine.backend.encoder.decode
         found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=generation)
         if len(found) < end - start:
@@ -72,7 +72,7 @@ class Members:
     @cached_property
     def _source(self) -> StageLine | None:
         """The stage before; None where that is no stage of this run."""
-        return self.engine.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
+        return self.engine.reader.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
 
     def _read_list(self) -> list[Any]:
         """The list that a stage of one has left."""
@@ -95,8 +95,8 @@ class Members:
             line, field = self.sent.previous
             result = result_in(field)
             if result is not None:
-                return StageLine.parse(line).many, [self.engine.decode(result)]
-        return self.engine.previous(self.run_id, self.stage, self.duty.generation)
+                return StageLine.parse(line).many, [self.engine.reader.decode(result)]
+        return self.engine.reader.previous(self.run_id, self.stage, self.duty.generation)
 
     def read(self, start: int, end: int) -> list[Message[Any] | Plan]:
         """The members `start` ≤ i < `end`. Raises DamagedState if the plan lacks them."""
@@ -144,7 +144,7 @@ class Members:
             return step.copy(args=(*step.args, value))
         if self.line.piped:
             return step  # it inherits the value
-        return replace(step, spec=replace(step.spec, given=self.engine.encode(value)))
+        return replace(step, spec=replace(step.spec, given=self.engine.reader.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
         sent = self.sent

@@ -64,7 +64,7 @@ def halt(engine: Engine, run_id: str, duty: Halt) -> Work:
 
 def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
     """Say to the parent how this run stands: its present state, with a revision, and its result."""
-    spec = engine.spec(run_id, duty.generation)
+    spec = engine.reader.spec(run_id, duty.generation)
     if duty.snapshot is None or spec.parent is None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot, or the run no parent")
     status, ending = status_from(run_id, duty.snapshot), told_in(duty.snapshot)
@@ -97,20 +97,20 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
     if spec.own is not None:
         return spec.own
     if not status.stages:
-        return engine.encode(None)
+        return engine.reader.encode(None)
     last, generation = len(status.stages) - 1, spec.generation
-    line = engine.line(status.run_id, last, generation)
+    line = engine.reader.line(status.run_id, last, generation)
     if not line.many:
         (field,) = engine.backend.results(status.run_id, last, 0, 1, generation=generation)
         result = result_in(field)
         if result is not None:
             return result
-    _, results = engine.stage_results(status.run_id, last, generation)
+    _, results = engine.reader.stage_results(status.run_id, last, generation)
     if isinstance(spec.yields, int):
-        return engine.encode(results[spec.yields])
+        return engine.reader.encode(results[spec.yields])
     if spec.yields is not None:
-        return engine.encode([results[index] for index in spec.yields])
-    return engine.encode(results)
+        return engine.reader.encode([results[index] for index in spec.yields])
+    return engine.reader.encode(results)
 
 
 def tag_of_run(place: Place) -> Tag:

@@ -64,9 +64,9 @@ def send_members(
 
 def remember(engine: Engine, run_id: str, sent: SendMembers, total: int) -> None:
     """Remember that these members were sent just now, and what comes after them."""
-    engine.let_go(run_id, sent.generation, sent.stage, total)
+    engine.remembered.let_go(run_id, sent.generation, sent.stage, total)
     if engine.courier.sends_onward:
-        engine.look_ahead(run_id, sent.ahead)
+        engine.remembered.look_ahead(run_id, sent.ahead)
 
 
 def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:

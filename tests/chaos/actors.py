@@ -11,7 +11,7 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, middleware, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, ending, previous_results
 from dramatiq_clutch.backend import Caller, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.courier import Onward
@@ -178,7 +178,7 @@ class Jobs:
         backend = WatchedBackend(engine.backend, self.notes)
         object.__setattr__(engine, "backend", backend)
         object.__setattr__(engine, "share", 8)  # wide stages are shared out
-        middleware.LEFT_FOR = 200  # two of three workers may have to put it back, and a series is five messages
+        ending.LEFT_FOR = 200  # two of three workers may have to put it back, and a series is five messages
         for known in self.broker.middleware:
             if isinstance(known, dramatiq.middleware.Retries):
                 # A job fails while the notes are away, or the state store when it reads: nothing of that is final.

@@ -1,0 +1,245 @@
+"""How an attempt ended is recorded before its message is acked, and what that owes is done.
+
+An attempt can end in many ways (`_ending` has them all), and only before the ack or nack it is decided which: that is
+where it is recorded, and where a message stays unacked until it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from dramatiq import Broker, MessageProxy, RateLimitExceeded, Retry
+from dramatiq.common import compute_backoff, current_millis
+from dramatiq.errors import ConnectionFailed
+from dramatiq.logging import get_logger
+from dramatiq.middleware import MiddlewareError, Retries, Shutdown
+from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
+from dramatiq.threading import Interrupt
+
+from .backend import Caller, Ending, Record, Reply
+from .errors import NewerRelease, PayloadRefused, is_final
+from .handover import hand_over, report_gone
+from .job import Attempt, Job
+from .onward import record_onward
+from .patience import Lives, NotAcked
+from .status import failure_details
+from .stored import owners
+from .stored.places import OPTION, CallbackTag
+from .stored.plan import changed
+
+#: How long a message is put back for, in milliseconds, that is left to a worker of a newer release.
+LEFT_FOR = 1_000
+
+logger = get_logger(__name__)
+
+
+class FailedAfterAll(ConnectionFailed, MiddlewareError):
+    """Raised before the ack of a message that has failed just now: it is to be rejected, and so a dead letter.
+
+    Dramatiq has decided to ack it by then. For a connection error it decides again, five seconds later.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)  # type: ignore[no-untyped-call]
+
+
+class AckedAfterAll(FailedAfterAll):
+    """Raised before the nack of a message that has been put back, and so is to be acked."""
+
+
+class Closing:
+    """Closes attempts, as patiently as the `lives` of this process's workers allow."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+
+    def close(self, message: MessageProxy, attempt_of: Callable[[], Attempt | None]) -> None:
+        """Record how the attempt ended and do what that owes, before the message is acked. Raises nothing but what
+        keeps it from being acked: Dramatiq would log any other error, and ack."""
+        try:
+            job = attempt_of()
+            if job is not None and job.exit == "newer":
+                self._leave_to_newer(message, job)
+            elif isinstance(job, Job):
+                job.engine.remembered.at_work.pop(id(job), None)
+                self._close_job(message, job)
+            elif job is not None:
+                self._close_callback(message, job)
+        except (NotAcked, FailedAfterAll):
+            raise
+        except (Exception, Interrupt) as error:
+            raise NotAcked(f"message {message.message_id} isn't acked, for this isn't over: {error!r}") from error
+
+    def _close_job(self, message: MessageProxy, job: Job) -> None:
+        if job.exit == "unknown":
+            self._finish(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
+            return
+        if job.exit == "abandoned":
+            raise NotAcked(f"message {job} comes again: nothing could be known of its run")
+        if job.exit is None and not message.failed:
+            if "eta" in message.options:
+                return  # on its way from the delay queue: nothing was processed
+            raise NotAcked(f"no hook has told how the attempt of message {job} ended")
+        is_acked = not message.failed
+        self._finish(job, lambda: self._settle(message, job))
+        if is_acked and message.failed:
+            raise FailedAfterAll(f"message {job} is rejected in a moment: {job.error}")
+
+    def _finish(self, job: Job, work: Callable[[], Any]) -> None:
+        """Do it, as often as it takes. What comes of it, and only a newer release can read, has been left to that."""
+        try:
+            self._lives.patiently(job, work)
+        except NewerRelease as error:
+            job.engine.leave_to_newer(job.tag.run_id, error)
+
+    def _leave_to_newer(self, message: MessageProxy, attempt: Attempt) -> None:
+        """Put a message back, as it came and a little later, for a worker of a newer release; there may be none yet."""
+        if "eta" in message.options and not message.failed:
+            return  # on its way from the delay queue: it has been put into its queue
+        if not attempt.put_back:
+            option = attempt.options[OPTION]
+            attempt.engine.leave_to_newer(str(option.get("run")), attempt.error)
+            copy = changed(message._message, options=attempt.options)
+            self._lives.patiently(attempt, lambda: attempt.engine.courier.send([(copy, LEFT_FOR)]))
+            attempt.put_back = True
+        if message.failed:  # it has come to a consumer that doesn't know its actor
+            message.failed = False
+            raise AckedAfterAll(f"message {attempt} has been put back, and is acked in a moment")
+
+    def _close_callback(self, message: MessageProxy, callback: Attempt) -> None:
+        """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send, and that its run
+        keeps what it may read until it has ended."""
+        if callback.exit is None and not message.failed:
+            return  # on its way from the delay queue
+        if callback.exit == "raised" and not (message.failed or callback.retry_sent):
+            self._send_owed_callback(message, callback)
+        self._lives.patiently(callback, lambda: self._let_go_of(message, callback))
+
+    def _let_go_of(self, message: MessageProxy, callback: Attempt) -> None:
+        tag, engine = callback.tag, callback.engine
+        if not isinstance(tag, CallbackTag):
+            return
+        if callback.retry_sent and not message.failed:
+            engine.wait_for(tag.run_id, callback.due)
+        elif tag.index == 0:
+            engine.backend.heard(tag, engine.caller(owners.HEARD))
+
+    def _send_owed_callback(self, message: MessageProxy, callback: Attempt) -> None:
+        try:
+            delay = self._owed_delay(message, callback)
+        except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+            self._give_up(message, callback, error)
+        if delay is None:
+            return
+
+        def attempt() -> Exception | None:
+            try:
+                self._send_owed_attempt(message, callback, delay)
+            except Exception as error:
+                if not is_final(error):
+                    raise
+                return error
+            return None
+
+        final = self._lives.patiently(callback, attempt)
+        if final is not None:
+            self._give_up(message, callback, final)
+
+    def _give_up(self, message: MessageProxy, callback: Attempt, error: Exception) -> NoReturn:
+        logger.error("Message %s goes to the dead-letter queue: %r", callback, error)
+        message.fail()
+        raise FailedAfterAll(f"message {callback} is rejected in a moment: {error!r}") from error
+
+    def _settle(self, message: MessageProxy, job: Job) -> None:
+        engine, run_id = job.engine, job.tag.run_id
+        touch = engine.is_due(run_id)
+        caller = engine.caller(job.tag.owner, touch=touch)
+        if job.exit in ("done", "over"):
+            reply = engine.backend.owed(run_id, caller)
+        else:
+            reply = self._record(message, job, caller)
+            if reply.word in ("unknown", "refused"):
+                logger.error("Message %s has worked for nothing: its place is %s.", job, reply.word)
+        hand_over(engine, run_id, reply, caller)
+        if touch or job.due:
+            engine.touch_ancestors(run_id, due=job.due)
+
+    def _record(self, message: MessageProxy, job: Job, caller: Caller) -> Reply:
+        """Record how the attempt ended. A result, or the plan of what the job has nested, that the store doesn't take
+        makes the job dead with the store's error, like a result that can't be encoded."""
+        ending, payload = self._ending(message, job)
+        nested = job.wrapper if ending == "succeeded" else b""
+        try:
+            due = job.due if ending in ("failing", "attempted") else 0
+            return record_onward(job.engine, Record(job.tag, job.attempt, ending, payload, nested, due=due), caller)
+        except PayloadRefused as error:
+            if ending != "succeeded":
+                raise
+            logger.error("The result of message %s can't be stored: %s", job, error)
+            job.error = error
+            message.fail()
+            details = _details(message, job)
+            return job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
+
+    def _ending(self, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
+        """How the attempt is recorded."""
+        if message.failed:
+            return "dead", _details(message, job, text="" if job.error or message._exception else "message.fail()")
+        if job.exit in ("returned", "skipped"):
+            return "succeeded", job.result
+        if not job.retry_sent:
+            try:
+                delay = self._owed_delay(message, job)
+            except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+                job.error = error
+                delay = None
+            if delay is None:
+                return "dead", _details(message, job)
+            try:
+                self._send_owed_attempt(message, job, delay)
+            except Exception as error:
+                if not is_final(error):
+                    raise
+                job.error = error
+                return "dead", _details(message, job)
+        polite = isinstance(job.error, Retry | RateLimitExceeded | Shutdown)
+        return "attempted" if polite else "failing", _details(message, job)
+
+    def _owed_delay(self, message: MessageProxy, job: Attempt) -> int | None:
+        """After how many milliseconds the attempt is to come that Retries has decided on, or would have; None if none
+        is. Raises what `retry_when` raises, and what an option makes of itself that Retries couldn't use."""
+        broker = job.engine.broker
+        retries = _retries_of(broker)
+        if retries is None:
+            return None
+        options = broker.get_actor(message.actor_name).options
+        retry_when = options.get("retry_when", retries.retry_when)
+        if retry_when is not None and not retry_when(job.attempt, job.error):
+            return None
+        delay = job.error.delay if isinstance(job.error, Retry) else None
+        if delay is None:
+            least = message.options.get("min_backoff", options.get("min_backoff", retries.min_backoff))
+            most = message.options.get("max_backoff", options.get("max_backoff", retries.max_backoff))
+            _, delay = compute_backoff(job.attempt, factor=least, max_backoff=min(most, DEFAULT_MAX_BACKOFF))
+        return int(delay)
+
+    def _send_owed_attempt(self, message: MessageProxy, job: Attempt, delay: int) -> None:
+        """Send the attempt that Retries couldn't send: the broker was away."""
+        attempt = message.copy(options={"retries": job.attempt + 1})
+        job.engine.courier.send([(attempt, delay)])
+        job.retry_sent, job.due = True, current_millis() + delay
+
+
+def _retries_of(broker: Broker) -> Retries | None:
+    return next((known for known in broker.middleware if isinstance(known, Retries)), None)
+
+
+def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:
+    return failure_details(
+        job.error or message._exception,
+        actor=message.actor_name,
+        message_id=message.message_id,
+        attempts=job.attempt + 1,
+        text=text,
+    )

@@ -1,0 +1,102 @@
+"""What can be read of a run: its plan, its results, what a stage of it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .backend import ClutchBackend
+from .errors import DamagedState, HandOverFailed, ResultsGone, RunNotFound
+from .status import JobFailure, failure_from
+from .stored.formats import result_in
+from .stored.places import BELOW
+from .stored.plan import Spec, StageLine
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads what a store keeps, and decodes it."""
+
+    backend: ClutchBackend
+
+    def spec(self, run_id: str, generation: str) -> Spec:
+        """Raises RunNotFound, DamagedState or NewerRelease."""
+        data = self.backend.spec(run_id, generation=generation)
+        if data is None:
+            raise RunNotFound(f"there is no run {run_id!r} (any more)")
+        return Spec.from_bytes(data)
+
+    def line(self, run_id: str, stage: int, generation: str) -> StageLine:
+        """Raises ResultsGone, or DamagedState."""
+        line = self.backend.line(run_id, stage, generation=generation)
+        if line is None:
+            raise ResultsGone(f"the results of stage {stage} of run {run_id!r} are gone: it has expired")
+        return StageLine.parse(line)
+
+    def stage_results(self, run_id: str, stage: int, generation: str) -> tuple[StageLine, list[Any]]:
+        """The decoded results of a stage that is complete, in written order. Raises ResultsGone."""
+        line = self.line(run_id, stage, generation)
+        return line, self.results(run_id, stage, generation, line, 0, line.total or 0)
+
+    def results(self, run_id: str, stage: int, generation: str, line: StageLine, start: int, end: int) -> list[Any]:
+        """Those of the members `start` ≤ i < `end`."""
+        found = self.backend.results(run_id, stage, start, end, generation=generation)
+        return [self._result(run_id, stage, index, field, line) for index, field in enumerate(found, start)]
+
+    def decode(self, result: bytes) -> Any:
+        """A stored result. Raises DamagedState."""
+        try:
+            return self.backend.encoder.decode(result)
+        except Exception as error:
+            raise DamagedState(f"a stored result of {len(result):,} bytes can't be decoded: {error!r}") from error
+
+    def encode(self, result: Any) -> bytes:
+        """A result that one run hands to another, as bytes. Raises HandOverFailed."""
+        try:
+            return self.backend.encode(result)
+        except Exception as error:
+            raise HandOverFailed(f"a result of type {type(result).__name__} can't be encoded: {error!r}") from error
+
+    def _result(self, run_id: str, stage: int, index: int, field: bytes | None, line: StageLine) -> Any:
+        result = result_in(field)
+        if result is not None:
+            return self.decode(result)
+        if field is not None and line.tolerant:
+            return None
+        raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
+
+    def previous_stage(self, run_id: str, stage: int, generation: str) -> tuple[str, int, str] | Spec | None:
+        """Whose results a stage sees: another stage's (run, stage, generation); what its run was given (in the spec);
+        or nobody's.
+
+        A run that is written down in another one sees, in its first stage, what the enclosing stage sees.
+        """
+        while stage == 0:
+            if BELOW not in run_id:
+                return None
+            spec = self.spec(run_id, generation)
+            if spec.given is not None:
+                return spec
+            if spec.parent is None or not spec.inherits:
+                return None
+            run_id, stage, generation = spec.parent.run_id, spec.parent.stage, spec.parent.generation
+        return run_id, stage - 1, generation
+
+    def previous(self, run_id: str, stage: int, generation: str) -> tuple[bool, list[Any]]:
+        """What a stage sees: whether it's from a stage of many, and the results. Raises ResultsGone."""
+        found = self.previous_stage(run_id, stage, generation)
+        if found is None:
+            return True, []
+        if isinstance(found, Spec):
+            return False, [self.decode(found.given or b"")]
+        line, results = self.stage_results(*found)
+        return line.many, results
+
+    def previous_failures(self, run_id: str, stage: int, generation: str) -> list[JobFailure]:
+        """Why members of the stage that this one sees are missing."""
+        found = self.previous_stage(run_id, stage, generation)
+        if found is None or isinstance(found, Spec):
+            return []
+        its_run, its_stage, its_generation = found
+        failures = self.backend.failures(its_run, its_stage, generation=its_generation)
+        return [failure_from(its_stage, member, details) for member, details in failures]

@@ -1,0 +1,96 @@
+"""What a process remembers of the runs that it works on, to be spared asking again. Nothing of it has to be right for a
+run to be right, and all of it is bounded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from dramatiq.common import current_millis
+
+from .forks import renew_in_children
+from .stored.duties import SendMembers
+from .stored.places import Tag
+
+#: For how long a run that was not cancelled is taken for that, in seconds.
+REMEMBERED = 1.0
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Bounded(dict[Key, Value], Generic[Key, Value]):
+    """A dict that forgets everything once it holds `most` entries and gets another one."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        if len(self) >= self.most and key not in self:
+            self.clear()
+        super().__setitem__(key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A job that this process works on, and since when (monotonic seconds)."""
+
+    run_id: str
+    since: float
+
+
+@dataclass(eq=False)
+class Remembered:
+    """Of one broker.
+
+    `touched` says when this process has put off the expiry of a run (UNIX milliseconds); `wanted`, when it has last
+    sent or started a job of a stage (monotonic seconds); `ahead`, which duty follows the stage that is now at work;
+    `left`, which runs it has told of that are left to newer releases; `at_work`, on which jobs it works.
+    """
+
+    touched: Bounded[str, int] = field(default_factory=lambda: Bounded(10_000))
+    wanted: Bounded[tuple[str, str, int, int], float] = field(default_factory=lambda: Bounded(10_000))
+    ahead: Bounded[tuple[str, int], SendMembers] = field(default_factory=lambda: Bounded(1_000))
+    left: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
+    at_work: dict[int, AtWork] = field(default_factory=dict)  # as many as there are threads
+
+    def __post_init__(self) -> None:
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget, in a forked child, what its parent remembers: the child does other work."""
+        for known in (self.touched, self.wanted, self.ahead, self.left, self.at_work):
+            known.clear()
+
+    def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
+        """Remember that jobs of this stage are wanted now: one was let go, or they are being sent."""
+        self.wanted[run_id, generation, stage, total] = time.monotonic()
+
+    def was_let_go(self, tag: Tag) -> bool:
+        """Whether this process has sent or started a job of this stage within the last second. Then the stage has as
+        many members as the message says, and a cancel is at most a second old."""
+        key = (tag.run_id, tag.generation, tag.stage, tag.of)
+        return time.monotonic() - self.wanted.get(key, -REMEMBERED) < REMEMBERED
+
+    def look_ahead(self, run_id: str, duty: SendMembers | None) -> None:
+        """Remember what the stage that is now at work will owe, for the process that does its job."""
+        if duty is not None:
+            self.ahead[run_id, duty.stage] = duty
+
+    def is_due(self, run_id: str, every: int) -> bool:
+        """Whether this process has to put the expiry of the run's keys off, once every so many milliseconds; it counts
+        as done."""
+        now = current_millis()
+        if now - self.touched.get(run_id, 0) < every:
+            return False
+        self.touched[run_id] = now
+        return True
+
+    def leave(self, run_id: str) -> bool:
+        """Whether it is new that this run is left to workers of a newer release."""
+        if run_id in self.left:
+            return False
+        self.left[run_id] = True
+        return True
