@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.backends.memory import MemoryBackend
 from dramatiq_clutch.backends.redis.courier import Onward
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
@@ -39,9 +40,10 @@ numbers = itertools.count()
 
 
 class TwoBackends(RuleBasedStateMachine):
-    """One run, on both backends at once. `server` is set by the test."""
+    """One run, on both backends at once. `server` and `in_memory` are set by the test."""
 
     server: Server
+    in_memory: Callable[[], ClutchBackend]
     held = Bundle("held")
 
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ class TwoBackends(RuleBasedStateMachine):
         self.client = self.server.client()
         self.client.flushall()
         self.redis = RedisBackend(client=self.client)
-        self.stub = StubBackend()
+        self.stub = self.in_memory()
         self.run_id = f"run-{next(numbers)}"
         self.now = 1_000_000
         self.sizes: list[int | None] = []
@@ -178,7 +180,7 @@ class TwoBackends(RuleBasedStateMachine):
         present = self.present_stage()
         stage = min(max(present + stage, 0), len(self.sizes) - 1)
         line = self.plan.lines[stage]
-        if stage == present and line.limit and member >= self.stub.runs[self.run_id].sent:
+        if stage == present and line.limit and member >= self.sent():
             return multiple()  # what nobody has sent can't have had an attempt
         of = self.sizes[stage] or 4
         tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch, batch=line.batch, generation=GENERATION)
@@ -355,9 +357,9 @@ class TwoBackends(RuleBasedStateMachine):
         if not self.sizes or self.state not in ("running", "failing") or self.stub.snapshot(self.run_id) is None:
             return
         stage = self.present_stage()
-        limit, run = self.plan.lines[stage].limit, self.stub.runs[self.run_id]
-        if limit is not None and run.line.total is not None:  # else nothing has been sent yet
-            standing = self.stub.standing(self.run_id, stage, range(min(run.sent, run.line.total)))
+        limit, total = self.plan.lines[stage].limit, self.sizes[stage]
+        if limit is not None and total is not None:  # else nothing has been sent yet
+            standing = self.stub.standing(self.run_id, stage, range(min(self.sent(), total)))
             assert sum(stands in (None, "open", "attempted", "failing") for stands in standing) <= limit
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:
@@ -369,6 +371,11 @@ class TwoBackends(RuleBasedStateMachine):
     def has_failed(self) -> bool:
         snapshot = self.stub.snapshot(self.run_id)
         return snapshot is not None and snapshot["head"]["state"] == "failed"
+
+    def sent(self) -> int:
+        """How many members of the present stage, which has a limit, are owed or sent."""
+        snapshot = self.stub.snapshot(self.run_id)
+        return int(snapshot["head"].get("sent", 0)) if snapshot else 0
 
     def present_stage(self) -> int:
         snapshot = self.stub.snapshot(self.run_id)
@@ -467,12 +474,15 @@ def comparable(answer: Any) -> Any:
 @pytest.mark.parametrize(
     ("examples", "steps"), [(40, 30), pytest.param(300, 60, marks=pytest.mark.slow)], ids=["short", "long"]
 )
+@pytest.mark.parametrize("in_memory", [StubBackend, MemoryBackend])
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
-def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:
+def test_both_backends_give_the_same_answers(
+    server: Server, redis_client: object, in_memory: Callable[[], ClutchBackend], examples: int, steps: int
+) -> None:
     class Machine(TwoBackends):
         pass
 
-    Machine.server = server
+    Machine.server, Machine.in_memory = server, staticmethod(in_memory)
     run_state_machine_as_test(
         Machine,
         settings=settings(

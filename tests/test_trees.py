@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.backends.memory import MemoryBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.handover import sweep
 from dramatiq_clutch.stored.places import Tag
@@ -219,8 +221,14 @@ class World:
             )
 
 
+def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
+    if store == "redis":
+        return RedisBackend(client=client)
+    return StubBackend() if store == "stub" else MemoryBackend()
+
+
 @pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])
-@pytest.mark.parametrize("store", ["redis", "stub"])
+@pytest.mark.parametrize("store", ["redis", "stub", "memory"])
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_random_trees_do_what_the_interpreter_does(
     store: str, examples: int, server: Server, redis_client: redis.Redis
@@ -228,12 +236,12 @@ def test_random_trees_do_what_the_interpreter_does(
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
     @given(TREES, st.data())
     def trees(tree: Tree, data: st.DataObject) -> None:
-        play(RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, data)
+        play(backend_of(store, redis_client), tree, data)
 
     trees()
 
 
-@pytest.mark.parametrize("store", ["redis", "stub"])
+@pytest.mark.parametrize("store", ["redis", "stub", "memory"])
 def test_what_began_to_fail_while_its_parent_was_cancelled_is_heard_of_after_a_retry(
     store: str, redis_client: redis.Redis
 ) -> None:
@@ -241,9 +249,7 @@ def test_what_began_to_fail_while_its_parent_was_cancelled_is_heard_of_after_a_r
     tree = Tree("parent", (Step((Leaf("other"), child), many=True),))
     # First the share; then for each delivery, which message it is, whether it comes again (9), how the job ends.
     script = iter([1_000, 1, 9, "die", 1, 0, "fail", 1, 0, "fail", 0, 0, "ok"])
-    world = World(
-        RedisBackend(client=redis_client) if store == "redis" else StubBackend(), tree, lambda _: next(script)
-    )
+    world = World(backend_of(store, redis_client), tree, lambda _: next(script))
     world.collect()
     for verb in (None, "cancel", None, None, "retry", None):
         if verb is None:

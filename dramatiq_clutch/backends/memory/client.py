@@ -1,0 +1,170 @@
+"""As much of a Redis client as the backend uses, for a keyspace in this process."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from queue import Empty, SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+from weakref import WeakSet
+
+import redis
+from redis.exceptions import NoScriptError
+
+from .commands import execute
+from .keyspace import Keyspace
+from .scripts import Scripts
+
+
+class Commands(abc.ABC):
+    """A method for each command that the backend calls by name, as in `redis.Redis`."""
+
+    @abc.abstractmethod
+    def execute_command(self, name: str, *args: Any) -> Any:
+        """Do one command, or put it in the pipeline."""
+
+    def hmget(self, key: str, fields: Any, *more: str) -> Any:
+        return self.execute_command("HMGET", key, *([fields] if isinstance(fields, str) else fields), *more)
+
+    def zadd(self, key: str, scores: Mapping[Any, float], *, xx: bool = False) -> Any:
+        pairs = [part for member, score in scores.items() for part in (score, member)]
+        return self.execute_command("ZADD", key, *(["XX"] if xx else []), *pairs)
+
+    def zrangebyscore(self, key: str, least: Any, most: Any, start: int, num: int) -> Any:
+        return self.execute_command("ZRANGEBYSCORE", key, least, most, "LIMIT", start, num)
+
+    def exists(self, *keys: str) -> Any:
+        return self.execute_command("EXISTS", *keys)
+
+    def get(self, key: str) -> Any:
+        return self.execute_command("GET", key)
+
+    def hget(self, key: str, field: str) -> Any:
+        return self.execute_command("HGET", key, field)
+
+    def lrange(self, key: str, start: int, stop: int) -> Any:
+        return self.execute_command("LRANGE", key, start, stop)
+
+    def pexpire(self, key: str, ms: int) -> Any:
+        return self.execute_command("PEXPIRE", key, ms)
+
+    def publish(self, channel: str, message: str) -> Any:
+        return self.execute_command("PUBLISH", channel, message)
+
+    def zrange(self, key: str, start: int, stop: int) -> Any:
+        return self.execute_command("ZRANGE", key, start, stop)
+
+    def zrem(self, key: str, *members: Any) -> Any:
+        return self.execute_command("ZREM", key, *members)
+
+
+class MemoryClient(Commands):
+    """Does one command after another, for any number of threads."""
+
+    def __init__(self, keys: Keyspace) -> None:
+        self.keys = keys
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a forked child, with a copy of the parent's keys: nobody listens yet, and no lock is held."""
+        self.lock = threading.RLock()
+        self._scripts = Scripts(self.keys)
+        self._texts: dict[str, bytes] = {}
+        self._listeners: WeakSet[MemoryPubSub] = WeakSet()
+        self.keys.publish = self._tell
+
+    def get_encoder(self) -> SimpleNamespace:
+        """How replies are given: as bytes."""
+        return SimpleNamespace(decode_responses=False)
+
+    def execute_command(self, name: str, *args: Any) -> Any:
+        """Do one command. Raises what the server would answer."""
+        ready = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
+        with self.lock:
+            self.keys.begin()
+            if name == "EVAL":
+                text = ready[0]
+                sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+                self._texts[sha] = text
+                return self._evaluate(sha, ready)
+            if name == "EVALSHA":
+                return self._evaluate(ready[0].decode(), ready)
+            return execute(self.keys, name.encode(), ready)
+
+    def _evaluate(self, sha: str, args: Sequence[bytes]) -> Any:
+        if sha not in self._texts:
+            raise NoScriptError("No matching script. Please use EVAL.")
+        last = 2 + int(args[1])
+        return self._scripts.run(sha, self._texts[sha], args[2:last], args[last:])
+
+    def pipeline(self, transaction: bool = True) -> MemoryPipeline:  # noqa: ARG002
+        return MemoryPipeline(self)
+
+    def pubsub(self) -> MemoryPubSub:
+        return MemoryPubSub(self._listeners)
+
+    def _tell(self, channel: bytes, message: bytes) -> int:
+        return sum(listener.tell(channel, message) for listener in list(self._listeners))
+
+
+class MemoryPipeline(Commands):
+    """Commands that are done when `execute` is called, one after the other."""
+
+    def __init__(self, client: MemoryClient) -> None:
+        self._client = client
+        self._commands: list[tuple[Any, ...]] = []
+
+    def execute_command(self, name: str, *args: Any) -> Any:
+        self._commands.append((name, *args))
+        return self
+
+    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """The replies to all, of which some may be errors. Raises the first of those if it is to."""
+        replies = [self._reply(*command) for command in self._commands]
+        for reply in replies:
+            if raise_on_error and isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _reply(self, *command: Any) -> Any:
+        try:
+            return self._client.execute_command(*command)
+        except redis.ResponseError as error:
+            return error
+
+
+class MemoryPubSub:
+    """What is published on the channels that it is subscribed to. Any thread may tell it, and one reads."""
+
+    def __init__(self, listeners: WeakSet[MemoryPubSub]) -> None:
+        self._channels: frozenset[bytes] = frozenset()
+        self._messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._listeners = listeners
+        listeners.add(self)
+
+    def subscribe(self, *channels: bytes) -> None:
+        self._channels |= frozenset(channels)
+        for channel in channels:
+            self._messages.put({"type": "subscribe", "channel": channel, "data": 0})
+
+    def unsubscribe(self, *channels: bytes) -> None:
+        self._channels -= frozenset(channels)
+
+    def tell(self, channel: bytes, message: bytes) -> bool:
+        is_heard = channel in self._channels
+        if is_heard:
+            self._messages.put({"type": "message", "channel": channel, "data": message})
+        return is_heard
+
+    def get_message(self, *, timeout: float = 0) -> dict[str, Any] | None:
+        """The next message, for which it waits `timeout` seconds at most; None if there is none."""
+        try:
+            return self._messages.get(block=timeout > 0, timeout=timeout if timeout > 0 else None)
+        except Empty:
+            return None
+
+    def close(self) -> None:
+        self._listeners.discard(self)

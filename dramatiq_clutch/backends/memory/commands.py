@@ -1,0 +1,364 @@
+"""The Redis commands that the scripts and the backend call, on a keyspace. There are no others.
+
+Every argument is bytes. A command returns what the server replies: None, an int, bytes, a Status, or a list of these.
+It raises ResponseError with the server's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import redis
+
+from .keyspace import Hash, Keyspace, SortedSet
+
+Command = Callable[..., Any]
+
+COMMANDS: dict[bytes, Command] = {}
+
+NOT_AN_INTEGER = "ERR value is not an integer or out of range"
+NOT_A_FLOAT = "ERR value is not a valid float"
+
+
+class Status(bytes):
+    """What the server replies to a command that has nothing to say, such as OK."""
+
+
+class UnknownCommand(NotImplementedError):
+    """The store in memory has no such command: it has to be written in `commands` first."""
+
+
+OK = Status(b"OK")
+
+
+def command(function: Command) -> Command:
+    """Make a function the command of its name. A value that it has emptied goes."""
+
+    def run(keys: Keyspace, key: bytes, *args: bytes) -> Any:
+        reply = function(keys, key, *args)
+        keys.remove_if_empty(key)
+        return reply
+
+    COMMANDS[function.__name__.strip("_").upper().encode()] = run
+    return function
+
+
+def execute(keys: Keyspace, name: bytes, args: Sequence[bytes]) -> Any:
+    """Run a command. Raises UnknownCommand with its name, and ResponseError with the server's words."""
+    found = COMMANDS.get(name) or COMMANDS.get(name.upper())
+    if found is None:
+        raise UnknownCommand(f"the store in memory has no command {name.decode()}; it is to be added to {__name__}")
+    return found(keys, *args)
+
+
+# Keys
+
+
+@command
+def exists(keys: Keyspace, *names: bytes) -> int:
+    return sum(keys.is_there(name) for name in names)
+
+
+@command
+def unlink(keys: Keyspace, *names: bytes) -> int:
+    there = [name for name in dict.fromkeys(names) if keys.is_there(name)]
+    for name in there:
+        keys.remove(name)
+    return len(there)
+
+
+COMMANDS[b"DEL"] = COMMANDS[b"UNLINK"]
+
+
+@command
+def rename(keys: Keyspace, old: bytes, new: bytes) -> Status:
+    if not keys.is_there(old):
+        raise redis.ResponseError("ERR no such key")
+    value, at = keys.values[old], keys.expires.get(old)
+    keys.remove(old)
+    keys.remove(new)
+    keys.values[new] = value
+    if at is not None:
+        keys.expires[new] = at
+    return OK
+
+
+@command
+def pexpire(keys: Keyspace, key: bytes, ms: bytes) -> int:
+    life = _integer(ms)
+    if not keys.is_there(key):
+        return 0
+    keys.expires[key] = keys.now + life
+    return int(keys.is_there(key) or life <= 0)
+
+
+@command
+def pttl(keys: Keyspace, key: bytes) -> int:
+    if not keys.is_there(key):
+        return -2
+    at = keys.expires.get(key)
+    return -1 if at is None else at - keys.now
+
+
+# Strings
+
+
+@command
+def get(keys: Keyspace, key: bytes) -> bytes | None:
+    return keys.find(key, bytes)
+
+
+@command
+def set_(keys: Keyspace, key: bytes, value: bytes, *options: bytes) -> Status:
+    if options and options[0].upper() != b"PX":
+        raise redis.ResponseError("ERR syntax error")
+    life = _integer(options[1]) if options else None
+    if life is not None and life <= 0:
+        raise redis.ResponseError("ERR invalid expire time in 'set' command")
+    keys.remove(key)
+    keys.values[key] = value
+    if life is not None:
+        keys.expires[key] = keys.now + life
+    return OK
+
+
+# Hashes
+
+
+@command
+def hget(keys: Keyspace, key: bytes, field: bytes) -> bytes | None:
+    found = keys.find(key, Hash)
+    return found.get(field) if found else None
+
+
+@command
+def hmget(keys: Keyspace, key: bytes, *fields: bytes) -> list[bytes | None]:
+    found = keys.find(key, Hash) or Hash()
+    return [found.get(field) for field in fields]
+
+
+@command
+def hgetall(keys: Keyspace, key: bytes) -> list[bytes]:
+    return [part for pair in (keys.find(key, Hash) or {}).items() for part in pair]
+
+
+@command
+def hkeys(keys: Keyspace, key: bytes) -> list[bytes]:
+    return list(keys.find(key, Hash) or ())
+
+
+@command
+def hlen(keys: Keyspace, key: bytes) -> int:
+    return len(keys.find(key, Hash) or ())
+
+
+@command
+def hexists(keys: Keyspace, key: bytes, field: bytes) -> int:
+    return int(field in (keys.find(key, Hash) or ()))
+
+
+@command
+def hstrlen(keys: Keyspace, key: bytes, field: bytes) -> int:
+    found = keys.find(key, Hash)
+    return len(found.get(field, b"")) if found else 0
+
+
+@command
+def hset(keys: Keyspace, key: bytes, *pairs: bytes) -> int:
+    if not pairs or len(pairs) % 2:
+        raise redis.ResponseError("ERR wrong number of arguments for 'hset' command")
+    fields = keys.find_or_make(key, Hash)
+    before = len(fields)
+    fields.update(zip(pairs[::2], pairs[1::2], strict=True))
+    return len(fields) - before
+
+
+@command
+def hsetnx(keys: Keyspace, key: bytes, field: bytes, value: bytes) -> int:
+    fields = keys.find_or_make(key, Hash)
+    if field in fields:
+        return 0
+    fields[field] = value
+    return 1
+
+
+@command
+def hdel(keys: Keyspace, key: bytes, *fields: bytes) -> int:
+    return _take_out(keys.find(key, Hash), fields)
+
+
+@command
+def hincrby(keys: Keyspace, key: bytes, field: bytes, increment: bytes) -> int:
+    by, fields = _integer(increment), keys.find_or_make(key, Hash)
+    value = _integer(fields.get(field, b"0"), "ERR hash value is not an integer") + by
+    fields[field] = b"%d" % value
+    return value
+
+
+# Lists
+
+
+@command
+def llen(keys: Keyspace, key: bytes) -> int:
+    return len(keys.find(key, list) or ())
+
+
+@command
+def rpush(keys: Keyspace, key: bytes, *values: bytes) -> int:
+    found: list[bytes] = keys.find_or_make(key, list)
+    found += values
+    return len(found)
+
+
+@command
+def lrange(keys: Keyspace, key: bytes, start: bytes, stop: bytes) -> list[bytes]:
+    return _range(keys.find(key, list) or [], start, stop)
+
+
+# Sets
+
+
+@command
+def sadd(keys: Keyspace, key: bytes, *members: bytes) -> int:
+    found: set[bytes] = keys.find_or_make(key, set)
+    before = len(found)
+    found.update(members)
+    return len(found) - before
+
+
+@command
+def srem(keys: Keyspace, key: bytes, *members: bytes) -> int:
+    found: set[bytes] = keys.find(key, set) or set()
+    before = len(found)
+    found.difference_update(members)
+    return before - len(found)
+
+
+# Sorted sets
+
+
+@command
+def zadd(keys: Keyspace, key: bytes, *args: bytes) -> int:
+    only_there = args[0].upper() == b"XX"
+    pairs = args[only_there:]
+    if not pairs or len(pairs) % 2:
+        raise redis.ResponseError("ERR syntax error")
+    scores = {member: _score(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
+    found = keys.find_or_make(key, SortedSet)
+    if only_there:
+        scores = {member: score for member, score in scores.items() if member in found}
+    before = len(found)
+    found.update(scores)
+    return len(found) - before
+
+
+@command
+def zrem(keys: Keyspace, key: bytes, *members: bytes) -> int:
+    return _take_out(keys.find(key, SortedSet), members)
+
+
+@command
+def zcard(keys: Keyspace, key: bytes) -> int:
+    return len(keys.find(key, SortedSet) or ())
+
+
+@command
+def zcount(keys: Keyspace, key: bytes, least: bytes, most: bytes) -> int:
+    return sum(1 for _ in _between(keys.find(key, SortedSet), least, most))
+
+
+@command
+def zrange(keys: Keyspace, key: bytes, start: bytes, stop: bytes) -> list[bytes]:
+    return _range(_in_order((keys.find(key, SortedSet) or {}).items()), start, stop)
+
+
+@command
+def zrangebyscore(keys: Keyspace, key: bytes, least: bytes, most: bytes, *options: bytes) -> list[bytes]:
+    found = _in_order(_between(keys.find(key, SortedSet), least, most))
+    if not options:
+        return found
+    if options[0].upper() != b"LIMIT" or len(options) != 3:
+        raise redis.ResponseError("ERR syntax error")
+    offset, count = _integer(options[1]), _integer(options[2])
+    if offset < 0:
+        return []
+    return found[offset:] if count < 0 else found[offset : offset + count]
+
+
+@command
+def zmscore(keys: Keyspace, key: bytes, *members: bytes) -> list[bytes | None]:
+    found = keys.find(key, SortedSet) or SortedSet()
+    scores = (found.get(member) for member in members)
+    return [None if score is None else text_of(score) for score in scores]
+
+
+# Channels
+
+
+@command
+def publish(keys: Keyspace, channel: bytes, message: bytes) -> int:
+    return keys.publish(channel, message)
+
+
+def text_of(number: float) -> bytes:
+    """A number as the server writes it."""
+    return b"%d" % number if number == number // 1 and abs(number) < 2**63 else b"%.17g" % number
+
+
+def _integer(text: bytes, error: str = NOT_AN_INTEGER) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    # The server takes neither spaces, underscores nor signs that don't have to be there.
+    if value is None or b"%d" % value != text or not -(2**63) <= value < 2**63:
+        raise redis.ResponseError(error)
+    return value
+
+
+def _score(text: bytes, error: str = NOT_A_FLOAT) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if value != value:
+        raise redis.ResponseError(error)
+    return value
+
+
+def _bound(text: bytes) -> tuple[float, bool]:
+    """A bound of a range of scores, and whether it belongs to the range."""
+    is_open = text.startswith(b"(")
+    return _score(text[is_open:], "ERR min or max is not a float"), not is_open
+
+
+def _between(scores: SortedSet | None, least: bytes, most: bytes) -> Iterable[tuple[bytes, float]]:
+    (low, with_low), (high, with_high) = _bound(least), _bound(most)
+    return (
+        pair
+        for pair in (scores or {}).items()
+        if (pair[1] > low or (with_low and pair[1] == low)) and (pair[1] < high or (with_high and pair[1] == high))
+    )
+
+
+def _in_order(scores: Iterable[tuple[bytes, float]]) -> list[bytes]:
+    return [member for member, _ in sorted(scores, key=lambda pair: (pair[1], pair[0]))]
+
+
+def _range(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
+    """Both ends belong to it; a negative one counts from the end."""
+    first, last = _integer(start), _integer(stop)
+    first = max(first + len(values), 0) if first < 0 else first
+    last = last + len(values) if last < 0 else last
+    return list(islice(values, first, max(last + 1, first)))
+
+
+def _take_out(found: dict[bytes, Any] | None, names: Iterable[bytes]) -> int:
+    if not found:
+        return 0
+    before = len(found)
+    for name in names:
+        found.pop(name, None)
+    return before - len(found)

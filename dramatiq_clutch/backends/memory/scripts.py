@@ -1,0 +1,135 @@
+"""Scripts as the server runs them: Lua 5.1 with `redis` and `cjson`, each script compiled once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import redis
+
+from .commands import Status, execute, text_of
+from .keyspace import Keyspace
+
+#: How to get what runs Lua, for the text of an error.
+INSTALL = 'pip install "dramatiq-clutch[testing]"'
+
+#: Bytes that are no text in UTF-8 get through JSON unharmed, as on the server, which doesn't look at them.
+UTF8 = ("utf-8", "surrogateescape")
+
+
+class Scripts:
+    """Runs scripts on a keyspace. One thread at a time may.
+
+    Raises ImportError if there is no `lupa`; the message says how to install it.
+    """
+
+    def __init__(self, keys: Keyspace) -> None:
+        try:
+            from lupa import lua51
+        except ImportError as error:
+            raise ImportError(f"to run the scripts in memory takes lupa, which isn't installed: {INSTALL}") from error
+        self._keys = keys
+        self._lua: Any = lua51.LuaRuntime(
+            encoding=None, unpack_returned_tuples=True, register_eval=False, register_builtins=False
+        )
+        self._type_of: Any = lua51.lua_type
+        self._compiled: dict[str, Any] = {}
+        host = (resources.files(__package__) / "host.lua").read_bytes()
+        self._prepare: Any
+        self._run: Any
+        self._prepare, self._run = self._lua.execute(host, self._execute, self._encode, self._decode)
+
+    def run(self, sha: str, text: bytes, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
+        """What a script returns, as the server replies it. Raises ResponseError as the server does."""
+        script = self._compiled.get(sha)
+        if script is None:
+            script = self._compiled[sha] = self._compile(text)
+        table = self._lua.table_from
+        works, found = self._run(script, table(keys), table(args))
+        if works:
+            return self._reply(found)
+        if isinstance(found, BaseException):  # a fault in this program, or what has interrupted it
+            raise found
+        place = f"script: {sha}, on {found[b'source'].decode()}:{found[b'line']}." if found[b"source"] else ""
+        raise redis.ResponseError(f"{found[b'err'].decode(*UTF8)} {place}".rstrip())
+
+    def _compile(self, text: bytes) -> Any:
+        try:
+            script = self._lua.compile(text, name=b"@user_script")
+        except Exception as error:
+            raise redis.ResponseError(f"ERR Error compiling script (new function): {error}") from error
+        self._prepare(script)
+        return script
+
+    def _execute(self, *command: Any) -> Any:
+        """A script's call of a command: a reply, or None and what the server says against it."""
+        name, *args = [part if type(part) is bytes else text_of(part) for part in command]
+        try:
+            reply = execute(self._keys, name, args)
+        except redis.ResponseError as error:
+            return None, str(error).encode(*UTF8)
+        return self._to_lua(reply)
+
+    def _to_lua(self, reply: Any) -> Any:
+        if type(reply) is bytes or type(reply) is int:
+            return reply
+        if reply is None:
+            return False
+        if isinstance(reply, Status):
+            return self._lua.table_from({b"ok": bytes(reply)})
+        return self._lua.table_from([self._to_lua(part) for part in reply])
+
+    def _reply(self, value: Any) -> Any:
+        """What a script has returned: an array ends before its first nil, and a number loses its fraction."""
+        if type(value) is bytes:
+            return value
+        if value is None or value is False:
+            return None
+        if value is True:
+            return 1
+        if isinstance(value, int | float):
+            return int(value)
+        if value[b"err"] is not None:
+            raise redis.ResponseError(value[b"err"].decode(*UTF8))
+        if value[b"ok"] is not None:
+            return value[b"ok"]
+        found: list[Any] = []
+        while (part := value[len(found) + 1]) is not None:
+            found.append(self._reply(part))
+        return found
+
+    # JSON, as the server's cjson reads and writes it
+
+    def _encode(self, value: Any) -> bytes:
+        text = json.dumps(self._plain(value), separators=(",", ":"), ensure_ascii=False)
+        return text.replace("/", "\\/").replace("\x7f", "\\u007f").encode(*UTF8)
+
+    def _plain(self, value: Any) -> Any:
+        if type(value) is bytes:
+            return value.decode(*UTF8)
+        if isinstance(value, float):
+            short = float(b"%.14g" % value)  # as many digits as cjson keeps
+            return int(short) if short.is_integer() else short
+        if self._type_of(value) != "table":
+            return value
+        pairs = dict(value.items())
+        if pairs and all(type(key) is int and key > 0 for key in pairs):
+            return [self._plain(pairs.get(index)) for index in range(1, max(pairs) + 1)]
+        return {
+            (key.decode(*UTF8) if type(key) is bytes else text_of(key).decode()): self._plain(one)
+            for key, one in pairs.items()
+        }
+
+    def _decode(self, text: bytes) -> Any:
+        return self._table(json.loads(text.decode(*UTF8)))
+
+    def _table(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode(*UTF8)
+        if isinstance(value, dict):
+            return self._lua.table_from({key.encode(*UTF8): self._table(one) for key, one in value.items()})
+        if isinstance(value, list):
+            return self._lua.table_from([self._table(one) for one in value])
+        return value

@@ -1,0 +1,57 @@
+"""The backend: RedisBackend, on a keyspace in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from dramatiq import Encoder
+
+from ..redis import RedisBackend
+from .client import MemoryClient
+from .keyspace import Clock, Keyspace, Saved
+
+
+class MemoryBackend(RedisBackend):
+    """Keeps runs in this process, by the same scripts as RedisBackend: for tests, which then need no server.
+
+    It does what a server does, expiry included, but for this: no message goes onward in a script, because no broker
+    shares this store.
+
+    Parameters:
+      namespace: what all keys begin with.
+      encoder: encodes results; default is Dramatiq's global encoder.
+      clock: tells when a key expires; default is one that goes as real time does, and can be advanced.
+
+    Raises ImportError if `lupa`, which runs the scripts, isn't installed.
+    """
+
+    def __init__(
+        self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None, clock: Clock | None = None
+    ) -> None:
+        self.clock = clock or Clock()
+        self.keyspace = Keyspace(self.clock)
+        self._memory = MemoryClient(self.keyspace)
+        super().__init__(client=cast(Any, self._memory), namespace=namespace, encoder=encoder)
+
+    def renew(self) -> None:
+        self._memory.renew()
+
+    def warnings(self) -> Sequence[str]:
+        return ()
+
+    def reset(self) -> None:
+        """Forget all runs, and how far the clock was advanced."""
+        with self._memory.lock:
+            self.keyspace.clear()
+            self.clock.reset()
+
+    def save(self) -> Saved:
+        """A copy of the whole store, and of how far its clock was advanced."""
+        with self._memory.lock:
+            return self.keyspace.save()
+
+    def restore(self, saved: Saved) -> None:
+        """Put the store and its clock back to what they were. What was saved can be used again."""
+        with self._memory.lock:
+            self.keyspace.restore(saved)
