@@ -73,7 +73,7 @@ class MemoryClient(Commands):
         self.lock = threading.RLock()
         self._scripts = Scripts(self.keys)
         self._texts: dict[str, bytes] = {}
-        self._listeners: WeakSet[MemoryPubSub] = WeakSet()
+        self.listeners: WeakSet[MemoryPubSub] = WeakSet()
         self.keys.publish = self._tell
 
     def get_encoder(self) -> SimpleNamespace:
@@ -85,14 +85,19 @@ class MemoryClient(Commands):
         ready = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
         with self.lock:
             self.keys.begin()
-            if name == "EVAL":
-                text = ready[0]
-                sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-                self._texts[sha] = text
-                return self._evaluate(sha, ready)
-            if name == "EVALSHA":
-                return self._evaluate(ready[0].decode(), ready)
-            return execute(self.keys, name.encode(), ready)
+            try:
+                return self._reply(name, ready)
+            except redis.ResponseError as error:
+                raise type(error)(str(error).removeprefix("ERR ")) from None  # as redis-py reads it
+
+    def _reply(self, name: str, args: Sequence[bytes]) -> Any:
+        if name == "EVAL":
+            sha = hashlib.sha1(args[0], usedforsecurity=False).hexdigest()
+            self._texts[sha] = args[0]
+            return self._evaluate(sha, args)
+        if name == "EVALSHA":
+            return self._evaluate(args[0].decode(), args)
+        return execute(self.keys, name.encode(), args)
 
     def _evaluate(self, sha: str, args: Sequence[bytes]) -> Any:
         if sha not in self._texts:
@@ -104,10 +109,10 @@ class MemoryClient(Commands):
         return MemoryPipeline(self)
 
     def pubsub(self) -> MemoryPubSub:
-        return MemoryPubSub(self._listeners)
+        return MemoryPubSub(self.listeners)
 
     def _tell(self, channel: bytes, message: bytes) -> int:
-        return sum(listener.tell(channel, message) for listener in list(self._listeners))
+        return sum(listener.tell(channel, message) for listener in list(self.listeners))
 
 
 class MemoryPipeline(Commands):

@@ -34,20 +34,17 @@ OK = Status(b"OK")
 
 
 def command(function: Command) -> Command:
-    """Make a function the command of its name. A value that it has emptied goes."""
-
-    def run(keys: Keyspace, key: bytes, *args: bytes) -> Any:
-        reply = function(keys, key, *args)
-        keys.remove_if_empty(key)
-        return reply
-
-    COMMANDS[function.__name__.strip("_").upper().encode()] = run
+    """Make a function the command of its name."""
+    COMMANDS[function.__name__.strip("_").upper().encode()] = function
     return function
 
 
 def execute(keys: Keyspace, name: bytes, args: Sequence[bytes]) -> Any:
-    """Run a command. Raises UnknownCommand with its name, and ResponseError with the server's words."""
-    found = COMMANDS.get(name) or COMMANDS.get(name.upper())
+    """Run a command, whose name is in capitals.
+
+    Raises UnknownCommand with its name, and ResponseError with the server's words.
+    """
+    found = COMMANDS.get(name)
     if found is None:
         raise UnknownCommand(f"the store in memory has no command {name.decode()}; it is to be added to {__name__}")
     return found(keys, *args)
@@ -92,14 +89,6 @@ def pexpire(keys: Keyspace, key: bytes, ms: bytes) -> int:
         return 0
     keys.expires[key] = keys.now + life
     return int(keys.is_there(key) or life <= 0)
-
-
-@command
-def pttl(keys: Keyspace, key: bytes) -> int:
-    if not keys.is_there(key):
-        return -2
-    at = keys.expires.get(key)
-    return -1 if at is None else at - keys.now
 
 
 # Strings
@@ -186,14 +175,14 @@ def hsetnx(keys: Keyspace, key: bytes, field: bytes, value: bytes) -> int:
 
 @command
 def hdel(keys: Keyspace, key: bytes, *fields: bytes) -> int:
-    return _take_out(keys.find(key, Hash), fields)
+    return _take_out(keys, key, Hash, fields)
 
 
 @command
 def hincrby(keys: Keyspace, key: bytes, field: bytes, increment: bytes) -> int:
-    by, fields = _integer(increment), keys.find_or_make(key, Hash)
-    value = _integer(fields.get(field, b"0"), "ERR hash value is not an integer") + by
-    fields[field] = b"%d" % value
+    by, before = _integer(increment), hget(keys, key, field)
+    value = by if before is None else by + _integer(before, "ERR hash value is not an integer")
+    keys.find_or_make(key, Hash)[field] = b"%d" % value
     return value
 
 
@@ -233,6 +222,7 @@ def srem(keys: Keyspace, key: bytes, *members: bytes) -> int:
     found: set[bytes] = keys.find(key, set) or set()
     before = len(found)
     found.difference_update(members)
+    keys.remove_if_empty(key)
     return before - len(found)
 
 
@@ -246,9 +236,11 @@ def zadd(keys: Keyspace, key: bytes, *args: bytes) -> int:
     if not pairs or len(pairs) % 2:
         raise redis.ResponseError("ERR syntax error")
     scores = {member: _score(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
-    found = keys.find_or_make(key, SortedSet)
     if only_there:
-        scores = {member: score for member, score in scores.items() if member in found}
+        there = keys.find(key, SortedSet) or SortedSet()
+        there.update((member, score) for member, score in scores.items() if member in there)
+        return 0
+    found = keys.find_or_make(key, SortedSet)
     before = len(found)
     found.update(scores)
     return len(found) - before
@@ -256,7 +248,7 @@ def zadd(keys: Keyspace, key: bytes, *args: bytes) -> int:
 
 @command
 def zrem(keys: Keyspace, key: bytes, *members: bytes) -> int:
-    return _take_out(keys.find(key, SortedSet), members)
+    return _take_out(keys, key, SortedSet, members)
 
 
 @command
@@ -304,7 +296,7 @@ def publish(keys: Keyspace, channel: bytes, message: bytes) -> int:
 
 def text_of(number: float) -> bytes:
     """A number as the server writes it."""
-    return b"%d" % number if number == number // 1 and abs(number) < 2**63 else b"%.17g" % number
+    return b"%d" % number if type(number) is int or (number.is_integer() and abs(number) < 2**63) else b"%r" % number
 
 
 def _integer(text: bytes, error: str = NOT_AN_INTEGER) -> int:
@@ -355,10 +347,12 @@ def _range(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
     return list(islice(values, first, max(last + 1, first)))
 
 
-def _take_out(found: dict[bytes, Any] | None, names: Iterable[bytes]) -> int:
+def _take_out(keys: Keyspace, key: bytes, kind: type[Hash] | type[SortedSet], names: Iterable[bytes]) -> int:
+    found = keys.find(key, kind)
     if not found:
         return 0
     before = len(found)
     for name in names:
         found.pop(name, None)
+    keys.remove_if_empty(key)
     return before - len(found)

@@ -1,29 +1,33 @@
 -- What the server gives to a script: `redis`, `cjson`, Lua's own functions, and no way out of the script.
 -- This chunk gets three functions of the host's:
 --   execute(command, argument...) -> reply, or nil and the text of the error
---   encode(value) -> JSON; decode(JSON) -> value
+--   encode(value) -> JSON
+--   decode(JSON) -> value, or nil and what is wrong with it
 -- and returns two: prepare(script), once; run(script, keys, argv) -> true and what it returns, or false and its error.
 local execute, encode, decode = ...
 local getinfo = debug.getinfo
 
--- An error of a command is a table, and says in which line of which script it came up.
-local function failed(text)
-  local place = getinfo(3, 'Sl')
-  return {err = text, source = place.source, line = place.currentline}
+-- The line of the script that is at work; it can't be told of what is returned by calling something.
+local function line_of_script()
+  local level, place = 2, nil
+  repeat
+    level = level + 1
+    place = getinfo(level, 'Sl')
+  until not place or place.source == '@user_script'
+  return place and place.currentline
 end
 
 local redis = {}
 
 function redis.call(...)
   local reply, text = execute(...)
-  if text then error(failed(text)) end
+  if text then error({err = text}) end
   return reply
 end
 
 function redis.pcall(...)
   local reply, text = execute(...)
-  if text then reply = failed(text) end
-  return reply
+  return text and {err = text} or reply
 end
 
 function redis.error_reply(text)
@@ -34,9 +38,17 @@ function redis.status_reply(text)
   return {ok = text}
 end
 
+local cjson = {encode = encode}
+
+function cjson.decode(text)
+  local value, complaint = decode(text)
+  if complaint then error(complaint, 2) end
+  return value
+end
+
 -- All that a script sees. As on the server, it can't make a global of its own, and asking for one that isn't there is an
 -- error.
-local globals = {redis = redis, cjson = {encode = encode, decode = decode}}
+local globals = {redis = redis, cjson = cjson}
 for _, name in ipairs({
   'assert', 'error', 'getmetatable', 'ipairs', 'loadstring', 'math', 'next', 'pairs', 'pcall', 'rawequal', 'rawget',
   'rawset', 'select', 'setmetatable', 'string', 'table', 'tonumber', 'tostring', 'type', 'unpack', 'xpcall',
@@ -57,11 +69,7 @@ setmetatable(globals, {
 local function with_place(found)
   if type(found) == 'userdata' then return found end
   if type(found) ~= 'table' then found = {err = 'ERR ' .. tostring(found)} end
-  if not found.source then
-    local place = getinfo(2, 'Sl')
-    if place and place.what == 'C' then place = getinfo(3, 'Sl') end
-    if place then found.source, found.line = place.source, place.currentline end
-  end
+  found.line = line_of_script()
   return found
 end
 
@@ -71,7 +79,8 @@ end
 
 local function run(script, keys, argv)
   globals.KEYS, globals.ARGV = keys, argv
-  return xpcall(script, with_place)
+  local works, found = xpcall(script, with_place)
+  return works, found -- two values, although it may return none
 end
 
 return prepare, run

@@ -87,10 +87,12 @@ class Keyspace:
 
     def is_there(self, key: bytes) -> bool:
         """Whether a key is there; one whose time has come goes at this."""
-        at = self.expires.get(key)
-        if at is not None and at <= self.now:
-            self.remove(key)
-        return key in self.values
+        if key not in self.values:
+            return False
+        if self.expires.get(key, self.now + 1) > self.now:
+            return True
+        self.remove(key)
+        return False
 
     def find(self, key: bytes, kind: type[Value]) -> Value | None:
         """A key's value, or None. Raises ResponseError if it is of another kind."""

@@ -35,6 +35,7 @@ class Scripts:
             encoding=None, unpack_returned_tuples=True, register_eval=False, register_builtins=False
         )
         self._type_of: Any = lua51.lua_type
+        self._syntax_error: Any = lua51.LuaSyntaxError
         self._compiled: dict[str, Any] = {}
         host = (resources.files(__package__) / "host.lua").read_bytes()
         self._prepare: Any
@@ -52,34 +53,33 @@ class Scripts:
             return self._reply(found)
         if isinstance(found, BaseException):  # a fault in this program, or what has interrupted it
             raise found
-        place = f"script: {sha}, on {found[b'source'].decode()}:{found[b'line']}." if found[b"source"] else ""
-        raise redis.ResponseError(f"{found[b'err'].decode(*UTF8)} {place}".rstrip())
+        words, line = found[b"err"].decode(*UTF8), found[b"line"]
+        raise redis.ResponseError(f"{words} script: {sha}, on @user_script:{line}." if line else words)
 
     def _compile(self, text: bytes) -> Any:
         try:
             script = self._lua.compile(text, name=b"@user_script")
-        except Exception as error:
-            raise redis.ResponseError(f"ERR Error compiling script (new function): {error}") from error
+        except self._syntax_error as error:
+            words = error.args[0].decode(*UTF8)
+            raise redis.ResponseError(f"ERR Error compiling script (new function): {words}") from error
         self._prepare(script)
         return script
 
     def _execute(self, *command: Any) -> Any:
         """A script's call of a command: a reply, or None and what the server says against it."""
-        name, *args = [part if type(part) is bytes else text_of(part) for part in command]
         try:
+            name, *args = [part if type(part) is bytes else _text_of(part) for part in command]
             reply = execute(self._keys, name, args)
         except redis.ResponseError as error:
             return None, str(error).encode(*UTF8)
-        return self._to_lua(reply)
+        return reply if type(reply) is int or type(reply) is bytes else self._to_lua(reply)
 
     def _to_lua(self, reply: Any) -> Any:
-        if type(reply) is bytes or type(reply) is int:
-            return reply
         if reply is None:
             return False
-        if isinstance(reply, Status):
-            return self._lua.table_from({b"ok": bytes(reply)})
-        return self._lua.table_from([self._to_lua(part) for part in reply])
+        if isinstance(reply, list):  # of bytes and None, for no command has other lists
+            return self._lua.table_from([False if part is None else part for part in reply])
+        return self._lua.table_from({b"ok": bytes(reply)}) if isinstance(reply, Status) else reply
 
     def _reply(self, value: Any) -> Any:
         """What a script has returned: an array ends before its first nil, and a number loses its fraction."""
@@ -123,7 +123,11 @@ class Scripts:
         }
 
     def _decode(self, text: bytes) -> Any:
-        return self._table(json.loads(text.decode(*UTF8)))
+        """What the JSON says, or None and what is wrong with it."""
+        try:
+            return self._table(json.loads(text.decode(*UTF8)))
+        except json.JSONDecodeError as error:
+            return None, f"Expected value but found invalid token at character {error.pos + 1}".encode()
 
     def _table(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -132,4 +136,13 @@ class Scripts:
             return self._lua.table_from({key.encode(*UTF8): self._table(one) for key, one in value.items()})
         if isinstance(value, list):
             return self._lua.table_from([self._table(one) for one in value])
+        if value is None:
+            raise NotImplementedError("no script writes null, so cjson.null isn't there in memory")
         return value
+
+
+def _text_of(argument: Any) -> bytes:
+    """An argument of a command that isn't text."""
+    if isinstance(argument, int | float) and not isinstance(argument, bool):
+        return text_of(argument)
+    raise redis.ResponseError("ERR Command arguments must be strings or integers")
