@@ -14,7 +14,7 @@ from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable
 from ..status import failure_details
 from ..stored import owners
 from ..stored.duties import SendMembers
-from ..stored.formats import result_in
+from ..stored.formats import is_stalled, present_stage, result_in
 from ..stored.owners import SWEEPER
 from ..stored.places import Place
 from ..stored.plan import StageLine
@@ -109,7 +109,7 @@ def _is_stalled(engine: Engine, run_id: str) -> bool:
     """Whether that has been found out before, and nothing has happened since: whoever did so may have died before
     anything was sent again, or the state store may have forgotten that it was."""
     snapshot = engine.backend.snapshot(run_id)
-    return snapshot is not None and bool(snapshot["head"].get("stalled"))
+    return snapshot is not None and is_stalled(snapshot)
 
 
 def _tell_stalled(engine: Engine, run_id: str) -> None:
@@ -139,12 +139,12 @@ def _waits_for_jobs(engine: Engine, run_id: str) -> bool:
     snapshot, generation = backend.snapshot(run_id), backend.generation(run_id)
     if snapshot is None or generation is None:
         return False
-    stage = int(snapshot["head"]["stage"])
-    line = StageLine.parse(snapshot["head"][f"s{stage}"])
-    sent = int(snapshot["head"].get("sent", 0)) if line.limit else line.total or 0
-    members = Members(engine, run_id, SendMembers(stage, 0, line.total or 0, line=str(line), generation=generation))
+    stage, stored, sent = present_stage(snapshot)
+    line = StageLine.parse(stored)
+    total = line.total or 0
+    members = Members(engine, run_id, SendMembers(stage, 0, total, line=stored, generation=generation))
     waits = False
-    for start, end in chunks(0, sent):
+    for start, end in chunks(0, sent if line.limit else total):
         fields = backend.results(run_id, stage, start, end, generation=generation)
         standing = backend.standing(run_id, stage, range(start, end), generation=generation)
         runs = set(members.runs(start, end))

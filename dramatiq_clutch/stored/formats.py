@@ -148,6 +148,18 @@ def told_in(snapshot: Snapshot) -> Any:
     return snapshot["head"]["told"]
 
 
+def is_stalled(snapshot: Snapshot) -> bool:
+    """Whether it has been found out that nothing happens to the run, and nothing has happened since."""
+    return bool(snapshot["head"].get("stalled"))
+
+
+def present_stage(snapshot: Snapshot) -> tuple[int, str, int]:
+    """The stage at which the run is, its line, and how many of its members have been sent, if it has a limit."""
+    head = snapshot["head"]
+    stage = int(head["stage"])
+    return stage, head[f"s{stage}"], int(head.get("sent", 0))
+
+
 def is_done(answer: Any) -> bool:
     """Whether what `confirm` answers says that nothing is left to do for the caller: it has confirmed the duty, or
     somebody else holds it."""
