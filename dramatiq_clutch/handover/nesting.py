@@ -7,7 +7,7 @@ from dataclasses import replace
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
-from ..backend import Record
+from ..backend import Record, Reply
 from ..engine import Engine
 from ..errors import DamagedState, PayloadRefused, is_final
 from ..status import RunStatus, details_of, failure_details, status_from
@@ -37,18 +37,26 @@ def start_run(engine: Engine, place: Place, plan: Plan) -> Work:
 
 
 def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Work:
-    """Have a nested run retry, or send its unsettled members again; start it anew if it is gone."""
+    """Have a nested run retry, or send its unsettled members again; start it anew if it is gone.
+
+    Somebody else who was to start it in an earlier epoch may do so at this very moment, and it may then be cancelled for
+    that epoch. So one that is there by now is asked again.
+    """
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend
     engine.look_again(child, current_millis() + engine.lease_ms)
-    if by_hand:
-        reply = backend.resend(child, caller, generation=generation)
-    else:
-        reply = backend.retry(child, caller, since=place.epoch, generation=generation)
+
+    def revived() -> Reply:
+        if by_hand:
+            return backend.resend(child, caller, generation=generation)
+        return backend.retry(child, caller, since=place.epoch, generation=generation)
+
+    reply = revived()
     if reply.word == "unknown":
-        yield start_run(engine, place, plan)
-    else:
-        yield Caused(child, reply, caller)
+        reply = engine.create(child, plan.at(place), caller)
+        if reply.word == "exists":
+            reply = revived()
+    yield Caused(child, reply, caller)
 
 
 def halt(engine: Engine, run_id: str, duty: Halt) -> Work:

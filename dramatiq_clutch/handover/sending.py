@@ -123,13 +123,13 @@ def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work
 
 
 def _is_wanted(duty: Range, line: StageLine, step: Message[Any] | Plan, stands: Standing | None) -> bool:
-    """Whether a duty concerns a member that stands so. What waits to be sent again is a
-    `SendAgain`'s; but nested runs are
-    many hands' work, unless it has to be seen what there is room for."""
+    """Whether a duty concerns a member that stands so. What waits to be sent again is a `SendAgain`'s; but nested runs
+    are many hands' work, unless it has to be seen what there is room for."""
     if isinstance(step, Plan) and stands == "waiting" and not isinstance(duty, Resend):
         return line.limit is None
     if isinstance(duty, Resume):
-        return stands is None
+        # A nested run may have told only now that it is dead, or failing, for it was cancelled with its parent.
+        return stands is None or (isinstance(step, Plan) and stands != "succeeded")
     if isinstance(duty, Revive) and not isinstance(step, Plan):
         return False
     return stands not in ("succeeded", "dead", "waiting")
