@@ -5,8 +5,7 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -19,6 +18,7 @@ from . import job, mermaid
 from .engine import engine_of
 from .errors import NestingError, NewerRelease, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run
 from .handover import hand_over
+from .planning import CALLBACKS, chunks, plan_of, read
 from .run import Run
 from .steps import (
     AnyActor,
@@ -27,7 +27,6 @@ from .steps import (
     Source,
     Stage,
     Step,
-    check_levels,
     is_step,
     members_of,
     to_encoded,
@@ -36,21 +35,14 @@ from .steps import (
 from .stored import owners
 from .stored.duties import SendMembers
 from .stored.places import new_generation
-from .stored.plan import COMPLETION, Fingerprint, Plan, Spec, StageLine
+from .stored.plan import Fingerprint, Plan
 from .tokens import new_token
 
 #: What a callback is given as; what isn't a name is kept encoded, as it was then.
 Callback = Message[Any] | AnyActor | str | Encoded
 
-#: The callbacks that a user sets, by the names of their options.
-CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
-
 #: What an id that a user gives looks like. `~` is for nested runs, and braces have a meaning in Redis Cluster.
 RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
-
-#: How many rows of a plan are written at a time; and after how many seconds fewer are, for what waits to be sealed must
-#: not expire while the steps come slowly.
-CHUNK, PATIENCE = 1_000, 30.0
 
 logger = get_logger(__name__)
 
@@ -195,11 +187,11 @@ class Clutch(Description):
             raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
         broker = self.broker or get_broker()
         engine = engine_of(broker)
-        spec, lines, rows = _read(self, broker, start_at=current_millis() + delay if delay else None)
+        spec, lines, rows = read(self, broker, start_at=current_millis() + delay if delay else None)
         spec = dataclasses.replace(spec, generation=new_generation())
         claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
         fingerprint, caller = Fingerprint(), engine.caller(owners.call("run"))
-        for offset, chunk in _chunks(rows):
+        for offset, chunk in chunks(rows):
             caller = dataclasses.replace(caller, now=current_millis())
             engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
             if claimed:
@@ -246,7 +238,7 @@ class Clutch(Description):
         running = job.current_job()
         if running is None:
             raise NestingError("nest() makes a run part of the running job's stage; outside a clutch job use run()")
-        return running.nest(_plan(self, running.engine.broker, inherits=False))
+        return running.nest(plan_of(self, running.engine.broker, inherits=False))
 
     def to_mermaid(self) -> str:
         """A picture of the clutch as a Mermaid flowchart, which GitHub and most documentation tools render."""
@@ -275,93 +267,3 @@ def _valid(limit: int | None) -> int | None:
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"limit is {limit!r}; it is how many members may be unsettled at a time, at least 1")
     return limit
-
-
-def _chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """The rows, many at a time, each time with the offset of the first; at least once."""
-    offset, chunk, began = 0, list[bytes](), time.monotonic()
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == CHUNK or time.monotonic() - began > PATIENCE:
-            yield offset, chunk
-            offset, chunk, began = offset + len(chunk), [], time.monotonic()
-    if chunk or not offset:
-        yield offset, chunk
-
-
-def _plan(
-    description: Description,
-    broker: Broker,
-    *,
-    queue: str | None = None,
-    start_at: int | None = None,
-    inherits: bool,
-    level: int = 0,
-) -> Plan:
-    """The description as a whole, ready to be stored in a row."""
-    spec, lines, rows = _read(description, broker, queue=queue, start_at=start_at, inherits=inherits, level=level)
-    whole = tuple(rows)  # before the lines, which are there when these have been read
-    return Plan(spec, tuple(lines), whole)
-
-
-def _read(
-    description: Description,
-    broker: Broker,
-    *,
-    queue: str | None = None,
-    start_at: int | None = None,
-    inherits: bool = False,
-    level: int = 0,
-) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
-    """The description, ready to be stored; the lines are there when the rows have been read. What is written down in it
-    inherits the queue. It is nested on this `level`: what callables return isn't known before."""
-    check_levels(level)
-    queue = description.queue or queue
-    if queue is not None and queue not in broker.get_declared_queues():
-        raise ValueError(
-            f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
-            f"the broker is set up: broker.declare_queue({queue!r})"
-        )
-    spec = Spec(description.name, queue, start_at, _callbacks(description, broker, queue), inherits=inherits)
-    lines = list[StageLine]()
-    return spec, lines, _rows(description, broker, spec, lines, level)
-
-
-def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine], level: int) -> Iterator[bytes]:
-    """The rows of all stages in order. After those of a stage, its line is there."""
-    offset = 0
-    for stage in description.stages:
-        count, nested = 0, False
-        for member in stage.read():
-            count += 1
-            if isinstance(member, Description):
-                nested = True
-                plan = _plan(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True, level=level + 1)
-                yield plan.to_row()
-            else:
-                yield member.row()
-        lines.append(
-            StageLine(
-                offset=offset,
-                total=None if stage.mapped else count,
-                many=stage.many,
-                mapped=stage.mapped,
-                tolerant=stage.tolerant,
-                piped=stage.piped,
-                nested=nested,
-                limit=stage.limit,
-            )
-        )
-        offset += count
-
-
-def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
-    """The callbacks by their events, each as it is stored. Raises ActorNotFound."""
-    found = {COMPLETION: description.completions} if description.completions else {}
-    for option in CALLBACKS if isinstance(description, Clutch) else ():
-        callback = getattr(description, option)
-        if isinstance(callback, str):
-            callback = to_encoded(broker.get_actor(callback), what=option, accepted="an actor's name")
-        if callback is not None:
-            found[option] = (callback,)
-    return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}

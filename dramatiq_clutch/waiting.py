@@ -14,17 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from dramatiq.logging import get_logger
-from dramatiq.results import ResultMissing, ResultTimeout
+from dramatiq.results import ResultTimeout
 
 from .backend import ClutchBackend, Listener
-from .errors import Unavailable
 from .forks import renew_in_children
+from .wait import Wait, now_or_never, settle_by_looking
 
 #: How often the reader looks without having heard anything, in seconds: the most that a lost hint costs.
 LOOK_AGAIN = 1.0
@@ -48,26 +47,6 @@ IDLE = 3.0
 PIECE = 0.5
 
 logger = get_logger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class Wait:
-    """Somebody who waits for the `outcome`: what `look` returns or raises, in the reader, when the run `name` is at
-    rest. It raises ResultMissing if it isn't (any more). `was_asked` says that the store has told of the run once.
-    """
-
-    name: str
-    look: Callable[[], Any]
-    outcome: concurrent.futures.Future[Any] = field(default_factory=concurrent.futures.Future)
-    was_asked: bool = False
-
-    def settle(self, value: Any = None, error: Exception | None = None) -> None:
-        if not self.outcome.set_running_or_notify_cancel():
-            return  # nobody waits any more
-        if error is None:
-            self.outcome.set_result(value)
-        else:
-            self.outcome.set_exception(error)
 
 
 class Waiter:
@@ -102,7 +81,7 @@ class Waiter:
     def result(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
         """What `look` returns when the run has come to rest, for a thread. Raises what it raises, or ResultTimeout."""
         if timeout <= 0:
-            return _now_or_never(name, look)
+            return now_or_never(name, look)
         wait, deadline = Wait(name, look), time.monotonic() + timeout
         try:
             self._enter(wait)
@@ -120,7 +99,7 @@ class Waiter:
     async def result_async(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
         """The same for a coroutine. Its event loop goes on, and nothing of the loop's default executor is taken."""
         if timeout <= 0:
-            return await self.look_async(name, lambda: _now_or_never(name, look))
+            return await self.look_async(name, lambda: now_or_never(name, look))
         wait = Wait(name, look)
         try:
             self._enter(wait)
@@ -246,7 +225,7 @@ class Waiter:
         try:
             self._asked_at = time.monotonic()
             while self._once:
-                _look(self._once.popleft())
+                settle_by_looking(self._once.popleft())
             backend, listing = self._backend(), list(names)
             if backend is None or not listing:
                 return  # without a backend, nobody waits
@@ -269,7 +248,7 @@ class Waiter:
             wait.was_asked = True
             if is_over and not wait.outcome.done():
                 self._asked_at = time.monotonic()
-                _look(wait, patiently=True)
+                settle_by_looking(wait, patiently=True)
             if wait.outcome.done():
                 self._leave(wait)
 
@@ -347,23 +326,3 @@ def _started(name: str, target: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=target, name=name, daemon=True)
     thread.start()
     return thread
-
-
-def _look(wait: Wait, *, patiently: bool = False) -> None:
-    """Settle a wait by looking. If `patiently`, it goes on while the run is at work; raises Unavailable."""
-    try:
-        value = wait.look()
-    except Exception as error:
-        if patiently and isinstance(error, Unavailable):
-            raise
-        if not (patiently and isinstance(error, ResultMissing)):
-            wait.settle(error=error)
-    else:
-        wait.settle(value)
-
-
-def _now_or_never(name: str, look: Callable[[], Any]) -> Any:
-    try:
-        return look()
-    except ResultMissing as error:
-        raise ResultTimeout(f"run {name!r} is still running") from error

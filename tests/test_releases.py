@@ -354,7 +354,7 @@ def test_a_run_with_unknown_fields_works_and_keeps_them(
 
     with monkeypatch.context() as patch:
         patch.setattr(Spec, "to_bytes", to_bytes)
-        patch.setattr("dramatiq_clutch.clutch.StageLine", partial(StageLine, unknown_words=("later", "2")))
+        patch.setattr("dramatiq_clutch.planning.StageLine", partial(StageLine, unknown_words=("later", "2")))
         run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).map(jobs.job).then(jobs.total).run()
     engine = engine_of(broker)
     generation = engine.backend.generation(run.run_id) or ""

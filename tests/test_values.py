@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results, steps
 from dramatiq_clutch.canonical import canonical
-from dramatiq_clutch.clutch import _plan
 from dramatiq_clutch.errors import RunIdTaken
+from dramatiq_clutch.planning import plan_of
 from dramatiq_clutch.run import NestedRun
 from dramatiq_clutch.steps import MOST_LEVELS
 from dramatiq_clutch.stored.plan import message_from
@@ -164,12 +164,12 @@ def completed_by(message: dramatiq.Message[Any]) -> group:
 def test_what_is_changed_in_a_message_later_changes_nothing(stub_broker: dramatiq.Broker, job: Any, add: str) -> None:
     items, names, hints = [1, [2]], {"a": [1]}, [1]
     clutch = ADDS[add](job.message(), job.message(items, names=names).copy(options={"hints": hints}))
-    before = _plan(clutch, stub_broker, inherits=False)
+    before = plan_of(clutch, stub_broker, inherits=False)
     items[1].append(3)  # type: ignore[attr-defined]
     items.clear()
     names["a"].append(2)
     hints.clear()
-    assert _plan(clutch, stub_broker, inherits=False) == before
+    assert plan_of(clutch, stub_broker, inherits=False) == before
     assert b"[1,[2]]" in before.to_bytes()
     assert b'{"a":[1]}' in before.to_bytes()
     assert b'{"hints":[1]' in before.to_bytes()
@@ -199,19 +199,19 @@ def test_a_message_is_encoded_once_for_all_runs(
     clutch = Clutch().parallel(job.message(n) for n in range(5_000)).then(job)
     assert encoder.encoded == 5_001
     for _ in range(2):
-        assert len(_plan(clutch, stub_broker, inherits=False).rows) == 5_001
+        assert len(plan_of(clutch, stub_broker, inherits=False).rows) == 5_001
     assert encoder.encoded == 5_001
 
 
 @pytest.mark.parametrize("encoders", [(JSONEncoder, PickleEncoder), (PickleEncoder, JSONEncoder)])
-def test_an_encoder_that_is_set_between_building_and_running_writes_the_plan(
+def test_an_encoder_that_is_set_between_building_and_running_writes_theplan_of(
     broker: dramatiq.Broker, jobs: Jobs, set_encoder: Callable[[dramatiq.Encoder], None], encoders: Any
 ) -> None:
     first, second = encoders
     set_encoder(first())
     clutch = Clutch(on_success=jobs.heard.message("me")).then(jobs.job.message("a", {"b": [1]}))
     set_encoder(second())
-    assert message_from(_plan(clutch, broker, inherits=False).rows[0]).args == ("a", {"b": [1]})
+    assert message_from(plan_of(clutch, broker, inherits=False).rows[0]).args == ("a", {"b": [1]})
     assert result(broker, clutch) == ["a", {"b": [1]}]
 
 
@@ -377,8 +377,8 @@ def test_a_clutch_is_pickled_and_copied_without_its_broker(broker: dramatiq.Brok
     assert copies[0].broker is None
     assert copies[1].broker is broker
     assert len({clutch.to_mermaid(), *(one.to_mermaid() for one in copies)}) == 1
-    assert {_plan(one, broker, inherits=False).to_bytes() for one in (clutch, *copies)} == {
-        _plan(clutch, broker, inherits=False).to_bytes()
+    assert {plan_of(one, broker, inherits=False).to_bytes() for one in (clutch, *copies)} == {
+        plan_of(clutch, broker, inherits=False).to_bytes()
     }
     with running_worker(broker):
         assert copies[0].then(jobs.total).run().get_result(block=True) == [["m", "x"], ["m", "y"]]

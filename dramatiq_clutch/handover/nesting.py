@@ -39,8 +39,8 @@ def start_run(engine: Engine, place: Place, plan: Plan) -> Work:
 def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Work:
     """Have a nested run retry, or send its unsettled members again; start it anew if it is gone.
 
-    Somebody else who was to start it in an earlier epoch may do so at this very moment, and it may then be cancelled for
-    that epoch. So one that is there by now is asked again.
+    Somebody else who was to start it in an earlier epoch may do so at this very moment, and it may then be cancelled
+    for that epoch. So one that is there by now is asked again.
     """
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend

@@ -6,25 +6,26 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from dramatiq import Encoder
 
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
-from ...errors import DamagedState, PayloadRefused, StateUnavailable, foreign_run
+from ...errors import DamagedState, PayloadRefused, StateUnavailable
 from ...stored.duties import Duty, OpenStage, SendAgain
-from ...stored.formats import FORMAT, Snapshot, decode_snapshot, refuse_newer, success
+from ...stored.formats import FORMAT, Snapshot, decode_snapshot, success
 from ...stored.places import CallbackTag, Tag
 from ...stored.plan import EVENTS, Plan, rows_of
 from ...tokens import new_token
 from . import resp
+from .calling import At, RedisCalling
 from .calls import translated
 from .combining import Combining
-from .keys import index, keys_of
+from .keys import index
 from .outages import LARGE
-from .reading import CHUNK, INDEX_TTL, RedisReading
+from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
 from .scripts import script
 
@@ -34,23 +35,8 @@ if TYPE_CHECKING:
 #: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
 
-#: What is called for each job, by workers.
-WORKERS = ("guard", "record", "succeed", "confirm")
 
-#: What is only for the application that the run belongs to.
-PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """The keys that a script gets: those of a run in one generation, and of one of its stages."""
-
-    run_id: str
-    stage: int
-    generation: str
-
-
-class RedisBackend(RedisReading):
+class RedisBackend(RedisCalling):
     """Keeps runs in Redis.
 
     Parameters:
@@ -299,82 +285,6 @@ class RedisBackend(RedisReading):
     def snapshot(self, run_id: str) -> Snapshot | None:
         raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0), {})[0]
         return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
-
-    # Scripts
-
-    def _draft(self, run_id: str, draft: str) -> str:
-        return self._key(run_id, f"draft:{draft}")
-
-    def _known(self, tag: Tag) -> str:
-        return tag.generation or self._generation(tag.run_id)
-
-    def _whereabouts(self, run_id: str, name: str, caller: Caller, generation: str) -> At:
-        """The present stage and the generation: a guess, which the script checks where it matters.
-
-        Raises NewerRelease for a run of a newer format, and ForeignRun where it belongs to another application.
-        """
-        names = ("stage", "gen", "format", "app")
-        fields: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), names))
-        stage, found, version, app = fields
-        if version is not None:
-            refuse_newer(int(version), f"run {run_id!r}")
-        if name in PRIVATE and app is not None and app.decode() != caller.application:
-            raise foreign_run(run_id, app.decode(), caller.application)
-        return At(run_id, int(stage or 0), generation or (found or b"").decode())
-
-    def _present(
-        self, name: str, run_id: str, caller: Caller, given: Mapping[str, Any] | None = None, *, generation: str = ""
-    ) -> Reply:
-        """Call a script with the keys of the present stage, which may be another one by then."""
-        return reply_from(*self._ask_present(name, run_id, caller, given or {}, generation))
-
-    def _ask_present(
-        self, name: str, run_id: str, caller: Caller, given: Mapping[str, Any], generation: str = ""
-    ) -> tuple[Any, str]:
-        while True:
-            at = self._whereabouts(run_id, name, caller, generation)
-            raw = self._call(name, at, caller, given)
-            if raw[0] != b"moved":
-                return raw, at.generation
-
-    def _call(
-        self,
-        name: str,
-        at: At,
-        caller: Caller,
-        given: Mapping[str, Any],
-        rest: Sequence[Any] = (),
-        *,
-        keys: Mapping[str, str] | None = None,
-        enqueue: str = "",
-    ) -> Any:
-        """Call a script for a run. What enqueues goes alone: messages that come one by one reach an idle consumer
-        sooner than all at once."""
-        who = {
-            "stage": at.stage,
-            "now": caller.now,
-            "owner": caller.owner,
-            "lease": caller.lease,
-            "lease_ms": caller.lease_ms,
-            "generation": at.generation,
-        }
-        takes = script(name, enqueue).arguments
-        who = {name: value for name, value in who.items() if name in takes}
-        all_keys = {**keys_of(self.namespace, at.run_id, at.stage, at.generation), **(keys or {})}
-        return self._run(name, all_keys, {**who, **given}, rest, enqueue=enqueue)
-
-    def _run(
-        self,
-        name: str,
-        keys: Mapping[str, str],
-        given: Mapping[str, Any],
-        rest: Sequence[Any] = (),
-        *,
-        enqueue: str = "",
-    ) -> Any:
-        called = script(name, enqueue)
-        arguments = called.call(keys, given, rest)
-        return self.calls.run(called, arguments, by_worker=name in WORKERS, alone=bool(enqueue))
 
 
 def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

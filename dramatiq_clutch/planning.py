@@ -1,0 +1,112 @@
+"""A description of work is read into what is stored: a spec, a line for each stage, and the rows of all stages.
+
+Its steps may come from generators, so they are read once, in order, some at a time. The line of a stage is known when
+its last row has been read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from dramatiq import Broker
+
+from .steps import Description, check_levels, to_encoded
+from .stored.plan import COMPLETION, Plan, Spec, StageLine
+
+#: The callbacks that a user sets, by the names of their options.
+CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
+
+#: How many rows of a plan are written at a time; and after how many seconds fewer are, for what waits to be sealed must
+#: not expire while the steps come slowly.
+CHUNK, PATIENCE = 1_000, 30.0
+
+
+def chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """The rows, many at a time, each time with the offset of the first; at least once."""
+    offset, chunk, began = 0, list[bytes](), time.monotonic()
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK or time.monotonic() - began > PATIENCE:
+            yield offset, chunk
+            offset, chunk, began = offset + len(chunk), [], time.monotonic()
+    if chunk or not offset:
+        yield offset, chunk
+
+
+def plan_of(
+    description: Description,
+    broker: Broker,
+    *,
+    queue: str | None = None,
+    start_at: int | None = None,
+    inherits: bool,
+    level: int = 0,
+) -> Plan:
+    """The description as a whole, ready to be stored in a row."""
+    spec, lines, rows = read(description, broker, queue=queue, start_at=start_at, inherits=inherits, level=level)
+    whole = tuple(rows)  # before the lines, which are there when these have been read
+    return Plan(spec, tuple(lines), whole)
+
+
+def read(
+    description: Description,
+    broker: Broker,
+    *,
+    queue: str | None = None,
+    start_at: int | None = None,
+    inherits: bool = False,
+    level: int = 0,
+) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
+    """The description, ready to be stored; the lines are there when the rows have been read. What is written down in it
+    inherits the queue. It is nested on this `level`: what callables return isn't known before."""
+    check_levels(level)
+    queue = description.queue or queue
+    if queue is not None and queue not in broker.get_declared_queues():
+        raise ValueError(
+            f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
+            f"the broker is set up: broker.declare_queue({queue!r})"
+        )
+    spec = Spec(description.name, queue, start_at, _callbacks(description, broker, queue), inherits=inherits)
+    lines = list[StageLine]()
+    return spec, lines, _rows(description, broker, spec, lines, level)
+
+
+def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine], level: int) -> Iterator[bytes]:
+    """The rows of all stages in order. After those of a stage, its line is there."""
+    offset = 0
+    for stage in description.stages:
+        count, nested = 0, False
+        for member in stage.read():
+            count += 1
+            if isinstance(member, Description):
+                nested = True
+                plan = plan_of(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True, level=level + 1)
+                yield plan.to_row()
+            else:
+                yield member.row()
+        lines.append(
+            StageLine(
+                offset=offset,
+                total=None if stage.mapped else count,
+                many=stage.many,
+                mapped=stage.mapped,
+                tolerant=stage.tolerant,
+                piped=stage.piped,
+                nested=nested,
+                limit=stage.limit,
+            )
+        )
+        offset += count
+
+
+def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
+    """The callbacks by their events, each as it is stored. Raises ActorNotFound."""
+    found = {COMPLETION: description.completions} if description.completions else {}
+    for option in CALLBACKS:
+        callback = getattr(description, option, None)  # Dramatiq's own compositions have none of these
+        if isinstance(callback, str):
+            callback = to_encoded(broker.get_actor(callback), what=option, accepted="an actor's name")
+        if callback is not None:
+            found[option] = (callback,)
+    return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}
