@@ -105,8 +105,8 @@ def test_every_kind_of_duty_is_among_those_that_are_handed_over() -> None:
 
 
 def test_the_scripts_owe_the_kinds_of_duties_that_have_a_class_and_no_others() -> None:
-    folder = Path(dramatiq_clutch.__file__).parent / "backends" / "lua"
-    text = "\n".join(re.sub(r"--.*", "", file.read_text()) for file in folder.rglob("*.lua"))
+    files = (Path(dramatiq_clutch.__file__).parent / "backends").rglob("*.lua")
+    text = "\n".join(re.sub(r"--.*", "", file.read_text()) for file in files)
     written = set(re.findall(r"'(\w+):'", text))  # the beginnings of ids
     written |= set(re.findall(r"\bowe_\w+\('(\w+)'", text))  # what is shared out, and callbacks
     written |= set(re.findall(r"\bring\('\w+', '(\w+)'", text))  # callbacks that a stage has once
