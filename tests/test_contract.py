@@ -11,7 +11,6 @@ import redis
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.backends.memory import MemoryBackend
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, SendAgain, Tell
 from dramatiq_clutch.stored.places import Place, Tag
@@ -75,10 +74,10 @@ class Store:
         return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
 
 
-@pytest.fixture(params=["redis", "stub", "memory"])
+@pytest.fixture(params=["redis", "stub"])
 def store(request: pytest.FixtureRequest) -> Store:
-    if request.param != "redis":
-        return Store(StubBackend() if request.param == "stub" else MemoryBackend())
+    if request.param == "stub":
+        return Store(StubBackend())
     client: redis.Redis = request.getfixturevalue("redis_client")
     return Store(RedisBackend(client=client))
 

@@ -23,6 +23,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.results import ResultTimeout
 
 from dramatiq_clutch import Clutch
+from dramatiq_clutch.backends import StubBackend
 from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.backends.redis.resp import ask
 from dramatiq_clutch.engine import engine_of
@@ -201,13 +202,15 @@ def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: 
 
     run, backend = Clutch().then(job).run(), engine_of(stub_broker).backend
     held, go_on = threading.Event(), threading.Event()
+    assert isinstance(backend, StubBackend)
 
-    def hold() -> None:
-        with backend._changed:  # type: ignore[attr-defined]  # noqa: SLF001
-            held.set()
-            assert go_on.wait(60)
+    def hold(*_: bytes) -> int:
+        held.set()
+        assert go_on.wait(60)
+        return 0
 
-    thread = threading.Thread(target=hold)
+    backend.keyspace.publish = hold  # in the middle of a script, with the locks that it takes
+    thread = threading.Thread(target=evaluate, args=(backend.client, "redis.call('PUBLISH', 'channel', '')"))
     thread.start()
     assert held.wait(10)
     try:
@@ -215,6 +218,10 @@ def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: 
     finally:
         go_on.set()
         thread.join(10)
+
+
+def evaluate(client: Any, script: str) -> None:
+    client.execute_command("EVAL", script, 0)
 
 
 def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, logs: Path) -> None:

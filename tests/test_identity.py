@@ -31,7 +31,7 @@ from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
-from tests.support.keyspace import clutch_keys
+from tests.support.keyspace import clutch_keys, remove_keys
 from tests.support.server import Server
 
 LONG = 60.0
@@ -176,12 +176,7 @@ def test_the_id_of_a_finished_run_is_still_another_applications(shared: Pair) ->
         wait_until("it to be over", lambda: engine_of(shop).backend.at_rest(["daily"]) == [True], timeout=LONG)
     wait_until("nothing more to be owed", lambda: ours_of(shop).sweep(shop) == 0, timeout=LONG)
     backend = engine_of(shop).backend
-    if isinstance(backend, RedisBackend):
-        head = f"{backend.namespace}:{{daily}}:head"
-        wait_until("its status to expire", lambda: not backend.client.exists(head), timeout=LONG)
-    else:
-        assert isinstance(backend, StubBackend)
-        backend.runs.pop("daily")  # nothing expires in memory
+    wait_until("its status to expire", lambda: backend.snapshot("daily") is None, timeout=LONG)
     assert clutch.run(run_id="daily") == Run("daily")
     with pytest.raises(RunIdTaken):
         Clutch(broker=shop).then(greet.message("somebody else")).run(run_id="daily")
@@ -436,15 +431,7 @@ def test_djangos_admin_keeps_a_task_for_each_job_and_callback(
 
 def lose_the_state(broker: dramatiq.Broker) -> None:
     """All that is known of any run, as after a server without persistence has been restarted."""
-    backend = engine_of(broker).backend
-    if isinstance(backend, RedisBackend):
-        keys = clutch_keys(backend.client, backend.namespace)
-        backend.client.delete(*keys)
-    else:
-        assert isinstance(backend, StubBackend)
-        backend.runs.clear()
-        backend.marks.clear()
-        backend.index.clear()
+    remove_keys(engine_of(broker).backend)
 
 
 def forget(broker: dramatiq.Broker) -> None:
@@ -517,14 +504,7 @@ def test_messages_of_a_lost_runs_child_dont_count_for_the_next_one(broker: drama
 
 def lose_the_parent(broker: dramatiq.Broker, run_id: str) -> None:
     """The parent's state alone, by hand: its child's head, or mark, stays."""
-    backend = engine_of(broker).backend
-    if isinstance(backend, RedisBackend):
-        keys = [key for key in clutch_keys(backend.client, backend.namespace) if f":{{{run_id}}}:" in key]
-        backend.client.delete(*keys)
-    else:
-        assert isinstance(backend, StubBackend)
-        backend.runs.pop(run_id)
-        backend.marks.pop(run_id, None)
+    remove_keys(engine_of(broker).backend, run_id)
 
 
 def test_a_child_of_a_lost_parent_isnt_taken_for_the_next_ones(broker: dramatiq.Broker) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -11,12 +15,15 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backend import Caller, Record
-from dramatiq_clutch.backends.memory import Clock, MemoryBackend
+from dramatiq_clutch.backends import StubBackend
+from dramatiq_clutch.backends.memory import Clock
 from dramatiq_clutch.backends.memory.commands import COMMANDS, UnknownCommand
+from dramatiq_clutch.errors import NotConfigured
 from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.support.awaiting import wait_until
@@ -174,20 +181,20 @@ SNIPPETS = {
 
 
 @pytest.fixture
-def memory() -> MemoryBackend:
-    return MemoryBackend()
+def memory() -> StubBackend:
+    return StubBackend()
 
 
-def both(client: redis.Redis, memory: MemoryBackend) -> tuple[Any, Any]:
+def both(client: redis.Redis, memory: StubBackend) -> tuple[Any, Any]:
     return client, client_of(memory)
 
 
-def on_both(client: redis.Redis, memory: MemoryBackend, call: Callable[[Any], Any]) -> tuple[Any, Any]:
+def on_both(client: redis.Redis, memory: StubBackend, call: Callable[[Any], Any]) -> tuple[Any, Any]:
     """The answers of the server and of the store in memory; an error is an answer, too."""
     return answer(call, client), answer(call, client_of(memory))
 
 
-def client_of(memory: MemoryBackend) -> Any:
+def client_of(memory: StubBackend) -> Any:
     """Has the methods of `redis.Redis` that the backend uses."""
     return memory.client
 
@@ -225,7 +232,7 @@ def test_every_command_is_compared_with_the_servers() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_command_does_what_the_servers_does(redis_client: redis.Redis, memory: MemoryBackend, name: str) -> None:
+def test_a_command_does_what_the_servers_does(redis_client: redis.Redis, memory: StubBackend, name: str) -> None:
     for story in CASES[name]:
         redis_client.flushall()
         memory.reset()
@@ -238,7 +245,7 @@ def test_a_command_does_what_the_servers_does(redis_client: redis.Redis, memory:
 
 
 @pytest.mark.parametrize("name", FOR_KIND)
-def test_a_command_refuses_a_key_of_another_kind(redis_client: redis.Redis, memory: MemoryBackend, name: str) -> None:
+def test_a_command_refuses_a_key_of_another_kind(redis_client: redis.Redis, memory: StubBackend, name: str) -> None:
     call = next(call for call in CASES[name][0] if call[0] == name)
     for kind, make in KINDS.items():
         for client in both(redis_client, memory):
@@ -251,7 +258,7 @@ def test_a_command_refuses_a_key_of_another_kind(redis_client: redis.Redis, memo
 
 
 @pytest.mark.parametrize("what", SNIPPETS)
-def test_lua_does_what_the_servers_does(redis_client: redis.Redis, memory: MemoryBackend, what: str) -> None:
+def test_lua_does_what_the_servers_does(redis_client: redis.Redis, memory: StubBackend, what: str) -> None:
     for client in both(redis_client, memory):
         client.execute_command("SET", "text", "1")
     there, here = on_both(redis_client, memory, evaluate(SNIPPETS[what], "argument"))
@@ -260,7 +267,7 @@ def test_lua_does_what_the_servers_does(redis_client: redis.Redis, memory: Memor
     assert (here, here_after) == (there, there_after)
 
 
-def test_a_script_is_known_by_its_name_once_it_was_sent(redis_client: redis.Redis, memory: MemoryBackend) -> None:
+def test_a_script_is_known_by_its_name_once_it_was_sent(redis_client: redis.Redis, memory: StubBackend) -> None:
     name = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # of `return 1`
     for client in both(redis_client, memory):
         with pytest.raises(redis.exceptions.NoScriptError):
@@ -271,7 +278,7 @@ def test_a_script_is_known_by_its_name_once_it_was_sent(redis_client: redis.Redi
 
 @pytest.mark.parametrize("text", ["redis.call('BLMOVE', 'a', 'b')", "redis.pcall('BLMOVE', 'a', 'b')"])
 def test_a_command_that_it_does_not_have_is_named_even_if_the_script_catches_errors(
-    memory: MemoryBackend, text: str
+    memory: StubBackend, text: str
 ) -> None:
     with pytest.raises(UnknownCommand, match="BLMOVE"):
         client_of(memory).execute_command("EVAL", text, 0)
@@ -295,7 +302,7 @@ def files_in(folder: Any) -> Iterator[Any]:
 
 
 def test_a_key_goes_when_its_time_has_come() -> None:
-    memory = MemoryBackend(clock=Clock(at=1_000))
+    memory = StubBackend(clock=Clock(at=1_000))
     client_of(memory).execute_command("SET", "key", "1", "PX", 500)
     memory.clock.advance(499)
     assert client_of(memory).exists("key")
@@ -312,7 +319,7 @@ def test_time_stands_still_while_a_script_works() -> None:
             self.advance(1_000)
             return super().now()
 
-    memory = MemoryBackend(clock=Impatient(at=0))
+    memory = StubBackend(clock=Impatient(at=0))
     text = "redis.call('SET', 'key', '1', 'PX', 500) return redis.call('GET', 'key')"
     assert client_of(memory).execute_command("EVAL", text, 0) == b"1"
     assert client_of(memory).get("key") is None
@@ -332,7 +339,7 @@ def test_a_clock_does_not_go_back() -> None:
         Clock().advance(-1)
 
 
-def test_a_run_expires_like_on_a_server(memory: MemoryBackend) -> None:
+def test_a_run_expires_like_on_a_server(memory: StubBackend) -> None:
     create(memory, "run", run_ttl=1_000_000)
     memory.clock.advance(999_000)
     assert memory.snapshot("run") is not None
@@ -343,7 +350,7 @@ def test_a_run_expires_like_on_a_server(memory: MemoryBackend) -> None:
 # The whole of it: saved, put back, emptied
 
 
-def test_what_was_saved_can_be_put_back_more_than_once(memory: MemoryBackend) -> None:
+def test_what_was_saved_can_be_put_back_more_than_once(memory: StubBackend) -> None:
     create(memory, "run")
     before = memory.snapshot("run")
     saved = memory.save()
@@ -358,7 +365,7 @@ def test_what_was_saved_can_be_put_back_more_than_once(memory: MemoryBackend) ->
         assert memory.save() == saved
 
 
-def test_a_reset_forgets_all_runs_and_how_far_the_clock_was_advanced(memory: MemoryBackend) -> None:
+def test_a_reset_forgets_all_runs_and_how_far_the_clock_was_advanced(memory: StubBackend) -> None:
     create(memory, "run")
     memory.clock.advance(1_000)
     memory.reset()
@@ -368,11 +375,62 @@ def test_a_reset_forgets_all_runs_and_how_far_the_clock_was_advanced(memory: Mem
     assert create(memory, "run") == "created"
 
 
+# What runs the scripts
+
+
+@pytest.fixture
+def without_lupa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_clutch.backends.memory.scripts.lua51", None)
+
+
+HOW_TO_INSTALL = re.escape('pip install "dramatiq-clutch[testing]"')
+
+
+def test_where_lupa_is_missing_the_package_is_imported_and_a_store_in_memory_says_how_to_install_it() -> None:
+    program = (
+        "import sys; sys.modules['lupa'] = None  # an import of it fails then\n"
+        "from dramatiq_clutch import errors, backends\n"
+        "try: backends.StubBackend()\n"
+        "except errors.NotConfigured as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert re.search(HOW_TO_INSTALL, said.stdout)
+
+
+def test_where_lupa_is_missing_a_broker_in_memory_without_a_backend_says_how_to_install_it(without_lupa: None) -> None:
+    broker = StubBroker()
+    broker.add_middleware(ClutchMiddleware())
+
+    @dramatiq.actor(broker=broker)
+    def job() -> None: ...
+
+    with pytest.raises(NotConfigured, match=HOW_TO_INSTALL):
+        Clutch(broker=broker).then(job.message()).run()
+    with pytest.raises(NotConfigured, match=HOW_TO_INSTALL):
+        broker.emit_before("worker_boot", dramatiq.Worker(broker))
+
+
+def test_where_lupa_is_missing_everything_else_works(without_lupa: None, redis_broker: RedisBroker) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    assert Clutch().then(job.message()).run().status().state == "running"
+
+
+def test_a_store_in_memory_that_nobody_uses_any_more_is_collected(memory: StubBackend) -> None:
+    """Lua holds functions of Python's where the collector doesn't look."""
+    store = StubBackend()
+    create(store, "run")
+    gone = weakref.ref(store.keyspace)
+    del store
+    wait_until("it is collected", lambda: (gc.collect(), gone() is None)[1])
+
+
 # Threads
 
 
 def test_of_many_threads_each_success_counts_once_and_one_of_them_releases_the_next_stage(
-    memory: MemoryBackend,
+    memory: StubBackend,
 ) -> None:
     create(memory, "run", sizes=(40, 1))
     released: list[str] = []
@@ -393,7 +451,7 @@ def test_of_many_threads_each_success_counts_once_and_one_of_them_releases_the_n
 
 def test_who_waits_for_a_run_is_woken_when_it_comes_to_rest() -> None:
     broker = StubBroker()
-    memory = MemoryBackend()
+    memory = StubBackend()
     broker.add_middleware(ClutchMiddleware(memory))
     go_on = threading.Event()
 
@@ -419,7 +477,7 @@ def test_who_waits_for_a_run_is_woken_when_it_comes_to_rest() -> None:
     assert found == ["done"]
 
 
-def test_what_is_said_is_heard_by_who_listens_for_it(memory: MemoryBackend) -> None:
+def test_what_is_said_is_heard_by_who_listens_for_it(memory: StubBackend) -> None:
     listener = memory.listen()
     listener.add(["run", "other"])
     assert sorted(listener.hear(10)) == ["other", "run"]  # listening has just begun
@@ -433,7 +491,7 @@ def test_what_is_said_is_heard_by_who_listens_for_it(memory: MemoryBackend) -> N
     assert not list(client_of(memory).listeners)
 
 
-def create(memory: MemoryBackend, run_id: str, *, sizes: Sequence[int] = (1, 1), run_ttl: int = 10**8) -> str:
+def create(memory: StubBackend, run_id: str, *, sizes: Sequence[int] = (1, 1), run_ttl: int = 10**8) -> str:
     lines, rows = [], 0
     for size in sizes:
         lines.append(StageLine(rows, size, many=True))
@@ -442,7 +500,7 @@ def create(memory: MemoryBackend, run_id: str, *, sizes: Sequence[int] = (1, 1),
     return memory.create(run_id, plan, caller("run:x"), run_ttl=run_ttl, result_ttl=run_ttl).word
 
 
-def succeed(memory: MemoryBackend, run_id: str, member: int, of: int = 1) -> list[str]:
+def succeed(memory: StubBackend, run_id: str, member: int, of: int = 1) -> list[str]:
     tag = Tag(run_id, 0, member, of)
     reply = memory.record(Record(tag, 0, "succeeded", b"result"), caller(tag.owner))
     return [duty.id for duty in reply.duties if duty.id.split(":")[1] == "1" and not duty.again]

@@ -19,14 +19,13 @@ from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.backend import Record
-from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.errors import BrokerUnavailable, ForeignRun
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.application import Application, application
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
-from tests.support.keyspace import NAMESPACE, key_of
+from tests.support.keyspace import NAMESPACE, key_of, remove_keys
 from tests.support.server import Server
 from tests.support.tags import tag_in
 
@@ -473,11 +472,7 @@ def test_a_parent_of_a_nested_run_that_works_is_not_stalled(
 
 def remove(app: Application, run_id: str) -> None:
     """A run whose keys were removed by hand, or evicted."""
-    backend = app.engine.backend
-    if isinstance(backend, RedisBackend):
-        app.broker.client.delete(*app.broker.client.scan_iter(match=f"{NAMESPACE}:{{{run_id}}}:*"))
-    else:
-        del backend.runs[run_id]  # type: ignore[attr-defined]
+    remove_keys(app.engine.backend, run_id)
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["written down", "while running"])

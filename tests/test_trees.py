@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.backends.memory import MemoryBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.handover import sweep
 from dramatiq_clutch.stored.places import Tag
@@ -222,13 +221,11 @@ class World:
 
 
 def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
-    if store == "redis":
-        return RedisBackend(client=client)
-    return StubBackend() if store == "stub" else MemoryBackend()
+    return RedisBackend(client=client) if store == "redis" else StubBackend()
 
 
 @pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])
-@pytest.mark.parametrize("store", ["redis", "stub", "memory"])
+@pytest.mark.parametrize("store", ["redis", "stub"])
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_random_trees_do_what_the_interpreter_does(
     store: str, examples: int, server: Server, redis_client: redis.Redis
@@ -241,7 +238,7 @@ def test_random_trees_do_what_the_interpreter_does(
     trees()
 
 
-@pytest.mark.parametrize("store", ["redis", "stub", "memory"])
+@pytest.mark.parametrize("store", ["redis", "stub"])
 def test_what_began_to_fail_while_its_parent_was_cancelled_is_heard_of_after_a_retry(
     store: str, redis_client: redis.Redis
 ) -> None:

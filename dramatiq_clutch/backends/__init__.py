@@ -1,6 +1,6 @@
 """The state stores."""
 
+from .memory import StubBackend
 from .redis import RedisBackend, RedisCourier
-from .stub import StubBackend
 
 __all__ = ["RedisBackend", "RedisCourier", "StubBackend"]

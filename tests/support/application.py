@@ -40,8 +40,9 @@ class Application:
         """The runs that a sweeper will look at, and when."""
         backend = self.engine.backend
         if isinstance(backend, StubBackend):
-            return {run_id: at for (_, run_id), at in backend.index.items()}
-        found = self.broker.client.zrange(self.index_key, 0, -1, withscores=True)
+            found = backend.keyspace.values.get(self.index_key.encode(), {}).items()
+        else:
+            found = self.broker.client.zrange(self.index_key, 0, -1, withscores=True)
         return {run_id.decode(): at for run_id, at in found}
 
     @property

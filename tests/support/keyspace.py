@@ -8,6 +8,9 @@ from typing import Any
 
 import redis
 
+from dramatiq_clutch.backend import ClutchBackend
+from dramatiq_clutch.backends import RedisBackend, StubBackend
+
 NAMESPACE = "dramatiq-clutch"
 
 NO_EXPIRY = -1  # what PTTL answers for a key that lives for ever; -2 is for one that has just gone
@@ -37,6 +40,16 @@ def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list
 def left_over(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> list[str]:
     """The keys of the namespace that end in none of the allowed suffixes."""
     return [key for key in clutch_keys(client, namespace) if not part_of(key).endswith(tuple(allowed))]
+
+
+def remove_keys(backend: ClutchBackend, run_id: str = "") -> None:
+    """Remove every key that a backend has written, or those of one run, as no transition would."""
+    assert isinstance(backend, RedisBackend)
+    client: Any = backend.client
+    names = list(backend.keyspace.values) if isinstance(backend, StubBackend) else client.keys(f"{backend.namespace}:*")
+    found = [key for key in names if not run_id or f":{{{run_id}}}:".encode() in key]
+    if found:
+        client.execute_command("DEL", *found)
 
 
 def assert_all_expire(client: redis.Redis, namespace: str = NAMESPACE) -> None:

@@ -1,6 +1,6 @@
 """The Redis store without a server: the very same scripts, run in this process over dicts."""
 
 from .keyspace import Clock
-from .store import MemoryBackend
+from .store import StubBackend
 
-__all__ = ["Clock", "MemoryBackend"]
+__all__ = ["Clock", "StubBackend"]

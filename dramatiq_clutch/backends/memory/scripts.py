@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
+from weakref import WeakMethod
 
 import redis
 
+from ...errors import NotConfigured
 from .commands import Status, execute, text_of
 from .keyspace import Keyspace
+
+# Not when it is first used: a process that is forked while another thread imports could never import it.
+try:
+    from lupa import lua51
+except ImportError:
+    lua51 = None
 
 #: How to get what runs Lua, for the text of an error.
 INSTALL = 'pip install "dramatiq-clutch[testing]"'
@@ -22,14 +30,14 @@ UTF8 = ("utf-8", "surrogateescape")
 class Scripts:
     """Runs scripts on a keyspace. One thread at a time may.
 
-    Raises ImportError if there is no `lupa`; the message says how to install it.
+    Raises NotConfigured if there is no `lupa`; the message says how to install it.
     """
 
     def __init__(self, keys: Keyspace) -> None:
-        try:
-            from lupa import lua51
-        except ImportError as error:
-            raise ImportError(f"to run the scripts in memory takes lupa, which isn't installed: {INSTALL}") from error
+        if lua51 is None:
+            raise NotConfigured(
+                f"StubBackend runs the scripts of RedisBackend in memory by lupa, which isn't installed: {INSTALL}"
+            )
         self._keys = keys
         self._lua: Any = lua51.LuaRuntime(
             encoding=None, unpack_returned_tuples=True, register_eval=False, register_builtins=False
@@ -40,7 +48,9 @@ class Scripts:
         host = (resources.files(__package__) / "host.lua").read_bytes()
         self._prepare: Any
         self._run: Any
-        self._prepare, self._run = self._lua.execute(host, self._execute, self._encode, self._decode)
+        # Lua holds what it is given, unseen by the collector: it must not hold its own owner.
+        given = map(_weakly, (self._execute, self._encode, self._decode))
+        self._prepare, self._run = self._lua.execute(host, *given)
 
     def run(self, sha: str, text: bytes, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
         """What a script returns, as the server replies it. Raises ResponseError as the server does."""
@@ -139,6 +149,12 @@ class Scripts:
         if value is None:
             raise NotImplementedError("no script writes null, so cjson.null isn't there in memory")
         return value
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that doesn't keep its object."""
+    found: Any = WeakMethod(method)
+    return lambda *args: found()(*args)
 
 
 def _text_of(argument: Any) -> bytes:

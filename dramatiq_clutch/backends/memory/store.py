@@ -12,7 +12,7 @@ from .client import MemoryClient
 from .keyspace import Clock, Keyspace, Saved
 
 
-class MemoryBackend(RedisBackend):
+class StubBackend(RedisBackend):
     """Keeps runs in this process, by the same scripts as RedisBackend: for tests, which then need no server.
 
     It does what a server does, expiry included, but for this: no message goes onward in a script, because no broker
@@ -23,7 +23,7 @@ class MemoryBackend(RedisBackend):
       encoder: encodes results; default is Dramatiq's global encoder.
       clock: tells when a key expires; default is one that goes as real time does, and can be advanced.
 
-    Raises ImportError if `lupa`, which runs the scripts, isn't installed.
+    Raises NotConfigured if `lupa`, which runs the scripts, isn't installed.
     """
 
     def __init__(
