@@ -7,19 +7,16 @@ It raises ResponseError with the server's words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import redis
 
 from .keyspace import Hash, Keyspace, SortedSet
+from .numbers import between, in_order, integer_of, range_of, score_of, text_of
 
 Command = Callable[..., Any]
 
 COMMANDS: dict[bytes, Command] = {}
-
-NOT_AN_INTEGER = "ERR value is not an integer or out of range"
-NOT_A_FLOAT = "ERR value is not a valid float"
 
 
 class Status(bytes):
@@ -84,7 +81,7 @@ def rename(keys: Keyspace, old: bytes, new: bytes) -> Status:
 
 @command
 def pexpire(keys: Keyspace, key: bytes, ms: bytes) -> int:
-    life = _integer(ms)
+    life = integer_of(ms)
     if not keys.is_there(key):
         return 0
     keys.expires[key] = keys.now + life
@@ -103,7 +100,7 @@ def get(keys: Keyspace, key: bytes) -> bytes | None:
 def set_(keys: Keyspace, key: bytes, value: bytes, *options: bytes) -> Status:
     if options and options[0].upper() != b"PX":
         raise redis.ResponseError("ERR syntax error")
-    life = _integer(options[1]) if options else None
+    life = integer_of(options[1]) if options else None
     if life is not None and life <= 0:
         raise redis.ResponseError("ERR invalid expire time in 'set' command")
     keys.remove(key)
@@ -180,8 +177,8 @@ def hdel(keys: Keyspace, key: bytes, *fields: bytes) -> int:
 
 @command
 def hincrby(keys: Keyspace, key: bytes, field: bytes, increment: bytes) -> int:
-    by, before = _integer(increment), hget(keys, key, field)
-    value = by if before is None else by + _integer(before, "ERR hash value is not an integer")
+    by, before = integer_of(increment), hget(keys, key, field)
+    value = by if before is None else by + integer_of(before, "ERR hash value is not an integer")
     keys.find_or_make(key, Hash)[field] = b"%d" % value
     return value
 
@@ -203,7 +200,7 @@ def rpush(keys: Keyspace, key: bytes, *values: bytes) -> int:
 
 @command
 def lrange(keys: Keyspace, key: bytes, start: bytes, stop: bytes) -> list[bytes]:
-    return _range(keys.find(key, list) or [], start, stop)
+    return range_of(keys.find(key, list) or [], start, stop)
 
 
 # Sets
@@ -235,7 +232,7 @@ def zadd(keys: Keyspace, key: bytes, *args: bytes) -> int:
     pairs = args[only_there:]
     if not pairs or len(pairs) % 2:
         raise redis.ResponseError("ERR syntax error")
-    scores = {member: _score(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
+    scores = {member: score_of(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)}
     if only_there:
         there = keys.find(key, SortedSet) or SortedSet()
         there.update((member, score) for member, score in scores.items() if member in there)
@@ -258,22 +255,22 @@ def zcard(keys: Keyspace, key: bytes) -> int:
 
 @command
 def zcount(keys: Keyspace, key: bytes, least: bytes, most: bytes) -> int:
-    return sum(1 for _ in _between(keys.find(key, SortedSet), least, most))
+    return sum(1 for _ in between(keys.find(key, SortedSet), least, most))
 
 
 @command
 def zrange(keys: Keyspace, key: bytes, start: bytes, stop: bytes) -> list[bytes]:
-    return _range(_in_order((keys.find(key, SortedSet) or {}).items()), start, stop)
+    return range_of(in_order((keys.find(key, SortedSet) or {}).items()), start, stop)
 
 
 @command
 def zrangebyscore(keys: Keyspace, key: bytes, least: bytes, most: bytes, *options: bytes) -> list[bytes]:
-    found = _in_order(_between(keys.find(key, SortedSet), least, most))
+    found = in_order(between(keys.find(key, SortedSet), least, most))
     if not options:
         return found
     if options[0].upper() != b"LIMIT" or len(options) != 3:
         raise redis.ResponseError("ERR syntax error")
-    offset, count = _integer(options[1]), _integer(options[2])
+    offset, count = integer_of(options[1]), integer_of(options[2])
     if offset < 0:
         return []
     return found[offset:] if count < 0 else found[offset : offset + count]
@@ -292,59 +289,6 @@ def zmscore(keys: Keyspace, key: bytes, *members: bytes) -> list[bytes | None]:
 @command
 def publish(keys: Keyspace, channel: bytes, message: bytes) -> int:
     return keys.publish(channel, message)
-
-
-def text_of(number: float) -> bytes:
-    """A number as the server writes it."""
-    return b"%d" % number if type(number) is int or (number.is_integer() and abs(number) < 2**63) else b"%r" % number
-
-
-def _integer(text: bytes, error: str = NOT_AN_INTEGER) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = None
-    # The server takes neither spaces, underscores nor signs that don't have to be there.
-    if value is None or b"%d" % value != text or not -(2**63) <= value < 2**63:
-        raise redis.ResponseError(error)
-    return value
-
-
-def _score(text: bytes, error: str = NOT_A_FLOAT) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if value != value:
-        raise redis.ResponseError(error)
-    return value
-
-
-def _bound(text: bytes) -> tuple[float, bool]:
-    """A bound of a range of scores, and whether it belongs to the range."""
-    is_open = text.startswith(b"(")
-    return _score(text[is_open:], "ERR min or max is not a float"), not is_open
-
-
-def _between(scores: SortedSet | None, least: bytes, most: bytes) -> Iterable[tuple[bytes, float]]:
-    (low, with_low), (high, with_high) = _bound(least), _bound(most)
-    return (
-        pair
-        for pair in (scores or {}).items()
-        if (pair[1] > low or (with_low and pair[1] == low)) and (pair[1] < high or (with_high and pair[1] == high))
-    )
-
-
-def _in_order(scores: Iterable[tuple[bytes, float]]) -> list[bytes]:
-    return [member for member, _ in sorted(scores, key=lambda pair: (pair[1], pair[0]))]
-
-
-def _range(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
-    """Both ends belong to it; a negative one counts from the end."""
-    first, last = _integer(start), _integer(stop)
-    first = max(first + len(values), 0) if first < 0 else first
-    last = last + len(values) if last < 0 else last
-    return list(islice(values, first, max(last + 1, first)))
 
 
 def _take_out(keys: Keyspace, key: bytes, kind: type[Hash] | type[SortedSet], names: Iterable[bytes]) -> int:

@@ -11,8 +11,9 @@ from weakref import WeakMethod
 import redis
 
 from ...errors import NotConfigured
-from .commands import Status, execute, text_of
+from .commands import Status, execute
 from .keyspace import Keyspace
+from .numbers import text_of
 
 # Not when it is first used: a process that is forked while another thread imports could never import it.
 try:

@@ -1,0 +1,70 @@
+"""Numbers and ranges, as the server reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import redis
+
+from .keyspace import SortedSet
+
+NOT_AN_INTEGER = "ERR value is not an integer or out of range"
+NOT_A_FLOAT = "ERR value is not a valid float"
+
+
+def text_of(number: float) -> bytes:
+    """A number as the server writes it."""
+    return b"%d" % number if type(number) is int or (number.is_integer() and abs(number) < 2**63) else b"%r" % number
+
+
+def integer_of(text: bytes, error: str = NOT_AN_INTEGER) -> int:
+    """Raises ResponseError with these words if it is none."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    # The server takes neither spaces, underscores nor signs that don't have to be there.
+    if value is None or b"%d" % value != text or not -(2**63) <= value < 2**63:
+        raise redis.ResponseError(error)
+    return value
+
+
+def score_of(text: bytes, error: str = NOT_A_FLOAT) -> float:
+    """Raises ResponseError with these words if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if value != value:
+        raise redis.ResponseError(error)
+    return value
+
+
+def bound_of(text: bytes) -> tuple[float, bool]:
+    """A bound of a range of scores, and whether it belongs to the range."""
+    is_open = text.startswith(b"(")
+    return score_of(text[is_open:], "ERR min or max is not a float"), not is_open
+
+
+def between(scores: SortedSet | None, least: bytes, most: bytes) -> Iterable[tuple[bytes, float]]:
+    """The members whose scores lie between two bounds, and these."""
+    (low, with_low), (high, with_high) = bound_of(least), bound_of(most)
+    return (
+        pair
+        for pair in (scores or {}).items()
+        if (pair[1] > low or (with_low and pair[1] == low)) and (pair[1] < high or (with_high and pair[1] == high))
+    )
+
+
+def in_order(scores: Iterable[tuple[bytes, float]]) -> list[bytes]:
+    """Members by their scores, and those with the same score by their names."""
+    return [member for member, _ in sorted(scores, key=lambda pair: (pair[1], pair[0]))]
+
+
+def range_of(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
+    """Both ends belong to it; a negative one counts from the end."""
+    first, last = integer_of(start), integer_of(stop)
+    first = max(first + len(values), 0) if first < 0 else first
+    last = last + len(values) if last < 0 else last
+    return list(islice(values, first, max(last + 1, first)))
