@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dramatiq import Encoder, get_encoder
+from dramatiq.common import current_millis
 
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from .stored.formats import Snapshot, Standing
@@ -146,6 +147,10 @@ class ClutchBackend(abc.ABC):
     def warnings(self) -> Sequence[str]:
         """What is wrong with how the store is set up, for the log of a worker that boots."""
         return ()
+
+    def now(self) -> int:
+        """The time that callers give, in UNIX milliseconds: the system's, unless the store has a clock of its own."""
+        return current_millis()
 
     # Transitions
 

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 from dramatiq import Broker, Message, get_broker
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from . import job, mermaid
@@ -187,12 +186,12 @@ class Clutch(Description):
             raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
         broker = self.broker or get_broker()
         engine = engine_of(broker)
-        spec, lines, rows = read(self, broker, start_at=current_millis() + delay if delay else None)
+        spec, lines, rows = read(self, broker, start_at=engine.now() + delay if delay else None)
         spec = dataclasses.replace(spec, generation=new_generation())
         claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
         fingerprint, caller = Fingerprint(), engine.caller(owners.call("run"))
         for offset, chunk in chunks(rows):
-            caller = dataclasses.replace(caller, now=current_millis())
+            caller = dataclasses.replace(caller, now=engine.now())
             engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
             if claimed:
                 fingerprint.add(chunk)

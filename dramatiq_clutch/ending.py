@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dramatiq import Broker, MessageProxy, RateLimitExceeded, Retry
-from dramatiq.common import compute_backoff, current_millis
+from dramatiq.common import compute_backoff
 from dramatiq.errors import ConnectionFailed
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, Retries, Shutdown
@@ -228,7 +228,7 @@ class Closing:
         """Send the attempt that Retries couldn't send: the broker was away."""
         attempt = message.copy(options={"retries": job.attempt + 1})
         job.engine.courier.send([(attempt, delay)])
-        job.retry_sent, job.due = True, current_millis() + delay
+        job.retry_sent, job.due = True, job.engine.now() + delay
 
 
 def _retries_of(broker: Broker) -> Retries | None:

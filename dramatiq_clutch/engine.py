@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 
 from dramatiq import Broker, Middleware
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Note, Reply
@@ -52,9 +51,13 @@ class Engine:
         times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
         return self.backend.create(run_id, plan, caller, **times, claim=claim, draft=draft, share=self.share)
 
+    def now(self) -> int:
+        """The present time, in UNIX milliseconds, as the store has it."""
+        return self.backend.now()
+
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
         """Somebody who asks for duties now, under a lease of its own."""
-        return Caller(owner, current_millis(), new_token(), self.lease_ms, touch, self.application)
+        return Caller(owner, self.now(), new_token(), self.lease_ms, touch, self.application)
 
     # The index
 
@@ -65,16 +68,16 @@ class Engine:
 
     def look_when_quiet(self, run_id: str) -> None:
         """Nothing is owed by a run at work: it is looked at again to see whether anything happens to it."""
-        self.look_again(run_id, current_millis() + max(self.stalled_after // 2, 50), known=True)
+        self.look_again(run_id, self.now() + max(self.stalled_after // 2, 50), known=True)
 
     def note(self, run_id: str, note: Note) -> None:
         """Do what a reply's note says about the index."""
         if note == "rests":
             self.look_again(run_id, None)
         elif note == "wakes":
-            self.look_again(run_id, current_millis() + self.lease_ms)
+            self.look_again(run_id, self.now() + self.lease_ms)
         elif note == "more":
-            self.look_again(run_id, current_millis())
+            self.look_again(run_id, self.now())
             self.backend.say(SWEEP)
 
     def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:
@@ -91,14 +94,14 @@ class Engine:
 
     def is_due(self, run_id: str) -> bool:
         """Whether this process has to put the expiry of the run's keys off: a few times in its `run_ttl`."""
-        return self.remembered.is_due(run_id, self.run_ttl // 10)
+        return self.remembered.is_due(run_id, self.run_ttl // 10, self.now())
 
     def touch_ancestors(self, run_id: str, *, due: int = 0) -> None:
         """A nested run's activity is its ancestors', and what is delayed until it is `due` is so for them. That is told
         them at once if it may outlast them."""
         place = Place.of_child(run_id)
         while place is not None:
-            if due > current_millis() + self.run_ttl // 2 or self.is_due(place.run_id):
+            if due > self.now() + self.run_ttl // 2 or self.is_due(place.run_id):
                 self.backend.touch(place.run_id, self.caller(owners.TOUCH), due=due)
             place = Place.of_child(place.run_id)
 

@@ -8,7 +8,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from dramatiq import Broker, Message, MessageProxy, Worker
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 from dramatiq.middleware import SkipMessage
 
@@ -198,7 +197,7 @@ class ClutchMiddleware(EngineMiddleware):
         attempt = jobs.working.get()
         if attempt is not None and attempt.is_next(message):
             attempt.retry_sent = True
-            attempt.due = current_millis() + (delay or 0)
+            attempt.due = attempt.engine.now() + (delay or 0)
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)

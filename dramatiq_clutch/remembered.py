@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from dramatiq.common import current_millis
-
 from .forks import renew_in_children
 from .stored.duties import SendMembers
 from .stored.places import Tag
@@ -79,10 +77,9 @@ class Remembered:
         if duty is not None:
             self.ahead[run_id, duty.stage] = duty
 
-    def is_due(self, run_id: str, every: int) -> bool:
+    def is_due(self, run_id: str, every: int, now: int) -> bool:
         """Whether this process has to put the expiry of the run's keys off, once every so many milliseconds; it counts
         as done."""
-        now = current_millis()
         if now - self.touched.get(run_id, 0) < every:
             return False
         self.touched[run_id] = now

@@ -347,6 +347,31 @@ def test_a_run_expires_like_on_a_server(memory: StubBackend) -> None:
     assert memory.snapshot("run") is None
 
 
+def test_what_a_producer_left_undone_is_done_when_its_lease_has_lapsed_by_the_clock() -> None:
+    broker, memory = StubBroker(), StubBackend()
+    ours = ClutchMiddleware(memory, lease=60_000, sweep_interval=None)
+    broker.add_middleware(ours)
+
+    @dramatiq.actor(broker=broker)
+    def job() -> None: ...
+
+    broker.emit_after("process_boot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dramatiq_clutch.clutch.hand_over", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Clutch(broker=broker).then(job.message()).run()
+    assert ours.sweep(broker) == 0
+    assert broker.queues["default"].empty()
+    memory.clock.advance(60_000)
+    assert ours.sweep(broker) == 1
+    assert broker.queues["default"].qsize() == 1
+    broker.close()
+
+
+def killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 # The whole of it: saved, put back, emptied
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dramatiq.common import current_millis
-
 from ..backend import Caller
 from ..courier import Outgoing
 from ..engine import Engine
@@ -27,4 +25,4 @@ def deliver_all(engine: Engine, run_id: str, outgoing: Sequence[Outgoing], duty:
 def _expect(engine: Engine, run_id: str, outgoing: Sequence[Outgoing]) -> None:
     longest = max((delay for _, delay in outgoing if delay is not None), default=0)
     if longest:
-        engine.wait_for(run_id, current_millis() + longest)
+        engine.wait_for(run_id, engine.now() + longest)

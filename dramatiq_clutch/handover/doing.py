@@ -73,7 +73,7 @@ def _all(lease: Lease, caused: Caused) -> Work:
             except Exception as error:
                 if not is_final(error):
                     raise
-                more = engine.backend.fail(run_id, duty, failure_details(error), at_present(caller))
+                more = engine.backend.fail(run_id, duty, failure_details(error), at_present(engine, caller))
                 if more.word == "lost":  # somebody else holds it by now, or has done it
                     logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
                 else:
@@ -111,7 +111,7 @@ def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
             raise NewerRelease(f"run {run_id!r} owes {duty.id!r}, which is known to a newer release only")
         case _:
             _never(duty)
-    if engine.backend.confirm(run_id, duty, at_present(caller)) == "rests":
+    if engine.backend.confirm(run_id, duty, at_present(engine, caller)) == "rests":
         engine.note(run_id, "rests")
     return None
 

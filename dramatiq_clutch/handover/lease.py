@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from dramatiq.common import current_millis
-
 from ..backend import Caller
 from ..engine import Engine
 from ..stored.duties import Duty
@@ -26,16 +24,18 @@ class Lease:
         if time.monotonic() - self.renewed < self.engine.lease_ms / 3_000:
             return
         for run_id, duty, caller in self.held:
-            self.engine.backend.confirm(run_id, duty, at_present(caller), cursor=duty.cursor)
+            self.engine.backend.confirm(run_id, duty, at_present(self.engine, caller), cursor=duty.cursor)
         self.renewed = time.monotonic()
 
     def give_back(self) -> None:
         """Leave all of them to others, at once: to sweepers of a newer release."""
         for run_id, duty, caller in self.held:
-            self.engine.backend.confirm(run_id, duty, replace(at_present(caller), lease_ms=0), cursor=duty.cursor)
-            self.engine.look_again(run_id, current_millis())
+            self.engine.backend.confirm(
+                run_id, duty, replace(at_present(self.engine, caller), lease_ms=0), cursor=duty.cursor
+            )
+            self.engine.look_again(run_id, self.engine.now())
 
 
-def at_present(caller: Caller) -> Caller:
+def at_present(engine: Engine, caller: Caller) -> Caller:
     """The same caller, at the present time."""
-    return replace(caller, now=current_millis())
+    return replace(caller, now=engine.now())

@@ -137,7 +137,7 @@ class Members:
         total, generation = self.line.total or 0, self.duty.generation
         place = (self.run_id, self.stage, member, total)
         tag = Tag(*place, epoch, again, leads, self.line.batch, generation, message.actor_name)
-        return job_message(message, tag, self.spec), delay_of(message, self.spec)
+        return job_message(message, tag, self.spec), delay_of(message, self.spec, self.engine.now())
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):
@@ -207,10 +207,10 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
     )
 
 
-def delay_of(message: Message[Any], spec: Spec) -> int | None:
+def delay_of(message: Message[Any], spec: Spec, now: int) -> int | None:
     """How long a message is to wait: its own delay counts from now, its stage's release; the run's from `run()`."""
     own = message.options.get("delay") or 0
     if not isinstance(own, int | float):
         raise HandOverFailed(f"the delay of message {message.message_id} isn't a number of milliseconds: {own!r}")
-    rest = spec.start_at - current_millis() if spec.start_at else 0
+    rest = spec.start_at - now if spec.start_at else 0
     return max(int(own), rest, 0) or None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from ..backend import Record, Reply
@@ -44,7 +43,7 @@ def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Wo
     """
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend
-    engine.look_again(child, current_millis() + engine.lease_ms)
+    engine.look_again(child, engine.now() + engine.lease_ms)
 
     def revived() -> Reply:
         if by_hand:

@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterable
 from typing import Any, TypeAlias
 
 from dramatiq import Message
-from dramatiq.common import current_millis
 
 from ..backend import Caller, Reply
 from ..courier import Outgoing
@@ -29,7 +28,7 @@ def open_stage(engine: Engine, run_id: str, duty: OpenStage, caller: Caller) -> 
     """Say how many members the stage has."""
     members = Members(engine, run_id, duty)
     total = members.count_items(duty) if members.line.mapped else 0
-    return engine.backend.open(run_id, duty, total, at_present(caller))
+    return engine.backend.open(run_id, duty, total, at_present(engine, caller))
 
 
 def send_members(
@@ -38,7 +37,7 @@ def send_members(
     """Send and start members, chunk by chunk. Returns whether that has been confirmed."""
     members = Members(engine, run_id, duty)
     if duty.leaders:  # should they come late, a sweeper does what they own
-        engine.look_again(run_id, current_millis() + engine.lease_ms)
+        engine.look_again(run_id, engine.now() + engine.lease_ms)
     for start, end in chunks(max(duty.start, duty.cursor), duty.end):
         outgoing, starting = [], []
         for member, step in enumerate(members.read(start, end), start):
@@ -57,7 +56,7 @@ def send_members(
         for member, step in starting:
             yield start_run(engine, members.place(member, 0), step)
         yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
-        if end < duty.end and engine.backend.confirm(run_id, duty, at_present(caller), cursor=end) == "lost":
+        if end < duty.end and engine.backend.confirm(run_id, duty, at_present(engine, caller), cursor=end) == "lost":
             break  # the lease has passed to somebody else, who sends the rest
     return False
 
@@ -82,7 +81,7 @@ def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> 
     """Send again what waits for that, and have nested runs do the same, some at a time."""
     members, done = Members(engine, run_id, duty), duty.cursor
     while True:
-        found = engine.backend.reopen(run_id, duty, done, at_present(caller))
+        found = engine.backend.reopen(run_id, duty, done, at_present(engine, caller))
         if found is None:
             return
         epoch, some = found[0], sorted(found[1])
@@ -118,7 +117,7 @@ def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work
         deliver(engine, run_id, outgoing)
         for member, step in runs:
             yield revive_run(engine, members.place(member, duty.epoch), step, by_hand=isinstance(duty, Resend))
-        if end < duty.end and engine.backend.confirm(run_id, duty, at_present(caller), cursor=end) == "lost":
+        if end < duty.end and engine.backend.confirm(run_id, duty, at_present(engine, caller), cursor=end) == "lost":
             return
 
 

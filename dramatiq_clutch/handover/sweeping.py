@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from ..backend import LAST, Record
@@ -35,9 +34,9 @@ logger = get_logger(__name__)
 def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
     """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease
     has lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
-    looked, began = 0, current_millis()
+    looked, began = 0, engine.now()
     while True:
-        due = engine.backend.due(began, current_millis() + 2 * engine.lease_ms, limit, application=engine.application)
+        due = engine.backend.due(began, engine.now() + 2 * engine.lease_ms, limit, application=engine.application)
         in_vain = 0
         for position, run_id in enumerate(due, 1):
             try:
@@ -45,7 +44,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
-                engine.look_again(run_id, current_millis() + 1)  # whoever comes next may be newer
+                engine.look_again(run_id, engine.now() + 1)  # whoever comes next may be newer
             except ForeignRun as error:  # somebody has tried to start it here, or to change it
                 logger.info("The sweeper lets go of run %s: %s", run_id, error)
                 engine.look_again(run_id, None)
@@ -77,7 +76,7 @@ def _put_back(engine: Engine, run_ids: Sequence[str]) -> None:
     """Have the next sweep begin with these: those that held this one up would hold up every other one, too."""
     try:
         for run_id in run_ids:
-            engine.look_again(run_id, current_millis(), known=True)
+            engine.look_again(run_id, engine.now(), known=True)
     except Unavailable as error:
         logger.debug("They are looked at later: %s", error)  # so they are put down already
 

@@ -22,7 +22,7 @@ class SortedSet(dict[bytes, float]):
 
 
 class Clock:
-    """The time by which keys expire, in UNIX milliseconds.
+    """The time of a store in memory, in UNIX milliseconds.
 
     Parameters:
       at: The time at which it stands still until it is advanced. Without one it goes as real time does.

@@ -21,7 +21,8 @@ class StubBackend(RedisBackend):
     Parameters:
       namespace: what all keys begin with.
       encoder: encodes results; default is Dramatiq's global encoder.
-      clock: tells when a key expires; default is one that goes as real time does, and can be advanced.
+      clock: the time of all that happens to runs: of expiry, leases, the sweeper. Default is one that goes as real time
+        does, and can be advanced.
 
     Raises NotConfigured if `lupa`, which runs the scripts, isn't installed.
     """
@@ -33,6 +34,9 @@ class StubBackend(RedisBackend):
         self.keyspace = Keyspace(self.clock)
         self._memory = MemoryClient(self.keyspace)
         super().__init__(client=cast(Any, self._memory), namespace=namespace, encoder=encoder)
+
+    def now(self) -> int:
+        return self.clock.now()
 
     def renew(self) -> None:
         self._memory.renew()
