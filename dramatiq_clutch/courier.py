@@ -27,10 +27,12 @@ class Courier:
     `sends_onward` says that it can send a message in the step that records the job before it.
     """
 
-    sends_onward = False
-
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
+
+    @property
+    def sends_onward(self) -> bool:
+        return False
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
         """Enqueue messages, each after its delay. All hooks of all middlewares are called for each of them.

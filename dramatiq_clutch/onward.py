@@ -46,6 +46,7 @@ def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | N
         or duty.previous is None
         or record.ending != "succeeded"
         or record.nested
+        or not engine.courier.sends_onward
     ):
         return None
     try:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dramatiq import Message, Middleware
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
+from dramatiq.logging import get_logger
 from redis.exceptions import NoScriptError
 
 from ...backend import Caller, ClutchBackend, Record, Reply
@@ -28,6 +29,8 @@ from .store import RedisBackend
 #: How many messages travel in one round trip, and how many bytes of them, unless a single one has more. So the memory
 #: that sending takes doesn't grow with what there is to send.
 CHUNK, MOST_BYTES = 500, 1_000_000
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,16 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
-        self._enqueues_as_ever = type(broker).enqueue is RedisBroker.enqueue
         shares = isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single
         self._store = store if shares and isinstance(store, RedisBackend) else None
-        self.sends_onward = self._store is not None and self._enqueues_as_ever
+
+    @property
+    def sends_onward(self) -> bool:
+        return self._store is not None and self._enqueues_as_ever
+
+    @property
+    def _enqueues_as_ever(self) -> bool:
+        return type(self.broker).enqueue is RedisBroker.enqueue
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
         if not self._enqueues_as_ever:
@@ -86,11 +95,15 @@ class RedisCourier(Courier):
 
     def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
         assert self._store is not None  # `sends_onward` says so
-        prepared = _prepared(*outgoing)
-        self._announce("before", [prepared])
-        text: Any = self.broker.scripts["dispatch"].script
-        script = text.decode() if isinstance(text, bytes) else text
-        onward = Onward(duty, script, self.broker.namespace, self._arguments(prepared[0]))
+        try:
+            prepared = _prepared(*outgoing)
+            self._announce("before", [prepared])
+            text: Any = self.broker.scripts["dispatch"].script
+            script = text.decode() if isinstance(text, bytes) else text
+            onward = Onward(duty, script, self.broker.namespace, self._arguments(prepared[0]))
+        except Exception as error:  # once the duty is owed, this is met again, and the run fails of it
+            logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
+            return self._store.record(record, caller)
         reply = self._store.record_and_send(record, caller, onward)
         if reply.sent is not None:
             self._announce("after", [prepared])
