@@ -1,0 +1,1 @@
+"""Every interleaving of the real transitions and the real hand-over code, within small bounds. See README.md."""

@@ -1,0 +1,62 @@
+"""The store in memory, which can be put back to any state that it has been in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+from dramatiq_clutch.backends.memory import Clock, MemoryBackend
+
+from .processes import NOW
+
+
+#: Where the scripts keep until when a duty's lease lasts.
+DUE = re.compile(rb'"due":(\d+)')
+
+
+class Memory:
+    """The real scripts over dicts. Its clock stands still: when time passes, what is stored grows older."""
+
+    def __init__(self) -> None:
+        self.backend = MemoryBackend(clock=Clock(NOW))
+        self._empty = self.backend.save()
+
+    def load(self, saved: Any) -> None:
+        """Put the store back to what it was; None is a store with nothing in it."""
+        self.backend.restore(self._empty if saved is None else saved)
+
+    def save(self) -> Any:
+        return self.backend.save()
+
+    def age(self, by: int) -> None:
+        """Have so many milliseconds pass: leases, and the times at which a sweeper is to look. What is in the past is
+        all the same."""
+        saved = self.backend.save()
+        values: dict[bytes, Any] = {}
+        for key, value in saved.values.items():
+            if b":index:" in key:
+                values[key] = type(value)({name: max(score - by, 0.0) * (score - by > NOW) for name, score in value.items()})
+            elif b"}:outbox" in key:
+                values[key] = type(value)({name: DUE.sub(lambda due: _older(due, by), duty) for name, duty in value.items()})
+            else:
+                values[key] = value
+        self.backend.restore(replace(saved, values=values))
+
+    def key(self) -> Hashable:
+        """What tells the store's state from others: its keys with their values, in no order, but for lists."""
+        return frozenset((key, _frozen(value)) for key, value in self.backend.save().values.items())
+
+
+def _older(due: re.Match[bytes], by: int) -> bytes:
+    left = int(due[1]) - by
+    return b'"due":%d' % (left if left > NOW else 0)
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return frozenset(value.items())
+    if isinstance(value, set):
+        return frozenset(value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,261 @@
+"""The worlds that are explored: a clutch each, what may happen to it, and how it must end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dramatiq
+from dramatiq import Message
+
+from dramatiq_clutch import Clutch, previous_results
+from dramatiq_clutch.job import current_job
+
+from .processes import Laboratory
+
+
+class Fails(Exception):
+    """An attempt fails, and another one comes."""
+
+
+class Dies(Exception):
+    """An attempt fails, and no other comes by itself."""
+
+
+class Actors:
+    """What the clutches of the worlds are made of. A job's result is its name, with what it has seen in brackets: so a
+    run's result tells which jobs it is made of, and in which order."""
+
+    def __init__(self, laboratory: Laboratory) -> None:
+        self.laboratory = laboratory
+        options: dict[str, Any] = {"broker": laboratory.broker, "throws": Dies}
+        self.step: Any = dramatiq.actor(_step, actor_name="step", **options)
+        self.listing: Any = dramatiq.actor(_listing, actor_name="listing", **options)
+        self.nesting: Any = dramatiq.actor(self._nesting, actor_name="nesting", **options)
+        self.callback: Any = dramatiq.actor(_callback, actor_name="callback", **options)
+
+    def clutch(self, **callbacks: Any) -> Clutch:
+        return Clutch(broker=self.laboratory.broker, **callbacks)
+
+    def loud(self) -> Clutch:
+        """A clutch with all four callbacks."""
+        return self.clutch(**dict.fromkeys(("on_failure", "on_death", "on_success", "on_finish"), self.callback))
+
+    def _nesting(self, name: str, *inner: str) -> Any:
+        return self.clutch().parallel([self.step.message(one) for one in inner]).nest()
+
+
+def _step(name: str, *given: Any, sees: bool = False, fails: int = 0, dies: int = 0) -> str:
+    """A job that fails in its first so many attempts, or dies in its run's first so many epochs."""
+    job = current_job()
+    assert job is not None
+    if job.attempt < fails:
+        raise Fails(name)
+    if job.tag.epoch < dies:
+        raise Dies(name)
+    seen = [*given, *(previous_results() if sees else ())]
+    return f"{name}({','.join(map(str, seen))})" if seen else name
+
+
+def _listing(*names: str) -> list[str]:
+    return list(names)
+
+
+def _callback(status: dict[str, Any]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much may happen in a world."""
+
+    workers: int = 2
+    sweepers: int = 1
+    kills: int = 0
+    lapses: int = 0
+    lost: int = 0
+    doubles: int = 0
+
+    @property
+    def faults(self) -> tuple[int, int, int, int]:
+        return self.kills, self.lapses, self.lost, self.doubles
+
+
+@dataclass(frozen=True)
+class World:
+    """A clutch and what may happen to it.
+
+    `ends` has the states in which its run may come to rest, each with the result (None: there is none), and `events`
+    how often which callback must have been sent by then. `calls` are made besides `run()`, each once, at any moment.
+    `probes` must be reached within the full bounds, or the search proves nothing.
+    """
+
+    name: str
+    build: Callable[[Actors], Clutch]
+    ends: Mapping[str, Any]
+    smoke: Bounds
+    full: Bounds
+    calls: tuple[str, ...] = ()
+    events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    share: int | None = None
+    limit: int | None = None
+    probes: frozenset[str] = frozenset()
+    pauses_before_seal: bool = False
+
+
+WORLDS: dict[str, World] = {}
+
+
+def _world(name: str, **more: Any) -> Callable[[Callable[[Actors], Clutch]], None]:
+    """Add a world whose clutch the function builds."""
+
+    def add(build: Callable[[Actors], Clutch]) -> None:
+        WORLDS[name] = World(name, build, **more)
+
+    return add
+
+
+#: How often each callback is sent where nothing goes wrong.
+QUIET = {"on_failure": 0, "on_death": 0, "on_success": 1, "on_finish": 1}
+
+
+@_world(
+    "two stages",
+    ends={"succeeded": "c(a,b)"},
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=1, lapses=1, lost=1),
+)
+def _two_stages(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch().parallel(step("a"), step("b")).then(step("c", sees=True))
+
+
+@_world(
+    "series",
+    ends={"succeeded": "c(b(a))"},
+    events={"succeeded": QUIET},
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=2, lapses=1, lost=1),
+)
+def _series(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.loud().then(step("a")).then(step("b"), pipe=True).then(step("c"), pipe=True)
+
+
+@_world(
+    "limit",
+    ends={"succeeded": ["a", "b", "c"]},
+    limit=1,
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=1, lapses=1, lost=1),
+)
+def _limit(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch().parallel(step("a"), step("b", fails=1), step("c"), limit=1)
+
+
+@_world(
+    "map",
+    ends={"succeeded": ["m(1)", "m(2)"]},
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=1, lapses=1, lost=1),
+)
+def _map(actors: Actors) -> Clutch:
+    return actors.clutch().then(actors.listing.message(1, 2)).map(actors.step.message("m"))
+
+
+@_world(
+    "nested, written down",
+    ends={"succeeded": ["a", "c(b)"]},
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=1, lapses=1, lost=1),
+)
+def _nested(actors: Actors) -> Clutch:
+    step = actors.step.message
+    inner = actors.clutch().then(step("b")).then(step("c"), pipe=True)
+    return actors.clutch().parallel(step("a"), inner)
+
+
+@_world(
+    "nested, from a running job",
+    ends={"succeeded": "c(['a', 'b'])"},
+    smoke=Bounds(kills=1),
+    full=Bounds(kills=1, lapses=1, lost=1),
+)
+def _nesting(actors: Actors) -> Clutch:
+    return actors.clutch().then(actors.nesting.message("n", "a", "b")).then(actors.step.message("c"), pipe=True)
+
+
+@_world(
+    "retry of a failed run",
+    ends={"succeeded": "c(a,b)", "failed": None},
+    events={"succeeded": {"on_failure": 1, "on_death": 1, "on_success": 1, "on_finish": 2}},
+    calls=("retry",),
+    smoke=Bounds(workers=1, kills=0),
+    full=Bounds(kills=1, lapses=1),
+)
+def _retry(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.loud().parallel(step("a"), step("b", dies=1)).then(step("c", sees=True))
+
+
+@_world(
+    "resend",
+    ends={"succeeded": "c(a,b)"},
+    calls=("resend",),
+    smoke=Bounds(),
+    full=Bounds(kills=1, lapses=1),
+)
+def _resend(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch().parallel(step("a"), step("b")).then(step("c", sees=True))
+
+
+@_world(
+    "cancel",
+    ends={"succeeded": ["a", "b"], "cancelled": None},
+    events={"succeeded": QUIET, "cancelled": {"on_success": 0, "on_finish": 1}},
+    calls=("cancel",),
+    smoke=Bounds(workers=1),
+    full=Bounds(kills=1, lapses=1),
+)
+def _cancel(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.loud().parallel(step("a"), actors.clutch().then(step("b")))
+
+
+@_world(
+    "cancel, then retry",
+    ends={"succeeded": ["a", "b"], "cancelled": None},
+    calls=("cancel", "retry"),
+    smoke=Bounds(workers=1),
+    full=Bounds(kills=1, lapses=1),
+)
+def _cancel_and_retry(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch().parallel(step("a"), actors.clutch().then(step("b")))
+
+
+@_world(
+    "shares",
+    ends={"succeeded": list("abcdefg")},
+    share=2,
+    smoke=Bounds(workers=1, kills=0),
+    full=Bounds(kills=1, lapses=1),
+)
+def _shares(actors: Actors) -> Clutch:
+    return actors.clutch().parallel([actors.step.message(name) for name in "abcdefg"])
+
+
+@_world(
+    "allow_failures",
+    ends={"succeeded": "c(None,b)"},
+    events={"succeeded": {"on_failure": 1, "on_death": 1, "on_success": 1, "on_finish": 1}},
+    smoke=Bounds(workers=1),
+    full=Bounds(kills=1, lapses=1),
+)
+def _allow_failures(actors: Actors) -> Clutch:
+    step = actors.step.message
+    members = step("a", dies=1), step("b", fails=1)
+    return actors.loud().parallel(*members, allow_failures=True).then(step("c", sees=True))
