@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from .search import Explorer, Outcome
-from .worlds import WORLDS
+from .worlds import WORLDS, Bounds, World
 
 HEADINGS = (
     "world", "workers", "kills", "lapses", "lost replies", "redeliveries", "states", "transitions", "rests", "deepest",
@@ -26,30 +26,45 @@ def main() -> int:
         parser.error(f"there is no world {unknown[0]!r}; there are: {', '.join(WORLDS)}")
     names = options.world or list(WORLDS)
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
-    found: list[Outcome] = []
+    searches = [(name, bounds) for name in names for bounds in bounds_of(WORLDS[name], is_smoke=options.smoke)]
+    probes: dict[str, set[str]] = {name: set() for name in names}
+    problems: list[str] = []
     with ProcessPoolExecutor(options.processes) as pool:
-        for outcome in pool.map(explored, names, [options.smoke] * len(names)):
-            print(row_of(outcome), flush=True)
-            found.append(outcome)
-    wrong = [outcome for outcome in found if outcome.problems]
-    for outcome in wrong:
-        print(f"\n{outcome.world}:\n" + "\n".join(outcome.problems))
-    return 1 if wrong else 0
+        for found in pool.map(explored, *zip(*searches, strict=True)):
+            print(row_of(found), flush=True)
+            probes[found.world] |= found.probes
+            if found.violation is not None:
+                problems.append(f"{found.world}, {found.bounds}:\n{found.violation}")
+    if not options.smoke:
+        for name in names:
+            missed = sorted(WORLDS[name].probes - probes[name])
+            problems += [f"{name}: no search has come to where {probe!r}" for probe in missed]
+    print(*problems, sep="\n\n")
+    return 1 if problems else 0
 
 
-def explored(name: str, smoke: bool) -> Outcome:
+def bounds_of(world: World, *, is_smoke: bool) -> tuple[Bounds, ...]:
+    return (world.smoke,) if is_smoke else world.full
+
+
+def explored(name: str, bounds: Bounds) -> Outcome:
     """What a search of a world has found."""
-    world = WORLDS[name]
-    return Explorer(world, world.smoke if smoke else world.full).explore()
+    return Explorer(WORLDS[name], bounds).explore()
 
 
 def row_of(outcome: Outcome) -> str:
     """The row of a world in the table."""
     bounds = outcome.bounds
     cells = (
-        outcome.world, bounds.workers, bounds.kills, bounds.lapses, bounds.lost, bounds.doubles, f"{outcome.states:,}",
-        f"{outcome.transitions:,}", outcome.rests, outcome.deepest, f"{outcome.seconds:.1f}",
-    )  # fmt: skip
+        outcome.world + (", early calls" if bounds.early else ""),
+        bounds.workers,
+        *bounds.faults,
+        f"{outcome.states:,}",
+        f"{outcome.transitions:,}",
+        outcome.rests,
+        outcome.deepest,
+        f"{outcome.seconds:.1f}",
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 

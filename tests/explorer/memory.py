@@ -7,10 +7,10 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
-from dramatiq_clutch.backends.memory import Clock, MemoryBackend
+from dramatiq_clutch.backends import StubBackend
+from dramatiq_clutch.backends.memory import Clock
 
 from .processes import NOW
-
 
 #: Where the scripts keep until when a duty's lease lasts.
 DUE = re.compile(rb'"due":(\d+)')
@@ -20,7 +20,7 @@ class Memory:
     """The real scripts over dicts. Its clock stands still: when time passes, what is stored grows older."""
 
     def __init__(self) -> None:
-        self.backend = MemoryBackend(clock=Clock(NOW))
+        self.backend = StubBackend(clock=Clock(NOW))
         self._empty = self.backend.save()
 
     def load(self, saved: Any) -> None:
@@ -37,9 +37,10 @@ class Memory:
         values: dict[bytes, Any] = {}
         for key, value in saved.values.items():
             if b":index:" in key:
-                values[key] = type(value)({name: max(score - by, 0.0) * (score - by > NOW) for name, score in value.items()})
+                older = {name: score - by if score - by > NOW else 0.0 for name, score in value.items()}
+                values[key] = type(value)(older)
             elif b"}:outbox" in key:
-                values[key] = type(value)({name: DUE.sub(lambda due: _older(due, by), duty) for name, duty in value.items()})
+                values[key] = type(value)({name: _older(duty, by) for name, duty in value.items()})
             else:
                 values[key] = value
         self.backend.restore(replace(saved, values=values))
@@ -49,9 +50,12 @@ class Memory:
         return frozenset((key, _frozen(value)) for key, value in self.backend.save().values.items())
 
 
-def _older(due: re.Match[bytes], by: int) -> bytes:
-    left = int(due[1]) - by
-    return b'"due":%d' % (left if left > NOW else 0)
+def _older(duty: bytes, by: int) -> bytes:
+    def due(found: re.Match[bytes]) -> bytes:
+        left = int(found[1]) - by
+        return b'"due":%d' % (left if left > NOW else 0)
+
+    return DUE.sub(due, duty)
 
 
 def _frozen(value: Any) -> Hashable:

@@ -34,7 +34,7 @@ from dramatiq_clutch.errors import StateUnavailable
 #: What a process can't do without others seeing it: a call to the store, or to the broker.
 Target = Literal["store", "broker"]
 
-#: The present, in UNIX milliseconds. In the stories it is always this time: when time passes, what is stored grows older.
+#: The present, in UNIX milliseconds. In a story it is always this time: when time passes, what is stored grows older.
 NOW = 100_000_000
 
 #: How long a lease is, and how much time passes when all of them lapse, in milliseconds.
@@ -137,7 +137,6 @@ class Relay:
         self.tokens += 1
         return hashlib.sha256(f"{self.start.name}/{self.tokens}".encode()).hexdigest()[:digits]
 
-
     def identity(self) -> str:
         """The same for what people read, such as the id of a run."""
         token = self.token(8)
@@ -147,7 +146,7 @@ class Relay:
 def _lost(target: Target, method: str) -> Exception:
     if target == "store":
         return StateUnavailable(f"the reply to {method} was lost")
-    return ConnectionClosed(f"the reply to {method} was lost")  # type: ignore[no-untyped-call]
+    return ConnectionClosed(f"the reply to {method} was lost")
 
 
 def _relayed(method: str) -> Callable[..., Any]:
@@ -295,7 +294,7 @@ class Laboratory:
     def run(self, start: Start, answers: Sequence[Answer]) -> Point:
         """What a process that has had these answers does next."""
         self.relay.begin(start, answers)
-        self.middleware.engine(self.broker).renew()
+        self.middleware.engine(self.broker).remembered.renew()
         raised = ""
         try:
             self._enter(start)

@@ -13,8 +13,8 @@ from dramatiq import Message
 
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.errors import ClutchError
-from dramatiq_clutch.plan import OPTION, CallbackTag, Tag, tag_of
 from dramatiq_clutch.status import RunStatus, status_from
+from dramatiq_clutch.stored.places import OPTION, CallbackTag, Tag, tag_of
 
 from .memory import Memory
 from .processes import LAPSE, LEASE, NOW, Answer, Laboratory, Point, Request, Start, Unexpected
@@ -103,8 +103,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search has found. `rests` are the states at which nothing is left to do; `missed` are the probes that a
-    search within these bounds must reach and hasn't."""
+    """What a search has found. `rests` are the states at which nothing is left to do."""
 
     world: str
     bounds: Bounds
@@ -114,14 +113,7 @@ class Outcome:
     deepest: int
     seconds: float
     probes: frozenset[str]
-    missed: frozenset[str]
     violation: Violation | None
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """All that is wrong, as it is told to people."""
-        violations = (str(self.violation),) if self.violation else ()
-        return *violations, *(f"the search never came to where {probe!r}" for probe in sorted(self.missed))
 
 
 class Explorer:
@@ -286,8 +278,8 @@ class Explorer:
         return None
 
     def is_foregone(self, node: int, store: int) -> bool:
-        """So is confirming a duty that has passed on to somebody else: no lease comes back. A sweeper that finds nothing
-        due ends; should something be due later, one may begin then."""
+        """So is confirming a duty that has passed on to somebody else: no lease comes back. A sweeper that finds
+        nothing due ends; should something be due later, one may begin then."""
         key = node, store
         found = self.foregone.get(key)
         if found is None:
@@ -327,8 +319,7 @@ class Explorer:
         if not envelope.retries or self._is_faulty(state):
             return True
         return all(
-            held == NONE or self.envelopes[held].tag.message_id != envelope.tag.message_id
-            for _, held, _ in state.procs
+            held == NONE or self.envelopes[held].tag.message_id != envelope.tag.message_id for _, held, _ in state.procs
         )
 
     def _is_faulty(self, state: State) -> bool:
@@ -338,9 +329,13 @@ class Explorer:
 
     def _may_call(self, state: State, call: str) -> bool:
         status = self.status(state.store)
-        if status is None:
+        if status is None or not (self.bounds.early or self._has_returned(state)):
             return False
         return status.state in (("failed", "cancelled") if call == "retry" else ("running", "failing"))
+
+    def _has_returned(self, state: State) -> bool:
+        """Whether `run()` has, or its caller is dead."""
+        return all(self.nodes[node].start.does != "run" for node, *_ in state.procs)
 
     def _name(self, state: State, label: str) -> str:
         """A name that no other process has whose leases can still be in the store: each that has died has cost a
@@ -352,7 +347,8 @@ class Explorer:
         return next(name for name in names if name not in taken)
 
     def taken(self, node: int, store: int, *, is_lost: bool, is_late: bool) -> tuple[int, int, int]:
-        """What comes of a process's next call: the store, the message that it has sent or NONE, and what it does then."""
+        """What comes of a process's next call: the store, the message that it has sent or NONE, and what it does
+        then."""
         key = node, store, is_lost, is_late
         found = self.steps.get(key)
         if found is None:
@@ -419,9 +415,11 @@ class Explorer:
             yield "", state._replace(procs=procs)
             return
         ended = self.after(node, Answer())
-        if self.nodes[ended].point.request is not None:
-            raise Unexpected("a process goes on after its ack")
-        yield "acks", state
+        if self.nodes[ended].point.request is None:
+            yield "acks", state
+        else:
+            for _, settled in self._settle(state, ended, NONE):
+                yield "acks", settled
         if state.kills and message != NONE:
             yield "killed", state._replace(kills=state.kills - 1, queue=tuple(sorted((*state.queue, message))))
         if state.lost:
@@ -497,7 +495,9 @@ class Explorer:
                     add.add(("created", request.arguments[0]))
             case "cancel" if value is not None and value.word == "cancelled":
                 add.add(("cancelled", request.arguments[0]))
+                drop.add(("retried", request.arguments[0]))
             case "retry" if value is not None and value.word == "retried":
+                add.add(("retried", request.arguments[0]))
                 drop.add(("cancelled", request.arguments[0]))
                 drop |= {fact for fact in facts if fact[:2] == ("dead", request.arguments[0])}
             case "confirm":
@@ -560,6 +560,8 @@ class Explorer:
         if status.state not in self.world.ends:
             yield f"the run is {status.state}"
             return
+        if ("retried", self.run_id) in facts and status.state != "succeeded":
+            yield f"the run is {status.state}, though it was retried"
         with self.at(state.store) as backend:
             for run_id in sorted({fact[1] for fact in facts if fact[0] == "created"}):
                 reply = backend.owed(run_id, Caller("nobody", NOW, "none", LEASE))
@@ -590,7 +592,7 @@ class Explorer:
             if stage.succeeded != done:
                 yield f"stage {index} counts {stage.succeeded} successes, and {done} were recorded"
             if status.state == "succeeded" and stage.succeeded + stage.dead != stage.total:
-                yield f"stage {index} has {stage.total} members, of which {stage.succeeded} succeeded, {stage.dead} died"
+                yield f"stage {index} of {stage.total}: {stage.succeeded} have succeeded, {stage.dead} are dead"
 
     # The search
 
@@ -634,11 +636,9 @@ class Explorer:
                 rests.append(number)
         if violation is None and not ahead:
             violation = self._never_at_rest(states, parents, backwards, rests)
-        probes = frozenset(self.probes)
-        missed = self.world.probes - probes if violation is None and self.bounds == self.world.full else frozenset()
         return Outcome(
             self.world.name, self.bounds, len(states), transitions, len(rests), max(depths),
-            time.process_time() - began, probes, missed, violation,
+            time.process_time() - began, frozenset(self.probes), violation,
         )  # fmt: skip
 
     def _never_at_rest(
@@ -691,14 +691,17 @@ class Explorer:
             text += f" -> {_reply(value) if error is None else repr(error)}"
         if action.kind == "lost":
             text += "; the reply is lost"
-        return text + {
-            "": "",
-            "acks": "; the message is acked",
-            "killed": "; it is killed before the ack, and its message comes again",
-            "ack lost": "; the message is acked, but the reply is lost",
-            "unacked": "; it ends without an ack, and its message comes again",
-            "ends": "; it ends",
-        }[action.then]
+        return (
+            text
+            + {
+                "": "",
+                "acks": "; the message is acked",
+                "killed": "; it is killed before the ack, and its message comes again",
+                "ack lost": "; the message is acked, but the reply is lost",
+                "unacked": "; it ends without an ack, and its message comes again",
+                "ends": "; it ends",
+            }[action.then]
+        )
 
 
 def _said(explorer: Explorer, request: Request) -> str:

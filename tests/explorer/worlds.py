@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dramatiq
-from dramatiq import Message
 
 from dramatiq_clutch import Clutch, previous_results
 from dramatiq_clutch.job import current_job
@@ -29,11 +28,13 @@ class Actors:
 
     def __init__(self, laboratory: Laboratory) -> None:
         self.laboratory = laboratory
-        options: dict[str, Any] = {"broker": laboratory.broker, "throws": Dies}
-        self.step: Any = dramatiq.actor(_step, actor_name="step", **options)
-        self.listing: Any = dramatiq.actor(_listing, actor_name="listing", **options)
-        self.nesting: Any = dramatiq.actor(self._nesting, actor_name="nesting", **options)
-        self.callback: Any = dramatiq.actor(_callback, actor_name="callback", **options)
+        self.step = self._actor("step", _step)
+        self.listing = self._actor("listing", _listing)
+        self.nesting = self._actor("nesting", self._nesting)
+        self.callback = self._actor("callback", _callback)
+
+    def _actor(self, name: str, function: Callable[..., Any]) -> Any:
+        return dramatiq.actor(actor_name=name, broker=self.laboratory.broker, throws=Dies)(function)
 
     def clutch(self, **callbacks: Any) -> Clutch:
         return Clutch(broker=self.laboratory.broker, **callbacks)
@@ -68,7 +69,8 @@ def _callback(status: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much may happen in a world."""
+    """How much may happen in a world. `early`: other calls may come while `run()` is still at work, as they may where
+    its id is known before."""
 
     workers: int = 2
     sweepers: int = 1
@@ -76,10 +78,15 @@ class Bounds:
     lapses: int = 0
     lost: int = 0
     doubles: int = 0
+    early: bool = False
 
     @property
     def faults(self) -> tuple[int, int, int, int]:
         return self.kills, self.lapses, self.lost, self.doubles
+
+
+#: Builds the clutch of a world.
+Build = Callable[[Actors], Clutch]
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,15 @@ class World:
 
     `ends` has the states in which its run may come to rest, each with the result (None: there is none), and `events`
     how often which callback must have been sent by then. `calls` are made besides `run()`, each once, at any moment.
-    `probes` must be reached within the full bounds, or the search proves nothing.
+    `pauses_before_seal` says that leases may lapse before its run is sealed. It is explored within the `smoke` bounds,
+    and within each of the `full` ones. `probes` must be reached by these together, or the searches prove nothing.
     """
 
     name: str
-    build: Callable[[Actors], Clutch]
+    build: Build
     ends: Mapping[str, Any]
     smoke: Bounds
-    full: Bounds
+    full: tuple[Bounds, ...] = ()
     calls: tuple[str, ...] = ()
     events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     share: int | None = None
@@ -104,14 +112,41 @@ class World:
     pauses_before_seal: bool = False
 
 
+#: For small worlds: a search for each kind of fault, one for two that go together, and one with a third worker. All at
+#: once would be too many states.
+FAULTS = (
+    Bounds(kills=2),
+    Bounds(lapses=1),
+    Bounds(workers=1, kills=1, lapses=1),
+    Bounds(lost=1),
+    Bounds(doubles=1),
+    Bounds(workers=3, kills=1),
+)
+
+#: For larger ones.
+FEWER = (
+    Bounds(kills=1),
+    Bounds(workers=1, lapses=1),
+    Bounds(workers=1, lost=1),
+    Bounds(workers=1, doubles=1),
+)
+
+#: For those in which others call, too.
+CALLS = (
+    Bounds(),
+    Bounds(workers=1, kills=1),
+    Bounds(workers=1, early=True),
+)
+
 WORLDS: dict[str, World] = {}
 
 
-def _world(name: str, **more: Any) -> Callable[[Callable[[Actors], Clutch]], None]:
+def _world(name: str, **more: Any) -> Callable[[Build], Build]:
     """Add a world whose clutch the function builds."""
 
-    def add(build: Callable[[Actors], Clutch]) -> None:
+    def add(build: Build) -> Build:
         WORLDS[name] = World(name, build, **more)
+        return build
 
     return add
 
@@ -124,7 +159,8 @@ QUIET = {"on_failure": 0, "on_death": 0, "on_success": 1, "on_finish": 1}
     "two stages",
     ends={"succeeded": "c(a,b)"},
     smoke=Bounds(kills=1),
-    full=Bounds(kills=1, lapses=1, lost=1),
+    full=FAULTS,
+    probes=frozenset({"guard says done", "record says duplicate", "confirm says lost", "a duty was taken over"}),
 )
 def _two_stages(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -135,8 +171,8 @@ def _two_stages(actors: Actors) -> Clutch:
     "series",
     ends={"succeeded": "c(b(a))"},
     events={"succeeded": QUIET},
-    smoke=Bounds(kills=1),
-    full=Bounds(kills=2, lapses=1, lost=1),
+    smoke=Bounds(workers=1, kills=1),
+    full=FEWER,
 )
 def _series(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -147,8 +183,8 @@ def _series(actors: Actors) -> Clutch:
     "limit",
     ends={"succeeded": ["a", "b", "c"]},
     limit=1,
-    smoke=Bounds(kills=1),
-    full=Bounds(kills=1, lapses=1, lost=1),
+    smoke=Bounds(workers=1, kills=1),
+    full=FEWER,
 )
 def _limit(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -158,8 +194,8 @@ def _limit(actors: Actors) -> Clutch:
 @_world(
     "map",
     ends={"succeeded": ["m(1)", "m(2)"]},
-    smoke=Bounds(kills=1),
-    full=Bounds(kills=1, lapses=1, lost=1),
+    smoke=Bounds(workers=1, kills=1),
+    full=FAULTS,
 )
 def _map(actors: Actors) -> Clutch:
     return actors.clutch().then(actors.listing.message(1, 2)).map(actors.step.message("m"))
@@ -168,8 +204,9 @@ def _map(actors: Actors) -> Clutch:
 @_world(
     "nested, written down",
     ends={"succeeded": ["a", "c(b)"]},
-    smoke=Bounds(kills=1),
-    full=Bounds(kills=1, lapses=1, lost=1),
+    smoke=Bounds(workers=1, kills=1),
+    full=FEWER,
+    probes=frozenset({"create says exists", "confirm says lost", "a duty was taken over"}),
 )
 def _nested(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -179,33 +216,34 @@ def _nested(actors: Actors) -> Clutch:
 
 @_world(
     "nested, from a running job",
-    ends={"succeeded": "c(['a', 'b'])"},
-    smoke=Bounds(kills=1),
-    full=Bounds(kills=1, lapses=1, lost=1),
+    ends={"succeeded": "c(['a'])"},
+    smoke=Bounds(workers=1, kills=1),
+    full=FEWER,
 )
 def _nesting(actors: Actors) -> Clutch:
-    return actors.clutch().then(actors.nesting.message("n", "a", "b")).then(actors.step.message("c"), pipe=True)
+    return actors.clutch().then(actors.nesting.message("n", "a")).then(actors.step.message("c"), pipe=True)
 
 
 @_world(
     "retry of a failed run",
     ends={"succeeded": "c(a,b)", "failed": None},
-    events={"succeeded": {"on_failure": 1, "on_death": 1, "on_success": 1, "on_finish": 2}},
+    events={"succeeded": {"on_failure": 1, "on_finish": 2}},
     calls=("retry",),
     smoke=Bounds(workers=1, kills=0),
-    full=Bounds(kills=1, lapses=1),
+    full=CALLS,
 )
 def _retry(actors: Actors) -> Clutch:
     step = actors.step.message
-    return actors.loud().parallel(step("a"), step("b", dies=1)).then(step("c", sees=True))
+    callbacks = {"on_failure": actors.callback, "on_finish": actors.callback}
+    return actors.clutch(**callbacks).parallel(step("a"), step("b", dies=1)).then(step("c", sees=True))
 
 
 @_world(
     "resend",
     ends={"succeeded": "c(a,b)"},
     calls=("resend",),
-    smoke=Bounds(),
-    full=Bounds(kills=1, lapses=1),
+    smoke=Bounds(workers=1),
+    full=CALLS,
 )
 def _resend(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -215,37 +253,50 @@ def _resend(actors: Actors) -> Clutch:
 @_world(
     "cancel",
     ends={"succeeded": ["a", "b"], "cancelled": None},
-    events={"succeeded": QUIET, "cancelled": {"on_success": 0, "on_finish": 1}},
+    events={"succeeded": {"on_finish": 1}, "cancelled": {"on_finish": 1}},
     calls=("cancel",),
     smoke=Bounds(workers=1),
-    full=Bounds(kills=1, lapses=1),
+    full=CALLS,
 )
 def _cancel(actors: Actors) -> Clutch:
     step = actors.step.message
-    return actors.loud().parallel(step("a"), actors.clutch().then(step("b")))
+    return actors.clutch(on_finish=actors.callback).parallel(step("a"), actors.clutch().then(step("b")))
 
 
 @_world(
     "cancel, then retry",
-    ends={"succeeded": ["a", "b"], "cancelled": None},
+    ends={"succeeded": "c(a,b)", "cancelled": None},
     calls=("cancel", "retry"),
     smoke=Bounds(workers=1),
-    full=Bounds(kills=1, lapses=1),
+    full=CALLS,
 )
 def _cancel_and_retry(actors: Actors) -> Clutch:
     step = actors.step.message
-    return actors.clutch().parallel(step("a"), actors.clutch().then(step("b")))
+    return actors.clutch().parallel(step("a"), step("b")).then(step("c", sees=True))
+
+
+@_world(
+    "cancel nested, then retry",
+    ends={"succeeded": ["b"], "cancelled": None},
+    calls=("cancel", "retry"),
+    smoke=Bounds(workers=1),
+    full=CALLS,
+    probes=frozenset({"create says exists", "record says stale", "retry says retried"}),
+)
+def _cancel_nested_and_retry(actors: Actors) -> Clutch:
+    return actors.clutch().parallel(actors.clutch().then(actors.step.message("b")))
 
 
 @_world(
     "shares",
-    ends={"succeeded": list("abcdefg")},
+    ends={"succeeded": list("abcde")},
     share=2,
-    smoke=Bounds(workers=1, kills=0),
-    full=Bounds(kills=1, lapses=1),
+    smoke=Bounds(workers=1),
+    full=(Bounds(), Bounds(workers=1, kills=1), Bounds(workers=1, lost=1)),
+    probes=frozenset({"a reply notes more", "a duty was taken over"}),
 )
 def _shares(actors: Actors) -> Clutch:
-    return actors.clutch().parallel([actors.step.message(name) for name in "abcdefg"])
+    return actors.clutch().parallel([actors.step.message(name) for name in "abcde"])
 
 
 @_world(
@@ -253,9 +304,21 @@ def _shares(actors: Actors) -> Clutch:
     ends={"succeeded": "c(None,b)"},
     events={"succeeded": {"on_failure": 1, "on_death": 1, "on_success": 1, "on_finish": 1}},
     smoke=Bounds(workers=1),
-    full=Bounds(kills=1, lapses=1),
+    full=FEWER,
 )
 def _allow_failures(actors: Actors) -> Clutch:
     step = actors.step.message
     members = step("a", dies=1), step("b", fails=1)
     return actors.loud().parallel(*members, allow_failures=True).then(step("c", sees=True))
+
+
+#: What is known to be wrong, and not mended yet. A producer that pauses for longer than a lease between the last row of
+#: its plan and the seal meets a sweeper that has found no run and takes it out of the index: if it dies right after the
+#: seal, nobody ever finds what the run owes.
+SEAL = World(
+    "a pause before the seal",
+    _two_stages,
+    ends={"succeeded": "c(a,b)"},
+    smoke=Bounds(workers=1, kills=1, lapses=1),
+    pauses_before_seal=True,
+)

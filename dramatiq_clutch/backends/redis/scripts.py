@@ -37,6 +37,11 @@ ENQUEUE = "enqueue"
 READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
 
 
+def text_of(name: str) -> str:
+    """What a file of Lua has."""
+    return (resources.files(__package__) / "lua" / name).read_text()
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file of Lua: its header, and its lines."""
@@ -49,7 +54,7 @@ class Source:
 
     @classmethod
     def read(cls, name: str) -> Source:
-        text = (resources.files(__package__) / "lua" / name).read_text()
+        text = text_of(name)
         header = text[: len(text) - len(re.sub(r"\A(--.*\n)*", "", text))]
         uses, keys, arguments = (
             tuple(
