@@ -62,7 +62,7 @@ def scripts_timed(client: redis.Redis) -> Iterator[dict[str, list[int]]]:
 
 
 def show(what: str, micros: dict[str, list[int]]) -> int:
-    """Print the times, for Sizing in README (seen with `pytest -s`). Returns the longest."""
+    """Print the times, for Sizing in tests/benchmarks/README.md (seen with `pytest -s`). Returns the longest."""
     for name, times in sorted(micros.items()):
         shown = f"{len(times)} over 1 ms, median {median(times) / 1_000:.1f} ms, max {max(times) / 1_000:.1f} ms"
         print(f"{what}: {name}, {shown}")
