@@ -38,7 +38,7 @@ from tests.support.server import Server
 
 #: What a server answers, and what the log then tells the operator.
 ANSWERS = {
-    "NOPERM": ("-NOPERM User clutch has no permissions to run the 'evalsha' command", "README, Least privilege"),
+    "NOPERM": ("-NOPERM User clutch has no permissions to run the 'evalsha' command", "README.md, Least privilege"),
     "upstream": ("-ERR upstream failure", "see the server's log"),
     "NOAUTH": ("-NOAUTH Authentication required.", "check user and password"),
     "WRONGTYPE": ("-WRONGTYPE Operation against a key holding the wrong kind of value", "remove it"),

@@ -52,6 +52,10 @@ CASES: dict[str, list[list[Call]]] = {
         [("SET", "key", "1", "PX", "soon")],
         [("SET", "key", "1", "NOW")],
     ],
+    "PTTL": [
+        [("PTTL", "none")],
+        [*HASH, ("PTTL", "key")],
+    ],
     "PEXPIRE": [
         [*HASH, ("PEXPIRE", "key", 100_000), ("HLEN", "key")],
         [*HASH, ("PEXPIRE", "key", 0), ("EXISTS", "key")],

@@ -33,7 +33,7 @@ from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server, free_port
 from tests.support.tags import tag_in
-from tests.test_readme import README
+from tests.test_readme import OPERATIONS
 
 IMPATIENT: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
 
@@ -137,8 +137,8 @@ def test_the_store_away_for_a_while_changes_nothing_and_floods_no_log(caplog: py
 
 
 def acl_of_the_readme() -> str:
-    """The commands that README's Operations section lists."""
-    text = README.read_text().split("ACL SETUSER clutch")[1].split("```")[0]
+    """The commands that the README on operations lists under Least privilege."""
+    text = OPERATIONS.read_text().split("ACL SETUSER clutch")[1].split("```")[0]
     return " ".join(text.replace("\\\n", " ").split())
 
 

@@ -1,36 +1,175 @@
-"""README's Python blocks do what it says: all of them, in order, on a real server, with a real worker."""
+"""What the READMEs say is so: their Python blocks run, in order, on real servers; their links lead somewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import dramatiq
 import pytest
+import redis
+from dramatiq.brokers.stub import StubBroker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from dramatiq_clutch import Clutch
+from dramatiq_clutch import Clutch, ClutchMiddleware, previous_results
 from tests.conftest import running_worker
-from tests.support.server import Server
+from tests.support.awaiting import wait_until
+from tests.support.server import Server, free_port, server_binary
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+
+README = ROOT / "README.md"
+OPERATIONS = ROOT / "dramatiq_clutch" / "backends" / "redis" / "README.md"
+
+#: Every README of the repository.
+READMES = [
+    README,
+    *(page for top in ("dramatiq_clutch", "examples", "tests") for page in (ROOT / top).rglob("README.md")),
+]
+NAMES = [page.relative_to(ROOT).as_posix() for page in READMES]
+
+#: A block, whatever its language; the Python ones are executed, and `text` and `mermaid` show what those print.
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for its, text in BLOCK.findall(page.read_text()) if its == language]
 
 
-def test_every_python_block_runs(server: Server, redis_client: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def code(page: Path, text: str) -> CodeType:
+    """A block as code whose errors name the line of the page."""
+    before = page.read_text().partition(text)[0].count("\n")
+    return compile("\n" * before + text, page, "exec")
+
+
+# The examples
+
+
+def test_every_python_block_of_readme_runs_and_prints_what_it_shows(
+    server: Server, redis_client: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dramatiq.broker.global_broker", None)
-    first, *others = blocks("python")
-    assert "RedisBroker()" in first
+    (language, first), *others = BLOCK.findall(README.read_text())
+    assert language == "python"
+    local = first.replace("RedisBroker()", f"RedisBroker(url={server.url!r})")
+    assert local != first
     namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(local, README, "exec"), namespace)
 
-    exec(compile(first.replace("RedisBroker()", f"RedisBroker(url={server.url!r})"), README.name, "exec"), namespace)
-
+    shown, printed = 0, ""
     with running_worker(dramatiq.get_broker()):
-        for block in others:
-            exec(compile(block, README.name, "exec"), namespace)
+        for language, text in others:
+            if language == "python":
+                with contextlib.redirect_stdout(io.StringIO()) as output:
+                    exec(code(README, text), namespace)
+                printed = output.getvalue()
+            elif language in ("text", "mermaid"):
+                assert printed.rstrip("\n") == text.rstrip("\n")
+                shown += 1
+    assert shown == 2
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[int]:
+    """The port of a Redis Cluster of one node."""
+    with Server(config=("cluster-enabled yes", f"cluster-port {free_port()}")) as server, server.client() as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+        wait_until("the cluster to be up", lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        yield server.port
+
+
+@contextlib.contextmanager
+def sentinel(server: Server, name: str, folder: Path) -> Iterator[int]:
+    """The port of a Sentinel that watches the server under this name."""
+    port, config = free_port(), folder / "sentinel.conf"
+    lines = ["bind 127.0.0.1", f"port {port}", f"dir {folder}", f"sentinel monitor {name} 127.0.0.1 {server.port} 1"]
+    config.write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen([server_binary(), config, "--sentinel"], stdout=subprocess.DEVNULL)
+
+    def knows_the_primary() -> bool:
+        with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
+            try:
+                return bool(client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name))
+            except redis.ConnectionError:
+                return False
+
+    try:
+        wait_until("the Sentinel to know the primary", knows_the_primary)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_every_middleware_that_the_page_on_operations_makes_runs_clutches(
+    server: Server, redis_client: object, tmp_path: Path
+) -> None:
+    with cluster() as cluster_port, sentinel(server, "clutches", tmp_path) as sentinel_port:
+        ports = {"6379": server.port, "7000": cluster_port, "26379": sentinel_port}
+        namespace: dict[str, Any] = {"__name__": "operations"}
+        for block in blocks(OPERATIONS, "python"):
+            local = re.sub(r"\b(6379|7000|26379)\b", lambda written: str(ports[written[0]]), block)
+            exec(compile(local, OPERATIONS, "exec"), namespace)
+        made = {name: value for name, value in namespace.items() if isinstance(value, ClutchMiddleware)}
+        assert list(made) == ["elsewhere", "tuned", "with_sentinel", "on_a_cluster"]
+        for middleware in made.values():
+            run_a_clutch_with(middleware)
+        for one in namespace["sentinel"].sentinels:
+            one.close()
+
+
+def run_a_clutch_with(middleware: Any) -> None:
+    broker = StubBroker()
+    broker.add_middleware(middleware)
+
+    @dramatiq.actor(broker=broker)
+    def job(number: int) -> int:
+        return number
+
+    @dramatiq.actor(broker=broker)
+    def total() -> int:
+        return sum(previous_results())
+
+    nested = Clutch(broker=broker).parallel(job.message(1), job.message(2)).then(total)
+    with running_worker(broker):
+        run = Clutch(broker=broker).parallel(nested, job.message(3)).then(total).run()
+        assert run.get_result(block=True) == 6
+    broker.close()
+    middleware.backend.client.close()
+
+
+def test_python_blocks_are_where_they_are_executed() -> None:
+    assert {page for page in READMES if blocks(page, "python")} == {README, OPERATIONS}
+
+
+# The commands
+
+
+@pytest.mark.parametrize("page", READMES, ids=NAMES)
+def test_commands_of_a_readme_name_modules_and_options_that_are_there(page: Path) -> None:
+    for name, arguments in re.findall(r"python -m (tests[\w.]*)([^\n#`]*)", page.read_text()):
+        module = importlib.util.find_spec(f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name)
+        assert module is not None, name
+        assert module.origin is not None
+        source = Path(module.origin).read_text()
+        assert [option for option in re.findall(r"--\w+", arguments) if f'"{option}"' not in source] == []
+
+
+def test_ci_runs_the_same_test_command_as_readme() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    (test_command,) = [line for block in blocks(README, "sh") for line in block.splitlines() if "pytest" in line]
+    assert test_command in ci
+
+
+# The text
 
 
 def test_working_code_begins_by_line_15() -> None:
@@ -38,30 +177,42 @@ def test_working_code_begins_by_line_15() -> None:
     assert any(line == "broker.add_middleware(ClutchMiddleware())" for line in lines[:15])
 
 
-def test_ci_runs_the_same_test_command_as_readme() -> None:
-    ci = (README.parent / ".ci" / "run").read_text()
-    (test_command,) = [line for block in blocks("sh") for line in block.splitlines() if "pytest" in line]
-    assert test_command in ci
+def test_readme_has_at_most_300_lines() -> None:
+    assert len(README.read_text().splitlines()) <= 300
 
 
-def test_the_picture_is_what_the_code_above_it_draws(stub_broker: object) -> None:
-    (picture,) = blocks("mermaid")
-    (code,) = [block for block in blocks("python") if "to_mermaid" in block]
-    actors = {}
-    for name in ("list_pages", "fetch", "shout", "summarise"):
+@pytest.mark.parametrize("page", READMES, ids=NAMES)
+def test_lines_of_a_readme_have_at_most_120_columns_but_for_rows_of_tables(page: Path) -> None:
+    """A row of a table can't be broken."""
+    lines = enumerate(page.read_text().splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 120 and not line.startswith("|")] == []
 
-        @dramatiq.actor(actor_name=name)
-        def actor() -> None: ...
 
-        actors[name] = actor
-    namespace: dict[str, Any] = {"Clutch": Clutch, **actors}
-    exec(code, namespace)
-    assert namespace["picture"].to_mermaid() == picture
+def anchors(page: Path) -> set[str]:
+    """What GitHub names the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", READMES, ids=NAMES)
+def test_links_of_a_readme_lead_to_what_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_readme_links_to_the_pages_that_go_on() -> None:
+    links = set(re.findall(r"\]\(([\w/.]+)", README.read_text()))
+    assert {OPERATIONS.relative_to(ROOT).as_posix(), "tests/benchmarks/README.md", "tests/chaos/README.md"} <= links
 
 
 def test_each_promise_is_shown_by_a_test_that_is_there() -> None:
     shown = re.findall(r"`(test_\w+\.py)::(test_\w+)`", README.read_text())
     assert len(shown) > 20
-    tests = README.parent / "tests"
+    tests = ROOT / "tests"
     missing = [f"{file}::{name}" for file, name in shown if f"def {name}(" not in (tests / file).read_text()]
     assert missing == []

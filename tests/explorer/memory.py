@@ -31,8 +31,8 @@ class Memory:
         return self.backend.save()
 
     def age(self, by: int) -> None:
-        """Have so many milliseconds pass: leases, and the times at which a sweeper is to look. What is in the past is
-        all the same."""
+        """Have so many milliseconds pass: leases, the times at which a sweeper is to look, and what is left of drafts.
+        What is in the past is all the same."""
         saved = self.backend.save()
         values: dict[bytes, Any] = {}
         for key, value in saved.values.items():
@@ -43,7 +43,8 @@ class Memory:
                 values[key] = type(value)({name: _older(duty, by) for name, duty in value.items()})
             else:
                 values[key] = value
-        self.backend.restore(replace(saved, values=values))
+        expires = {key: at - by if b"}:draft:" in key else at for key, at in saved.expires.items()}
+        self.backend.restore(replace(saved, values=values, expires=expires))
 
     def key(self) -> Hashable:
         """What tells the store's state from others: its keys with their values, in no order, but for lists."""

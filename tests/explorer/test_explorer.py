@@ -52,7 +52,6 @@ def test_a_search_visits_the_same_states_each_time() -> None:
     assert (first.states, first.transitions, first.deepest) == (second.states, second.transitions, second.deepest)
 
 
-@pytest.mark.xfail(strict=True, reason="a sweeper takes a run out of the index that is sealed at that moment")
 def test_a_run_that_is_sealed_late_and_whose_producer_dies_then_comes_to_rest() -> None:
     found = Explorer(SEAL, SEAL.smoke).explore()
 

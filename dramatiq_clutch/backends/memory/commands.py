@@ -88,6 +88,13 @@ def pexpire(keys: Keyspace, key: bytes, ms: bytes) -> int:
     return int(keys.is_there(key) or life <= 0)
 
 
+@command
+def pttl(keys: Keyspace, key: bytes) -> int:
+    if not keys.is_there(key):
+        return -2
+    return keys.expires[key] - keys.now if key in keys.expires else -1
+
+
 # Strings
 
 

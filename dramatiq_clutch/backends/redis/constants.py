@@ -6,6 +6,9 @@ from ...backend import LAST
 from ...status import MOST_FAILURES
 from ...stored.formats import ERA, SPAN
 
+#: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
+DRAFT_TTL = 300_000
+
 CONSTANTS: dict[str, int] = {
     # The kinds of members. The score of a member in `standing` is ERA * era + SPAN * kind + index. In `dead` it is
     # SPAN * revival + index.
@@ -24,6 +27,7 @@ CONSTANTS: dict[str, int] = {
     "LITTLE": 10_000,
     # No step works on more members than that.
     "MANY": 1_000,
-    # In milliseconds.
+    # In milliseconds. The rows of a plan that is being written live so long, unless they are sealed.
+    "DRAFT_TTL": DRAFT_TTL,
     "A_DAY": 86_400_000,
 }

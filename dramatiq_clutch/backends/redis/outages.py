@@ -28,7 +28,7 @@ CURABLE = {
     "CLUSTERDOWN": "the cluster is down",
     "TRYAGAIN": "the cluster is moving the slot",
     "NOREPLICAS": "the server has too few replicas to accept writes",
-    "NOPERM": "grant the user the commands in README, Least privilege",
+    "NOPERM": "grant the user the commands in backends/redis/README.md, Least privilege",
     "WRONGTYPE": "another program has written to this key: remove it",
 }
 
@@ -54,7 +54,7 @@ LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk
 def way_out(error: BaseException) -> str:
     """What the operator can do about an error that is waited for."""
     if isinstance(error, redis.AuthenticationError):
-        return "check user and password, and grant the user the commands in README, Least privilege"
+        return "check user and password, and grant the user the commands in backends/redis/README.md, Least privilege"
     for known, code in CLASSES.items():
         if isinstance(error, known):
             return CURABLE[code]

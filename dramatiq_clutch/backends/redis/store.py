@@ -23,6 +23,7 @@ from . import resp
 from .calling import At, RedisCalling
 from .calls import translated
 from .combining import Combining
+from .constants import DRAFT_TTL
 from .keys import index
 from .outages import LARGE
 from .reading import CHUNK, INDEX_TTL
@@ -32,8 +33,8 @@ from .scripts import script
 if TYPE_CHECKING:
     from .courier import Onward
 
-#: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
-DRAFT_TTL = 300_000
+#: When a sweeper looks at the earliest for a run that is being written, in milliseconds, however short a lease is.
+LEAST_LEASE = 1_000
 
 
 class RedisBackend(RedisCalling):
@@ -86,7 +87,7 @@ class RedisBackend(RedisCalling):
         with translated():
             # The index entry comes first: whatever happens from here on, a sweeper finds the run.
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.zadd(runs, {run_id: caller.now + caller.lease_ms})
+            pipe.zadd(runs, {run_id: caller.now + max(caller.lease_ms, LEAST_LEASE)})
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
             is_small = resp.size_of(rows) < LARGE
             if is_small:  # by its text, for a pipeline can't ask again when a server doesn't know a script's name
@@ -124,7 +125,7 @@ class RedisBackend(RedisCalling):
             draft = new_token()
             for at in range(0, len(plan.rows) or 1, CHUNK):
                 self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
-        given = {
+        given: dict[str, Any] = {
             "run_ttl": run_ttl,
             "result_ttl": result_ttl,
             "claim": claim,
@@ -132,14 +133,19 @@ class RedisBackend(RedisCalling):
             "rows": rows_of(plan.lines),
             "app": caller.application,
             "due": spec.start_at or 0,
+            "fresh_for": max(caller.lease_ms, LEAST_LEASE) * 2 // 3,
         }
         at_first = At(run_id, 0, spec.generation)
         more = [part for pair in head.items() for part in pair]
-        raw = self._call("seal", at_first, caller, given, more, keys={"draft": self._draft(run_id, draft)})
-        reply = reply_from(raw, spec.generation)
-        if reply.word == "expired":
-            raise _expired(run_id)
-        return reply
+        while True:
+            raw = self._call("seal", at_first, caller, given, more, keys={"draft": self._draft(run_id, draft)})
+            reply = reply_from(raw, spec.generation)
+            if reply.word == "expired":
+                raise _expired(run_id)
+            if reply.word != "late":
+                return reply
+            # This process was held up. A sweeper may have looked in vain, so it has to be told of the run again.
+            self.draft(run_id, draft, given["rows"], (), replace(caller, now=self.now()), run_ttl=run_ttl)
 
     # A job
 

@@ -1,10 +1,12 @@
 -- Make a written plan a run, and owe its first stage.
 -- USES take, life, tombstone, expiry
 -- KEYS draft
--- ARGV run_ttl number, result_ttl, claim, parent_epoch, rows number, app, due number, more...
+-- ARGV run_ttl number, result_ttl, claim, parent_epoch, rows number, app, due number, fresh_for number, more...
 -- `draft` has the rows as they were written, and `rows` is how many it has to have. `parent_epoch` is '' for a run that
 -- isn't nested. The first stage is delayed until `due` (ms), or 0. `more` are fields of the head and their values.
--- returns {'created' | 'exists' | 'taken' | 'foreign' | 'expired', note, duty...}
+-- A draft is fresh for so many ms: after that a sweeper that knows of the run may find that it isn't there, and forget
+-- it for ever.
+-- returns {'created' | 'exists' | 'taken' | 'foreign' | 'expired' | 'late', note, duty...}
 local nested = parent_epoch ~= ''
 if run.state or (stranger and not nested) then
   call('UNLINK', draft)
@@ -24,7 +26,8 @@ elseif what == 'buried' and whose == generation and not (nested and tonumber(det
   call('UNLINK', draft)
   return {'exists', ''}
 end
-if call('LLEN', draft) ~= rows then return {'expired', ''} end
+if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end
+if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
 call('DEL', mark)
 if stranger then call('UNLINK', head) end -- it was nested in another run that had our parent's id
 
@@ -38,7 +41,7 @@ if run.stages == 0 then
   rest('succeeded')
   tell()
 else
-  if call('EXISTS', draft) == 1 then
+  if rows > 0 then
     call('RENAME', draft, plan)
     call('PEXPIRE', plan, lifetime())
   end
@@ -46,5 +49,6 @@ else
   call('PEXPIRE', here.marks, lifetime())
   owe_stage(0, run.line)
 end
+call('UNLINK', draft)
 clean_up()
 return answer('created')
