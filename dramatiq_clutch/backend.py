@@ -31,9 +31,9 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: doesn't exist, or hasn't been opened (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: What else a reply says of the run: it `rests`, and owes nothing more; it was at rest and `wakes`; there are `more`
-#: shares of work, for anybody.
-Note = Literal["", "rests", "wakes", "more"]
+#: What else a reply says of the run: it `ends`, for it has succeeded and owes nothing more; it `rests` otherwise, and
+#: owes nothing more until somebody has it retry; it was at rest and `wakes`; there are `more` shares, for anybody.
+Note = Literal["", "ends", "rests", "wakes", "more"]
 
 #: What sweepers listen for: that there is work for them before their interval is over.
 SWEEP = "!sweep"
@@ -212,9 +212,9 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `rests` if the run is
-        at rest and owes nothing more; `lost` if the lease has passed to somebody else. When a succeeded run owes
-        nothing any more, all but its status and result goes; of a nested one, all but a mark."""
+        """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `ends` or
+        `rests` if the run owes nothing more (see Note); `lost` if the lease has passed to somebody else. When a
+        succeeded run owes nothing any more, all but its status and result goes; of a nested one, all but a mark."""
 
     @abc.abstractmethod
     def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
@@ -343,3 +343,7 @@ class ClutchBackend(abc.ABC):
         self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
     ) -> None:
         """Put a run down in the index for another time; None takes it out. With `known`, only if it is there."""
+
+    @abc.abstractmethod
+    def forget(self, run_id: str, at: int, *, application: str = "") -> None:
+        """Take a run out of the index unless it is put down for another time than `at`: somebody may be starting it."""

@@ -72,8 +72,11 @@ class Engine:
 
     def note(self, run_id: str, note: Note) -> None:
         """Do what a reply's note says about the index."""
-        if note == "rests":
+        if note in ("ends", "rests"):
             self.look_again(run_id, None)
+            # Somebody may have had it retry meanwhile, and have put it down before it was taken out.
+            if note == "rests" and not self.backend.at_rest([run_id])[0]:
+                self.look_again(run_id, self.now() + self.lease_ms)
         elif note == "wakes":
             self.look_again(run_id, self.now() + self.lease_ms)
         elif note == "more":

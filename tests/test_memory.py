@@ -119,6 +119,7 @@ CASES: dict[str, list[list[Call]]] = {
         [*SCORES, ("ZCOUNT", "key", "few", 1)],
         [("ZCOUNT", "none", 0, 1)],
     ],
+    "ZSCORE": [[*SCORES, ("ZSCORE", "key", "a"), ("ZSCORE", "key", "none")], [("ZSCORE", "none", "a")]],
     "ZMSCORE": [[*SCORES, ("ZMSCORE", "key", "a", "none", "high")], [("ZMSCORE", "none", "a")]],
     "ZRANGE": [[*SCORES, ("ZRANGE", "key", 0, -1), ("ZRANGE", "key", 1, 2)], [("ZRANGE", "none", 0, -1)]],
     "ZRANGEBYSCORE": [

@@ -204,7 +204,7 @@ def test_a_message_is_encoded_once_for_all_runs(
 
 
 @pytest.mark.parametrize("encoders", [(JSONEncoder, PickleEncoder), (PickleEncoder, JSONEncoder)])
-def test_an_encoder_that_is_set_between_building_and_running_writes_theplan_of(
+def test_an_encoder_that_is_set_between_building_and_running_writes_the_plan(
     broker: dramatiq.Broker, jobs: Jobs, set_encoder: Callable[[dramatiq.Encoder], None], encoders: Any
 ) -> None:
     first, second = encoders

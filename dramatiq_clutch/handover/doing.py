@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from dramatiq.logging import get_logger
 
-from ..backend import Caller, Reply
+from ..backend import Caller, Note, Reply
 from ..engine import Engine
 from ..errors import NewerRelease, is_final
 from ..status import failure_details
@@ -111,8 +111,9 @@ def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
             raise NewerRelease(f"run {run_id!r} owes {duty.id!r}, which is known to a newer release only")
         case _:
             _never(duty)
-    if engine.backend.confirm(run_id, duty, at_present(engine, caller)) == "rests":
-        engine.note(run_id, "rests")
+    word = engine.backend.confirm(run_id, duty, at_present(engine, caller))
+    if word in ("ends", "rests"):
+        engine.note(run_id, cast(Note, word))
     return None
 
 

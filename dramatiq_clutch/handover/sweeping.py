@@ -36,11 +36,12 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
     has lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
     looked, began = 0, engine.now()
     while True:
-        due = engine.backend.due(began, engine.now() + 2 * engine.lease_ms, limit, application=engine.application)
+        at = engine.now() + 2 * engine.lease_ms
+        due = engine.backend.due(began, at, limit, application=engine.application)
         in_vain = 0
         for position, run_id in enumerate(due, 1):
             try:
-                _look_at(engine, run_id, is_stopping)
+                _look_at(engine, run_id, at, is_stopping)
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
@@ -81,7 +82,10 @@ def _put_back(engine: Engine, run_ids: Sequence[str]) -> None:
         logger.debug("They are looked at later: %s", error)  # so they are put down already
 
 
-def _look_at(engine: Engine, run_id: str, is_stopping: Callable[[], bool], *, waits_for_jobs: bool = False) -> None:
+def _look_at(
+    engine: Engine, run_id: str, at: int, is_stopping: Callable[[], bool], *, waits_for_jobs: bool = False
+) -> None:
+    """See to a run that is put down in the index for another look `at` some time, should this one break off."""
     while True:
         caller = engine.caller(SWEEPER)
         reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
@@ -89,10 +93,10 @@ def _look_at(engine: Engine, run_id: str, is_stopping: Callable[[], bool], *, wa
         if reply.note != "more" or is_stopping():
             break  # there is no share left for this sweeper
     if reply.word == "unknown":
-        engine.look_again(run_id, None)
+        engine.backend.forget(run_id, at, application=engine.application)
     elif reply.word == "quiet":
         if not waits_for_jobs and _waits_for_jobs(engine, run_id):
-            _look_at(engine, run_id, is_stopping, waits_for_jobs=True)
+            _look_at(engine, run_id, at, is_stopping, waits_for_jobs=True)
         else:
             engine.look_when_quiet(run_id)
     elif reply.word == "works":

@@ -284,6 +284,12 @@ def zrangebyscore(keys: Keyspace, key: bytes, least: bytes, most: bytes, *option
 
 
 @command
+def zscore(keys: Keyspace, key: bytes, member: bytes) -> bytes | None:
+    score = (keys.find(key, SortedSet) or SortedSet()).get(member)
+    return None if score is None else text_of(score)
+
+
+@command
 def zmscore(keys: Keyspace, key: bytes, *members: bytes) -> list[bytes | None]:
     found = keys.find(key, SortedSet) or SortedSet()
     scores = (found.get(member) for member in members)

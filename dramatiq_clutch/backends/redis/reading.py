@@ -17,6 +17,7 @@ from .calls import Calls, translated
 from .keys import index, key
 from .pubsub import RedisListener, channel
 from .replies import is_rest
+from .scripts import script
 
 #: How long the index lives after its last change, in milliseconds: longer than any run, for a run that is delayed for
 #: long changes nothing. What is left in it of runs that are gone, a sweeper takes out.
@@ -144,6 +145,11 @@ class RedisReading(ClutchBackend):
             pipe.zadd(runs, {run_id: at}, xx=known)
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
             pipe.execute()
+
+    def forget(self, run_id: str, at: int, *, application: str = "") -> None:
+        out = script("forget")
+        arguments = out.call({"index": index(self.namespace, application)}, {"run_id": run_id, "at": at})
+        self.calls.run(out, arguments)
 
     # Hints
 

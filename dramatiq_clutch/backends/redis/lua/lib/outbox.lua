@@ -4,7 +4,7 @@
 -- ARGV owner, lease, lease_ms number
 local given = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
 local fresh = {} -- ids of the shares that it creates for anybody
-local woken = false -- whether it has brought a run that was at rest back to work
+local woken = false -- whether it has brought a run that was at rest back to work, or has it owe something again
 local go_onward -- does a duty in this very call, if it can
 local has_gone = false -- whether it has done so
 

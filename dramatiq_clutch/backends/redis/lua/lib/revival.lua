@@ -16,6 +16,7 @@ end
 local function owe_parked(parked)
   for id, duty in pairs(parked) do
     duty.parked, duty.owner, duty.due = nil, owner, 0
+    woken = true
     call('HSET', outbox, id, cjson.encode(duty))
   end
 end

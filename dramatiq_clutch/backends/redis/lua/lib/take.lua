@@ -1,6 +1,7 @@
 -- A script's reply: a word, a note, and the duties that are the caller's now.
 -- USES outbox, line, carry
--- A note is '', or 'rests': the run is at rest and owes nothing; 'wakes': it was at rest and works again; 'more': there
+-- A note is '', or 'ends': the run has succeeded and owes nothing; 'rests': it is at rest otherwise, and owes nothing;
+-- 'wakes': it was at rest and works again, or owes something again; 'more': there
 -- are shares that the caller hasn't been given, for anybody. A duty is {id, lease, cursor, again, line, snapshot}, and
 -- for a small `send` what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {};
 -- and what comes next, where one job follows another: {line, row}, or {}.
@@ -48,7 +49,7 @@ end
 local function answer(word, owing_word)
   local reply, owing, more = take()
   local note = more and 'more' or woken and 'wakes' or ''
-  if run.state ~= 'running' and not owing then note = 'rests' end
+  if run.state ~= 'running' and not owing then note = run.state == 'succeeded' and 'ends' or 'rests' end
   table.insert(reply, 1, owing and owing_word or word)
   table.insert(reply, 2, note)
   return reply
