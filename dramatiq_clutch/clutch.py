@@ -15,7 +15,7 @@ from dramatiq.logging import get_logger
 
 from . import job, mermaid
 from .engine import engine_of
-from .errors import NestingError, NewerRelease, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run
+from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import hand_over
 from .planning import CALLBACKS, chunks, plan_of, read
 from .run import Run
@@ -214,9 +214,11 @@ class Clutch(Description):
             ):
                 engine.look_when_quiet(run_id)
         except Exception as error:  # the run is safe, whatever it was
-            unexpected = not isinstance(error, Unavailable | NewerRelease)
             logger.warning(
-                "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=unexpected
+                "Run %s is stored; a worker will send its first stage: %r",
+                run_id,
+                error,
+                exc_info=not is_expected(error),
             )
         return Run(run_id, broker=broker)
 

@@ -72,11 +72,12 @@ class Engine:
 
     def note(self, run_id: str, note: Note) -> None:
         """Do what a reply's note says about the index."""
-        if note in ("ends", "rests"):
+        if note == "ends":
             self.look_again(run_id, None)
-            # Somebody may have had it retry meanwhile, and have put it down before it was taken out.
-            if note == "rests" and not self.backend.at_rest([run_id])[0]:
-                self.look_again(run_id, self.now() + self.lease_ms)
+        elif note == "rests":
+            # Somebody may be about to have it retry, and have put it down for that. So it is a sweeper that takes it
+            # out, which knows whether anybody has put it down since.
+            self.look_again(run_id, self.now() + self.lease_ms, known=True)
         elif note == "wakes":
             self.look_again(run_id, self.now() + self.lease_ms)
         elif note == "more":

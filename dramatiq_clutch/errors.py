@@ -142,6 +142,14 @@ class RunCancelled(ResultFailure):
         super().__init__(message, "RunCancelled", message)  # type: ignore[no-untyped-call]
 
 
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is one that servers, or the ways to them, give, or that tells of a newer release. Any other may
+    be a fault in a program, and is logged with its traceback."""
+    if isinstance(error, Unavailable):
+        return error.is_known
+    return isinstance(error, NewerRelease | OSError)
+
+
 def is_final(error: BaseException) -> bool:
     """Whether an error is known to come again, however long one waits. All others are waited for, those of our own
     code included: what isn't recorded isn't acked. What a newer release has written is left to that."""

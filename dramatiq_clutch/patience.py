@@ -20,7 +20,7 @@ from dramatiq.threading import Interrupt
 
 from .backend import SWEEP
 from .engine import Engine
-from .errors import ClutchError, NewerRelease, Unavailable
+from .errors import ClutchError, NewerRelease, Unavailable, is_expected
 from .forks import renew_in_children
 from .handover import sweep
 from .job import Attempt
@@ -129,14 +129,13 @@ class Lives:
 def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> None:
     """Tell that a message waits, and for how long it has if that isn't new. What no server causes comes with its
     traceback."""
-    is_known = error.is_known if isinstance(error, Unavailable) else isinstance(error, OSError)
     how = "waits" if seconds is None else f"still waits, after {seconds:.0f} s"
     logger.warning(
         "Message %s %s, unacked, until this is over: %s",
         job,
         how,
         error if isinstance(error, ClutchError) else repr(error),
-        exc_info=None if is_known else error,
+        exc_info=None if is_expected(error) else error,
     )
 
 

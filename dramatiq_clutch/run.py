@@ -11,7 +11,7 @@ from dramatiq.results import ResultMissing
 
 from .backend import Caller, Reply
 from .engine import Engine, engine_of
-from .errors import NestingError, NewerRelease, RunCancelled, RunFailed, RunNotFound, Unavailable
+from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, is_expected
 from .handover import hand_over
 from .status import RunStatus, status_from
 from .steps import Handle
@@ -136,8 +136,9 @@ class Run(Handle):
         try:
             hand_over(engine, self.run_id, reply, caller)
         except Exception as error:  # what is owed is stored, whatever it was
-            unexpected = not isinstance(error, Unavailable | NewerRelease)
-            logger.warning("A worker will finish the %s of run %s: %r", verb, self.run_id, error, exc_info=unexpected)
+            logger.warning(
+                "A worker will finish the %s of run %s: %r", verb, self.run_id, error, exc_info=not is_expected(error)
+            )
         return reply
 
     @property

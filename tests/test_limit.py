@@ -16,7 +16,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, clutch, current_run
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, planning
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import DamagedState, RunFailed, RunIdTaken
 from dramatiq_clutch.stored.duties import SendMembers
@@ -212,7 +212,7 @@ def test_what_a_callable_returns_may_be_any_steps(broker: dramatiq.Broker, jobs:
 def test_it_is_written_in_chunks_and_never_held_as_a_whole(
     broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clutch, "CHUNK", 10)
+    monkeypatch.setattr(planning, "CHUNK", 10)
     backend, yielded, written = engine_of(broker).backend, [0], [0]
     draft: Callable[..., None] = backend.draft
 
@@ -259,7 +259,7 @@ def test_one_id_is_one_run_of_what_the_callable_returns(broker: dramatiq.Broker,
 def test_steps_that_come_slowly_are_written_before_the_others_expire(
     broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clutch, "PATIENCE", 0.0)
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
     offsets: list[int] = []
     backend = engine_of(broker).backend
     draft: Callable[..., None] = backend.draft

@@ -11,6 +11,7 @@ from ..backend import Caller, Note, Reply
 from ..engine import Engine
 from ..errors import NewerRelease, is_final
 from ..status import failure_details
+from ..stored import owners
 from ..stored.duties import (
     CallBack,
     Duty,
@@ -44,7 +45,7 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
     own code; what is owed then stays owed.
     """
     if not reply.duties:  # as for most jobs
-        engine.note(run_id, reply.note)
+        _heed(engine, run_id, reply, caller)
         return
     lease = Lease(engine)
     stack: list[Work] = [_all(lease, Caused(run_id, reply, caller))]
@@ -83,7 +84,13 @@ def _all(lease: Lease, caused: Caused) -> Work:
                 yield Caused(run_id, more, caller)
     finally:
         lease.held[:] = [held for held in lease.held if held not in mine]
-    engine.note(run_id, reply.note)
+    _heed(engine, run_id, reply, caller)
+
+
+def _heed(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
+    """Do what a reply's note asks for. A sweeper sees to a run at rest by itself."""
+    if not (reply.note == "rests" and caller.owner == owners.SWEEPER):
+        engine.note(run_id, reply.note)
 
 
 def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:

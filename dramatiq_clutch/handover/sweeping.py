@@ -9,7 +9,7 @@ from dramatiq.logging import get_logger
 
 from ..backend import LAST, Record
 from ..engine import Engine
-from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable
+from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable, is_expected
 from ..status import failure_details
 from ..stored import owners
 from ..stored.duties import SendMembers
@@ -56,7 +56,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                     if in_vain == PATIENCE or not answers:
                         _put_back(engine, due[position:])
                         raise
-                shown = None if isinstance(error, Unavailable) else error
+                shown = None if is_expected(error) else error
                 logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
         looked += len(due)
         if not due or is_stopping():
@@ -92,7 +92,7 @@ def _look_at(
         hand_over(engine, run_id, reply, caller)
         if reply.note != "more" or is_stopping():
             break  # there is no share left for this sweeper
-    if reply.word == "unknown":
+    if reply.word in ("unknown", "rests"):
         engine.backend.forget(run_id, at, application=engine.application)
     elif reply.word == "quiet":
         if not waits_for_jobs and _waits_for_jobs(engine, run_id):

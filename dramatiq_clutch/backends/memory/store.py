@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from dramatiq import Encoder
 
+from ...forks import renew_in_children
 from ..redis import RedisBackend
 from .client import MemoryClient
 from .keyspace import Clock, Keyspace, Saved
@@ -34,6 +35,7 @@ class StubBackend(RedisBackend):
         self.keyspace = Keyspace(self.clock)
         self._memory = MemoryClient(self.keyspace)
         super().__init__(client=cast(Any, self._memory), namespace=namespace, encoder=encoder)
+        renew_in_children(self)
 
     def now(self) -> int:
         return self.clock.now()

@@ -19,14 +19,15 @@ local function hand(id, duty)
   return handed
 end
 
--- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; and
--- whether there are more shares for anybody. Of these a caller gets one at a time, so that others can help.
+-- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; whether
+-- there are more shares for anybody; and whether anything is parked. Of the shares a caller gets one at a time, so that
+-- others can help.
 local function take()
-  local all, found, owing, more = call('HGETALL', outbox), {}, false, false
+  local all, found, owing, more, parked = call('HGETALL', outbox), {}, false, false, false
   for index = 1, #all, 2 do
     local id, duty = all[index], cjson.decode(all[index + 1])
     local moot = is_moot(id)
-    owing = owing or not (moot or duty.parked)
+    owing, parked = owing or not (moot or duty.parked), parked or duty.parked and not moot
     if moot then
       call('HDEL', outbox, id)
     elseif fresh[id] then
@@ -42,14 +43,14 @@ local function take()
     if is_share and has_share then more = true else duties[#duties + 1] = hand(one.id, one.duty) end
     has_share = has_share or is_share
   end
-  return duties, owing, more
+  return duties, owing, more, parked
 end
 
 -- The script's reply. Where something is owed, `owing_word` may take the place of the word.
 local function answer(word, owing_word)
-  local reply, owing, more = take()
+  local reply, owing, more, parked = take()
   local note = more and 'more' or woken and 'wakes' or ''
-  if run.state ~= 'running' and not owing then note = run.state == 'succeeded' and 'ends' or 'rests' end
+  if run.state ~= 'running' and not owing then note = run.state == 'succeeded' and not parked and 'ends' or 'rests' end
   table.insert(reply, 1, owing and owing_word or word)
   table.insert(reply, 2, note)
   return reply
