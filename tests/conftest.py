@@ -1,4 +1,5 @@
-"""One server for the session, brokers with the middleware on it, and a look at the keys after every test."""
+"""The tiers of the suite; one server for the session, brokers with the middleware on it; and what holds after every
+test: every key expires, and nobody has started a process without saying so."""
 
 from __future__ import annotations
 
@@ -15,12 +16,41 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_clutch import ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
+from tests.support.awaiting import PATIENCE
 from tests.support.keyspace import assert_all_expire
+from tests.support.processes import Watch
 from tests.support.server import Server
+
+#: What `pytest` alone leaves out, by its mark. `tests/README.md` tells of each.
+OTHER_TIERS = ("process", "search", "large", "chaos")
 
 RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
 
 SERVER = pytest.StashKey[Server]()
+
+WATCH = Watch()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    left_out = ", ".join(OTHER_TIERS)
+    parser.addoption("--all", action="store_true", help=f"run every test, also those marked {left_out}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out all but the quick tier, unless somebody has chosen: by `--all`, by `-m`, or by naming a test."""
+    if config.getoption("--all") or config.getoption("-m") or any("::" in argument for argument in config.args):
+        return
+    quick = [item for item in items if not any(item.get_closest_marker(tier) for tier in OTHER_TIERS)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(quick)])
+    items[:] = quick
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell the order in which tests have failed, for the header that usually tells it isn't shown by `-q`."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(
+            f"The order of these tests: --randomly-seed={config.getoption('randomly_seed', None)}"
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,6 +78,14 @@ def redis_client(server: Server) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture(autouse=True, scope="session")
+def results_are_waited_for_with_patience() -> Iterator[None]:
+    """Whoever asks for a result without a timeout waits as long as any other test, not the ten seconds of Dramatiq."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dramatiq_clutch.run.DEFAULT_TIMEOUT", int(PATIENCE * 1_000))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
     """After every test: nothing that the library wrote would stay for ever."""
@@ -56,6 +94,15 @@ def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
     if server is not None:
         with server.client() as client:
             assert_all_expire(client)
+
+
+@pytest.fixture(autouse=True)
+def processes_are_declared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: whoever has started a process has a mark that tells so. Servers may be started by all."""
+    WATCH.started.clear()
+    yield
+    declared = any(request.node.get_closest_marker(tier) for tier in ("process", "chaos"))
+    assert declared or not WATCH.started, f"mark this test `process`: it has started {WATCH.started}"
 
 
 @contextmanager
@@ -107,8 +154,9 @@ def run_worker() -> RunWorker:
 
 
 @contextmanager
-def running_worker(broker: dramatiq.Broker, *, threads: int = 4) -> Iterator[dramatiq.Worker]:
-    worker = dramatiq.Worker(broker, worker_timeout=20, worker_threads=threads)
+def running_worker(broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 20) -> Iterator[dramatiq.Worker]:
+    """See `run_worker`. Where a queue is empty, its consumer looks again after the timeout, in milliseconds."""
+    worker = dramatiq.Worker(broker, worker_timeout=timeout, worker_threads=threads)
     worker.start()
     try:
         yield worker

@@ -91,7 +91,7 @@ def many_dead(broker: RedisBroker, count: int) -> Run:
     return Run("many")
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.timeout(600)
 def test_a_retry_of_100_000_dead_members_holds_nobody_up_and_sends_each_once(
     server: Server, redis_client: redis.Redis
@@ -119,8 +119,8 @@ def test_a_retry_of_100_000_dead_members_holds_nobody_up_and_sends_each_once(
             done.set()
             other.join(60)
         assert show("retry() of 100,000 dead members", micros) < MOST
-        assert len(waits) > 50
-        assert max(waits) < 2  # it was one script of three seconds
+        assert len(waits) > 20  # others are served in between
+        assert median(waits) < 0.25
         keys: Any = redis_client.hkeys(f"{app.broker.namespace}:default.msgs")
         ids = Counter(key.partition(b":")[0] for key in keys)
         assert len(ids) == MANY
@@ -128,7 +128,7 @@ def test_a_retry_of_100_000_dead_members_holds_nobody_up_and_sends_each_once(
         assert run.status().stages[0].dead == 0
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.timeout(600)
 def test_a_stage_of_100_000_is_started_worked_on_cancelled_and_taken_up_again_in_small_steps(
     redis_client: redis.Redis,
@@ -217,7 +217,7 @@ class Changed:
 CHANGES = ["cancel", "retry what died", "retry what was cancelled"]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_done_to_1_000_nested_runs_is_shared_out_and_a_sweep_does_what_is_left(
     nested: RedisBroker, change: str
@@ -230,13 +230,15 @@ def test_what_is_done_to_1_000_nested_runs_is_shared_out_and_a_sweep_does_what_i
     assert show(f"{change}, 1,000 nested runs", micros) < MOST
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("change", CHANGES)
-def test_workers_do_it_as_soon_as_they_are_told(nested: RedisBroker, server: Server, change: str) -> None:
+def test_workers_change_600_nested_runs_as_soon_as_they_are_told(
+    nested: RedisBroker, server: Server, change: str
+) -> None:
     changed, env = Changed(nested, change, 600), {"REDIS_URL": server.url}
     with Worker("tests.bounds_actors", env=env) as one, Worker("tests.bounds_actors", env=env) as two:
         assert changed.apply() <= 600
-        wait_until("all of it", lambda: changed.states() == {changed.end: 600}, 60)
+        wait_until("all of it", lambda: changed.states() == {changed.end: 600})
         assert one.running
         assert two.running
 
@@ -244,7 +246,6 @@ def test_workers_do_it_as_soon_as_they_are_told(nested: RedisBroker, server: Ser
 # A slow network
 
 
-@pytest.mark.slow
 def test_a_hand_over_that_outlasts_its_lease_is_not_begun_again_by_others(
     server: Server, redis_client: redis.Redis
 ) -> None:
@@ -289,7 +290,7 @@ def test_a_hand_over_that_outlasts_its_lease_is_not_begun_again_by_others(
 # Bytes and memory
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_map_over_one_jobs_list_reads_each_item_a_few_times(redis_client: redis.Redis) -> None:
     with application(redis_client, lease=30_000) as app:
         items = 5_000
@@ -353,7 +354,7 @@ print(json.dumps({"peak": tracemalloc.get_traced_memory()[1], "largest": largest
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_piped_stage_takes_the_memory_of_a_message_and_not_of_all(server: Server, redis_client: redis.Redis) -> None:
     """150 results of 10 kB each make a message of 1.5 MB for each of 150 members."""
     with application(redis_client, sweep_interval=None) as app:

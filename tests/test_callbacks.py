@@ -94,7 +94,9 @@ def state_is(run: Run, state: str) -> None:
     wait_until(f"the run to be {state}", lambda: run.status().state == state)
 
 
-def test_fails_once_then_succeeds(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+def test_a_job_that_fails_once_then_succeeds_is_heard_of_as_failing_and_then_as_succeeded(
+    broker: dramatiq.Broker, jobs: Jobs, shape: Shape
+) -> None:
     script(jobs, shape, "fail")
     with running_worker(broker, threads=1):
         state_is(shape(jobs, False).run(), "succeeded")
@@ -102,7 +104,9 @@ def test_fails_once_then_succeeds(broker: dramatiq.Broker, jobs: Jobs, shape: Sh
         check_child(jobs, shape, "F S E")
 
 
-def test_dies(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+def test_a_job_that_dies_is_heard_of_as_failing_dead_and_finished(
+    broker: dramatiq.Broker, jobs: Jobs, shape: Shape
+) -> None:
     script(jobs, shape, "die")
     with running_worker(broker, threads=1):
         state_is(shape(jobs, False).run(), "failed")
@@ -110,7 +114,9 @@ def test_dies(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
         check_child(jobs, shape, "F D E")
 
 
-def test_dies_where_failures_are_allowed_and_a_stage_follows(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+def test_a_job_that_dies_where_failures_are_allowed_lets_the_run_succeed(
+    broker: dramatiq.Broker, jobs: Jobs, shape: Shape
+) -> None:
     script(jobs, shape, "die")
     with running_worker(broker, threads=1):
         run = shape(jobs, True).then(jobs.total).run()
@@ -120,7 +126,9 @@ def test_dies_where_failures_are_allowed_and_a_stage_follows(broker: dramatiq.Br
         check_child(jobs, shape, "F D E")
 
 
-def test_is_cancelled_while_working(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+def test_a_run_that_is_cancelled_while_working_is_heard_of_as_finished_only(
+    broker: dramatiq.Broker, jobs: Jobs, shape: Shape
+) -> None:
     script(jobs, shape, "wait")
     name = bad(jobs, shape)
     with running_worker(broker, threads=2):
@@ -133,7 +141,9 @@ def test_is_cancelled_while_working(broker: dramatiq.Broker, jobs: Jobs, shape: 
         check_child(jobs, shape, "E")
 
 
-def test_dies_then_is_retried_and_succeeds(broker: dramatiq.Broker, jobs: Jobs, shape: Shape) -> None:
+def test_a_job_that_dies_and_is_retried_is_heard_of_as_succeeded_after_all(
+    broker: dramatiq.Broker, jobs: Jobs, shape: Shape
+) -> None:
     script(jobs, shape, "die")
     with running_worker(broker, threads=1):
         run = shape(jobs, False).run()
@@ -148,7 +158,9 @@ def test_dies_then_is_retried_and_succeeds(broker: dramatiq.Broker, jobs: Jobs, 
     assert sum(jobs.counts().values()) == len(jobs.counts()) + 1
 
 
-def test_the_failing_one_is_healed_before_anothers_first_attempt_ends(broker: dramatiq.Broker, jobs: Jobs) -> None:
+def test_a_failing_job_that_is_healed_before_anothers_first_attempt_ends_rings_no_alarm(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
     jobs.script["bad"], jobs.script["late"] = ["fail"], ["wait"]
     clutch = Clutch(**jobs.callbacks("root")).parallel(jobs.job.message("bad"), jobs.job.message("late"))
     with running_worker(broker):

@@ -9,7 +9,7 @@ from tests.chaos.verdict import Verdict
 from tests.chaos.world import World
 from tests.chaos.worlds import Failover, MixedFleet, Neighbours
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 def verdict_of(world: World) -> Verdict:

@@ -24,7 +24,7 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.stored.duties import Duty
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.keyspace import key_of, part_of
 
 QUEUE = "sent"
@@ -73,19 +73,19 @@ def owed(redis_broker: RedisBroker) -> Owed:
 
 
 @pytest.mark.parametrize("ids", [("other",), ("one", "other"), ("an earlier one", "one", "other")])
-def test_what_is_last_in_the_queue_was_sent(owed: Owed, ids: Sequence[str]) -> None:
+def test_a_message_that_is_last_in_the_queue_was_sent(owed: Owed, ids: Sequence[str]) -> None:
     assert owed.confirm(*ids) == b"confirmed"
     assert not owed.is_owed
     assert owed.confirm(*ids) == b"lost"
 
 
 @pytest.mark.parametrize("ids", [("one",), ("other", "one"), ("one", "lost"), ("lost", "other"), tuple("abcdef")])
-def test_what_is_not_there_was_not(owed: Owed, ids: Sequence[str]) -> None:
+def test_a_message_that_is_not_in_the_queue_was_not_sent(owed: Owed, ids: Sequence[str]) -> None:
     assert owed.confirm(*ids) == b"unseen"
     assert owed.is_owed
 
 
-def test_a_sleeper_confirms_nobody_elses(owed: Owed) -> None:
+def test_a_sleeper_confirms_nobody_elses_duty(owed: Owed) -> None:
     assert owed.confirm("other", lease="an old one") == b"lost"
     assert owed.is_owed
 
@@ -174,7 +174,7 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
 
     with running_worker(broker):
         run = Clutch().then(first).then(last).run()
-        assert refused.wait(20)
+        assert refused.wait(PATIENCE)
         away.clear()
         run.get_result(block=True)
     (enqueued, confirmed), *_ = answers
@@ -184,7 +184,7 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
 
 
 @pytest.mark.parametrize("store", ["the broker's", "its own"])
-def test_nothing_stays_owed(redis_broker: RedisBroker, store: str) -> None:
+def test_nothing_stays_owed_of_runs_that_have_succeeded(redis_broker: RedisBroker, store: str) -> None:
     """Also where the confirmation can't go along, and where another message gets in between."""
 
     @dramatiq.actor

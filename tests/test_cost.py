@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 
 
 def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: RedisBroker) -> None:
@@ -35,16 +36,13 @@ def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: Red
     def total() -> int:
         return sum(previous_results())
 
-    jobs, counts = 1_000, list[float]()
-    with running_worker(redis_broker, threads=8):
-        for _ in range(5):  # a machine that is busy with other things polls its queues more often
-            before = redis_broker.client.info("stats")["total_commands_processed"]
-            run = Clutch().parallel(job.message(number) for number in range(jobs)).then(total).run()
-            assert run.get_result(block=True, timeout=60_000) == sum(range(jobs))
-            counts.append((redis_broker.client.info("stats")["total_commands_processed"] - before) / jobs)
-            if counts[-1] <= 13:
-                break
-    assert min(counts) <= 13
+    jobs = 1_000
+    before = redis_broker.client.info("stats")["total_commands_processed"]
+    run = Clutch().parallel(job.message(number) for number in range(jobs)).then(total).run()
+    # Idle consumers ask for messages about once a second, so that on a busy machine their questions count for little.
+    with running_worker(redis_broker, threads=8, timeout=1_000):
+        assert run.get_result(block=True) == sum(range(jobs))
+        assert (redis_broker.client.info("stats")["total_commands_processed"] - before) / jobs <= 13
 
 
 @pytest.mark.parametrize(("shape", "most"), [("a wide stage", 1.0), ("a series", 1.3)])
@@ -81,7 +79,7 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
             run = (wide if shape == "a wide stage" else series).run()
             trips.clear()
             mark = f"dramatiq-clutch:{{{run.run_id}}}:mark"
-            wait_until("it has succeeded", partial(redis_client.exists, mark), 60)
+            wait_until("it has succeeded", partial(redis_client.exists, mark))
             counts.append(len(trips))
             if jobs / 10 < counts[-1] <= most * jobs:
                 break
@@ -90,8 +88,11 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
 
 @pytest.mark.parametrize("sent_by", ["this process", "another process"])
 def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
-    redis_broker: RedisBroker, sent_by: str
+    redis_broker: RedisBroker, sent_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As if all of it took less than the second that counts as a moment, however busy the machine is.
+    monkeypatch.setattr("dramatiq_clutch.remembered.REMEMBERED", 3_600.0)
+    redis_broker.heartbeat_timeout = 3_600_000
     engine, asked = engine_of(redis_broker), []
     works = engine.backend.guard
 
@@ -127,7 +128,7 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) 
 
     @dramatiq.actor
     def wait() -> None:
-        gate.wait(20)
+        gate.wait(PATIENCE)
 
     run = Clutch().parallel(job.message(0), wait).run()
     generation = engine.backend.generation(run.run_id) or ""
@@ -191,17 +192,17 @@ def test_whoever_comes_while_a_round_trip_is_under_way_is_taken_along_by_the_nex
     def perform(items: Sequence[int]) -> Sequence[int]:
         trips.append(list(items))
         under_way.set()
-        gate.wait(10)
+        gate.wait(PATIENCE)
         return [10 * item for item in items]
 
     together: Combining[int, int] = Combining(perform)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 0)
-        assert under_way.wait(10)
+        assert under_way.wait(PATIENCE)
         others = [pool.submit(together, number) for number in range(1, 8)]
         wait_until("all others wait", lambda: len(together._waiting) == 7)  # noqa: SLF001
         gate.set()
-        assert [future.result(10) for future in (first, *others)] == [10 * number for number in range(8)]
+        assert [future.result(PATIENCE) for future in (first, *others)] == [10 * number for number in range(8)]
     assert [sorted(trip) for trip in trips] == [[0], [1, 2, 3, 4, 5, 6, 7]]
 
 
@@ -232,7 +233,7 @@ def test_what_must_not_be_done_twice_unknowingly_is_an_error_of_those_it_was_don
     def perform(items: Sequence[int]) -> Sequence[int]:
         trips.append(list(items))
         under_way.set()
-        assert all_wait.wait(10)
+        assert all_wait.wait(PATIENCE)
         if len(trips) == 2:
             raise Interrupted
         return items
@@ -240,18 +241,21 @@ def test_what_must_not_be_done_twice_unknowingly_is_an_error_of_those_it_was_don
     together: Combining[int, int] = Combining(perform, lambda: ConnectionError("interrupted"))
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 0)
-        assert under_way.wait(10)
+        assert under_way.wait(PATIENCE)
         others = [pool.submit(together, number) for number in range(1, 4)]
         wait_until("all others wait", lambda: len(together._waiting) == 3)  # noqa: SLF001
         all_wait.set()
-        assert first.result(10) == 0
-        errors = [future.exception(10) for future in others]
+        assert first.result(PATIENCE) == 0
+        errors = [future.exception(PATIENCE) for future in others]
     assert sorted(type(error).__name__ for error in errors) == ["ConnectionError", "ConnectionError", "Interrupted"]
     assert sorted(map(sorted, trips)) == [[0], [1, 2, 3]]
 
 
 def test_a_lone_call_goes_at_once() -> None:
     together: Combining[int, int] = Combining(lambda items: items)
-    began = time.monotonic()
-    assert [together(number) for number in range(100)] == list(range(100))
-    assert time.monotonic() - began < 1
+    took = []
+    for number in range(100):
+        began = time.monotonic()
+        assert together(number) == number
+        took.append(time.monotonic() - began)
+    assert median(took) < 0.005  # of a hundred, for the machine may be busy when it comes to some of them

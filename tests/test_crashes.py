@@ -19,7 +19,7 @@ from tests.support.awaiting import wait_until
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
 
-pytestmark = [pytest.mark.slow]
+pytestmark = pytest.mark.process
 
 #: What a worker that works on the run never calls: it is for producers, for waiting, or another test's subject.
 NOT_A_WORKERS = {
@@ -64,7 +64,7 @@ def producer(server: Server, verb: str, crash: str = "") -> int:
 def assert_same_end(world: Jobs, run: Run) -> None:
     assert run.get_result(block=True, timeout=60_000) == RESULT
     client: Any = world.broker.client
-    wait_until("the callbacks", lambda: client.hlen(HEARD) == 2, timeout=20)
+    wait_until("the callbacks", lambda: client.hlen(HEARD) == 2)
     heard = {event.decode(): int(count) for event, count in client.hgetall(HEARD).items()}
     assert set(heard) == {"on_success", "on_finish"}
     # A crash between sending and confirming may send one again, and both may have been at work when it came.
@@ -79,7 +79,9 @@ def assert_same_end(world: Jobs, run: Run) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_a_worker_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+def test_a_run_whose_worker_is_killed_comes_to_the_same_end(
+    server: Server, world: Jobs, boundary: str, moment: str
+) -> None:
     run = world.clutch().run(run_id="crash")
     nth = 2 if boundary in ("record", "confirm", "guard", "_send", "spec", "rows") else 1
     died = work_until_killed(server, world, run, f"{boundary} {nth} {moment}")
@@ -94,7 +96,7 @@ def work_until_killed(server: Server, world: Jobs, run: Run, crash: str) -> bool
     first = worker(server, crash)
     try:
         first.start()
-        wait_until("it dies, or has nothing more to do", lambda: client.exists(CRASHED) or is_over(run), timeout=60)
+        wait_until("it dies, or has nothing more to do", lambda: client.exists(CRASHED) or is_over(run))
         return bool(client.exists(CRASHED))
     except AssertionError:
         print(first.log)
@@ -109,7 +111,9 @@ def is_over(run: Run) -> bool:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["create", "_send", "confirm"])
-def test_a_producer_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+def test_a_run_whose_producer_is_killed_comes_to_the_same_end(
+    server: Server, world: Jobs, boundary: str, moment: str
+) -> None:
     assert producer(server, "run", f"{boundary} 1 {moment}") == -9
     if boundary == "create" and moment == "before":
         assert producer(server, "run") == 0  # nothing had begun
@@ -119,7 +123,9 @@ def test_a_producer_is_killed(server: Server, world: Jobs, boundary: str, moment
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["cancel", "confirm", "nested", "rows"])
-def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+def test_a_run_whose_canceller_is_killed_is_cancelled_and_can_be_retried(
+    server: Server, world: Jobs, boundary: str, moment: str
+) -> None:
     run = world.clutch().run(run_id="crash")
     work_until_killed(server, world, run, "create 1 after")  # when the first nested run has just been started
     ended = producer(server, "cancel", f"{boundary} 1 {moment}")
@@ -127,7 +133,7 @@ def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, momen
         assert ended == -9
         assert producer(server, "cancel") == 0
     with worker(server):
-        wait_until("the run is cancelled", lambda: run.status().state == "cancelled", timeout=30)
+        wait_until("the run is cancelled", lambda: run.status().state == "cancelled")
         backend = engine_of(world.broker).backend
         wait_until("its nested run is at rest, too, or gone", lambda: backend.at_rest(["crash~2.0"]) == [True])
         assert run.retry()
@@ -136,7 +142,9 @@ def test_who_cancels_is_killed(server: Server, world: Jobs, boundary: str, momen
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["retry", "reopen", "standing", "_send", "confirm"])
-def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, moment: str) -> None:
+def test_a_run_is_retried_though_the_process_that_retries_it_is_killed(
+    server: Server, world: Jobs, boundary: str, moment: str
+) -> None:
     run = world.clutch().run(run_id="crash")
     work_until_killed(server, world, run, "create 1 after")
     assert producer(server, "cancel") == 0  # a retry of a cancelled run has the most to do
@@ -149,7 +157,9 @@ def test_who_retries_is_killed(server: Server, world: Jobs, boundary: str, momen
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, world: Jobs, moment: str) -> None:
+def test_a_stage_of_a_thousand_is_sent_though_its_sender_is_killed_in_the_middle(
+    server: Server, world: Jobs, moment: str
+) -> None:
     run = world.wide().run(run_id="crash")
     work_until_killed(server, world, run, f"_send 2 {moment}")  # the second chunk of the stage
     client: Any = world.broker.client
@@ -163,7 +173,9 @@ def test_a_worker_is_killed_in_the_middle_of_sending_a_thousand(server: Server, 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("nth", [1, 2, 5, 8, 9])
-def test_a_worker_is_killed_in_a_series(server: Server, world: Jobs, nth: int, moment: str) -> None:
+def test_a_series_whose_worker_is_killed_repeats_only_what_was_not_recorded(
+    server: Server, world: Jobs, nth: int, moment: str
+) -> None:
     """What a record sends along is sent if, and only if, the record counts."""
     run = world.series().run(run_id="crash")
     assert work_until_killed(server, world, run, f"record {nth} {moment}")

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 MARK = "CLUTCH_TEST_MARK"
 
+pytestmark = pytest.mark.process
+
 
 def processes_with(mark: str) -> list[str]:
     """The command lines of the living processes that have inherited the mark."""
@@ -54,7 +56,7 @@ def example(name: str, *arguments: str | Path, env: Mapping[str, str] | None = N
             yield process
         finally:
             process.kill()
-    wait_until("every process to be gone", lambda: not processes_with(mark), timeout=2)
+    wait_until("every process to be gone", lambda: not processes_with(mark))
 
 
 def output_of(process: subprocess.Popen[str]) -> str:

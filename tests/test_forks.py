@@ -28,14 +28,16 @@ from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.backends.redis.resp import ask
 from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
+from tests.support.awaiting import PATIENCE
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
 #: How long a child may take, in seconds, before it counts as hanging.
-DEADLINE = 20
+DEADLINE = 60
 
 
 def fork(work: Callable[[], Any], log: Path) -> int:
@@ -160,14 +162,14 @@ def test_calls_of_other_threads_are_not_made_in_the_child(logs: Path) -> None:
     def perform(items: Any) -> Any:
         if 0 in items:
             under_way.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE)
         performed.extend(items)
         return items
 
     together: Combining[int, int] = Combining(perform)
     threads = [threading.Thread(target=together, args=(index,)) for index in range(3)]
     threads[0].start()
-    assert under_way.wait(10)
+    assert under_way.wait(PATIENCE)
     for thread in threads[1:]:
         thread.start()
 
@@ -212,7 +214,7 @@ def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: 
     backend.keyspace.publish = hold  # in the middle of a script, with the locks that it takes
     thread = threading.Thread(target=evaluate, args=(backend.client, "redis.call('PUBLISH', 'channel', '')"))
     thread.start()
-    assert held.wait(10)
+    assert held.wait(PATIENCE)
     try:
         check(lambda: run.status().state == "running" or sys.exit(3), logs, times=1)
     finally:

@@ -85,7 +85,7 @@ def test_actors_and_queues_may_have_odd_names(broker: dramatiq.Broker, name: str
         assert name in Clutch().then(odd).to_mermaid() or "#" in Clutch().then(odd).to_mermaid()
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_result_of_50_megabytes_goes_through(redis_broker: RedisBroker) -> None:
     @dramatiq.actor
     def large() -> str:

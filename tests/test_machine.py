@@ -472,7 +472,7 @@ def comparable(reply: Reply) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(40, 30), pytest.param(300, 60, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("examples", "steps"), [(40, 30), pytest.param(300, 60, marks=pytest.mark.search)], ids=["short", "long"]
 )
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:

@@ -91,7 +91,7 @@ def test_the_next_message_goes_with_the_record(series: Series) -> None:
     assert len(series.sent) == 5
 
 
-def test_it_is_sent_once_however_often_the_end_is_recorded(series: Series) -> None:
+def test_the_next_message_is_sent_once_however_often_the_end_of_a_job_is_recorded(series: Series) -> None:
     ahead = dict(series.engine.remembered.ahead)
     assert series.record(1).sent
     series.engine.remembered.ahead.update(ahead)  # as if another copy of the job ended in a process that knows as much
@@ -101,12 +101,12 @@ def test_it_is_sent_once_however_often_the_end_is_recorded(series: Series) -> No
 
 
 @pytest.mark.parametrize("ending", ["failing", "attempted", "dead"])
-def test_a_job_that_has_not_succeeded_sends_nothing(series: Series, ending: str) -> None:
+def test_the_record_of_a_job_that_has_not_succeeded_sends_nothing(series: Series, ending: str) -> None:
     assert series.record(1, ending=ending).sent is None
     assert len(series.sent) == 2
 
 
-def test_nor_does_one_whose_failure_is_allowed(redis_broker: RedisBroker) -> None:
+def test_the_record_of_a_dead_job_whose_failure_is_allowed_sends_nothing(redis_broker: RedisBroker) -> None:
     """Its stage is released, but the next one's argument is no result."""
 
     @dramatiq.actor
@@ -119,7 +119,7 @@ def test_nor_does_one_whose_failure_is_allowed(redis_broker: RedisBroker) -> Non
     assert series.messages[-1].args == ([None],)
 
 
-def test_nor_does_one_that_has_nested_runs(series: Series) -> None:
+def test_the_record_of_a_job_that_has_nested_runs_sends_nothing(series: Series) -> None:
     nested: list[bytes] = []
     works = series.engine.backend.record
 
@@ -134,13 +134,15 @@ def test_nor_does_one_that_has_nested_runs(series: Series) -> None:
     assert len(series.sent) == 2
 
 
-def test_nor_one_of_a_cancelled_run(series: Series) -> None:
+def test_the_record_of_a_job_of_a_cancelled_run_sends_nothing(series: Series) -> None:
     assert series.run.cancel()
     assert series.record(1).word == "over"
     assert len(series.sent) == 2
 
 
-def test_a_broker_that_enqueues_in_its_own_way_does_so(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_enqueues_in_its_own_way_enqueues_the_next_message_so(
+    series: Series, monkeypatch: pytest.MonkeyPatch
+) -> None:
     enqueued: list[str] = []
 
     class Own(RedisBroker):
@@ -154,7 +156,7 @@ def test_a_broker_that_enqueues_in_its_own_way_does_so(series: Series, monkeypat
     assert len(series.sent) == 3
 
 
-def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
+def test_a_record_that_sends_the_next_message_leaves_other_duties_owed(redis_broker: RedisBroker) -> None:
     """A nested run tells its parent that it works again, when a retry of its second job succeeds."""
 
     @dramatiq.actor
@@ -175,7 +177,7 @@ def test_what_else_is_owed_stays_so(redis_broker: RedisBroker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a run", "mapped", "two jobs"])
-def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, kind: str) -> None:
+def test_a_next_stage_that_is_not_one_job_is_not_remembered(redis_broker: RedisBroker, kind: str) -> None:
     @dramatiq.actor
     def job(value: int = 0) -> None: ...
 
@@ -188,7 +190,7 @@ def test_what_is_not_one_job_is_not_looked_ahead_to(redis_broker: RedisBroker, k
     series.record(1)
 
 
-def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
+def test_a_next_stage_whose_enqueue_fails_within_the_record_is_owed(series: Series) -> None:
     (duty,) = series.engine.remembered.ahead.values()
     tag = tag_in(series.broker, "series", 1)
     caller = series.engine.caller(tag.owner)
@@ -203,7 +205,7 @@ def test_an_enqueue_that_fails_is_owed(series: Series) -> None:
     assert not series.owed
 
 
-def test_what_is_known_of_an_earlier_run_of_that_name_is_not_sent(series: Series) -> None:
+def test_what_a_process_knows_of_an_earlier_run_of_the_same_id_is_not_sent(series: Series) -> None:
     """The process that knows it didn't see the run go."""
     known = dict(series.engine.remembered.ahead)
     client: Any = series.broker.client
@@ -221,7 +223,7 @@ def test_what_is_known_of_an_earlier_run_of_that_name_is_not_sent(series: Series
     assert series.messages[-1].actor_name == "other"
 
 
-def test_a_lost_reply_sends_nothing_twice(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_whose_reply_is_lost_sends_nothing_twice(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = series.engine.backend
     works = backend.record_and_send
 
@@ -237,7 +239,7 @@ def test_a_lost_reply_sends_nothing_twice(series: Series, monkeypatch: pytest.Mo
     assert len(series.sent) == 3
 
 
-def test_it_is_met_again_when_it_is_owed_what_kept_it_from_going_onward(series: Series) -> None:
+def test_a_message_that_a_hook_kept_from_going_with_the_record_is_owed_and_meets_the_hook_again(series: Series) -> None:
     calls: list[str] = []
 
     class Strict(dramatiq.Middleware):

@@ -19,6 +19,9 @@ from tests.support.keyspace import assert_only_left
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
 
+#: Two workers do the jobs of all these tests.
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
@@ -60,7 +63,7 @@ def world(own_server: Server) -> Iterator[World]:
 
 
 def result(run: Run) -> Any:
-    return run.get_result(block=True, timeout=30_000)
+    return run.get_result(block=True, timeout=60_000)
 
 
 def test_the_jobs_of_a_series_run_in_order_and_each_sees_the_results_of_the_one_before(world: World) -> None:

@@ -131,7 +131,7 @@ def is_running(fleet: Fleet, run_id: str) -> bool:
 # Real processes
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_old_worker_leaves_newer_runs_and_they_go_on_when_a_newer_one_comes(fleet: Fleet) -> None:
     fleet.client.set(GATE, "open")
     for shape in SHAPES:
@@ -157,7 +157,7 @@ def test_an_old_worker_leaves_newer_runs_and_they_go_on_when_a_newer_one_comes(f
     assert {name.split()[0] for name in fleet.ran()} == {str(NEWER)}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_old_runs_go_on_in_a_mixed_fleet(fleet: Fleet) -> None:
     fleet.client.set(GATE, "open")
 
@@ -180,7 +180,7 @@ def test_old_runs_go_on_in_a_mixed_fleet(fleet: Fleet) -> None:
     assert {name.split()[0] for name in fleet.ran()} == {str(FORMAT), str(NEWER)}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_a_newer_worker_nests_in_an_old_run_is_left_to_newer_workers(fleet: Fleet) -> None:
     run = fleet.jobs.clutch("nesting").run(run_id="nesting")
     with fleet.new() as new:
@@ -196,7 +196,7 @@ def test_what_a_newer_worker_nests_in_an_old_run_is_left_to_newer_workers(fleet:
     assert fleet.dead_letters == 0
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("verb", ["cancel", "retry after cancel"])
 def test_what_an_old_process_asks_of_an_old_run_reaches_what_is_nested_in_it_once_a_newer_worker_comes(
     fleet: Fleet, verb: str, caplog: pytest.LogCaptureFixture
@@ -223,7 +223,7 @@ def test_what_an_old_process_asks_of_an_old_run_reaches_what_is_nested_in_it_onc
     assert fleet.dead_letters == 0
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_old_process_changes_no_newer_run_and_says_so(fleet: Fleet) -> None:
     fleet.newer("series", "series")
     before = fleet.messages
@@ -237,7 +237,7 @@ def test_an_old_process_changes_no_newer_run_and_says_so(fleet: Fleet) -> None:
     assert is_running(fleet, "series")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_old_sweeper_leaves_a_newer_run_to_a_newer_one(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     fleet.newer("abandon", "abandoned")
     engine = engine_of(fleet.broker)

@@ -16,7 +16,7 @@ from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ResultsGone, RunFailed
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.keyspace import key_of
 
 
@@ -29,7 +29,7 @@ def gate() -> threading.Event:
 def gated(broker: dramatiq.Broker, gate: threading.Event) -> dramatiq.Actor[..., Any]:
     @dramatiq.actor
     def gated() -> str:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return "through"
 
     return gated
@@ -44,7 +44,7 @@ def test_a_timeout_is_in_milliseconds_and_dramatiqs_own_error(gated: dramatiq.Ac
     began = time.monotonic()
     with pytest.raises(ResultTimeout, match="still running"):
         Clutch().then(gated).run().get_result(block=True, timeout=100)
-    assert 0.1 <= time.monotonic() - began < 3
+    assert 0.1 <= time.monotonic() - began < PATIENCE / 2  # it would be 100 s
 
 
 def test_a_failed_run_raises_at_once_what_failed(broker: dramatiq.Broker) -> None:
@@ -57,7 +57,7 @@ def test_a_failed_run_raises_at_once_what_failed(broker: dramatiq.Broker) -> Non
         running_worker(broker),
         pytest.raises(RunFailed, match=r"stage 0, broken .member 0.: LookupError: no page") as got,
     ):
-        run.get_result(block=True, timeout=20_000)
+        run.get_result(block=True, timeout=60_000)
     assert isinstance(got.value, ResultFailure)
     with pytest.raises(RunFailed):
         run.get_result()
@@ -68,10 +68,10 @@ def test_many_waiters_are_all_woken(
 ) -> None:
     run = Clutch().then(gated).run()
     with running_worker(broker), ThreadPoolExecutor(20) as pool:
-        waiters = [pool.submit(run.get_result, block=True, timeout=30_000) for _ in range(20)]
+        waiters = [pool.submit(run.get_result, block=True, timeout=60_000) for _ in range(20)]
         wait_until("it works", lambda: run.status().state == "running")
         gate.set()
-        assert [waiter.result(timeout=5) for waiter in waiters] == ["through"] * 20
+        assert [waiter.result(PATIENCE) for waiter in waiters] == ["through"] * 20
 
 
 ASKING = ("evalsha", "eval", "hget", "publish", "subscribe", "unsubscribe", "blmove")
@@ -152,7 +152,7 @@ def test_the_delay_of_a_run_holds_its_first_job_back(broker: dramatiq.Broker) ->
     with running_worker(broker):
         run.get_result(block=True)
     assert began[0] - now >= 0.3
-    assert began[1] - began[0] < 5
+    assert began[1] - began[0] < PATIENCE / 2
 
 
 def test_a_handle_works_in_any_process_that_knows_the_id(broker: dramatiq.Broker) -> None:

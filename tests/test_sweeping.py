@@ -112,7 +112,8 @@ def finished_runs(client: redis.Redis, count: int) -> Iterator[None]:
         assert client.unlink(*(f"{key}:{part}" for key in some for part in ("head", "mark"))) == 2 * len(some)
 
 
-@pytest.mark.slow
+@pytest.mark.large
+@pytest.mark.process
 @pytest.mark.parametrize("where", ["before the seal", "before the first message"])
 def test_one_sweep_finds_a_producer_killed_in_run_after_100_000_other_runs(
     server: Server, redis_client: redis.Redis, app: Application, where: str
@@ -136,7 +137,7 @@ def find_orphan(server: Server, redis_client: redis.Redis, app: Application, whe
         assert "orphan" not in app.index()  # nothing was started, and nobody was told that it was
         return
     with running_worker(app.broker):
-        assert Run("orphan").get_result(block=True, timeout=30_000) == "a"
+        assert Run("orphan").get_result(block=True, timeout=60_000) == "a"
     assert at_work.began == ["a"]
 
 
@@ -293,7 +294,7 @@ def test_a_failed_run_that_is_healed_by_hand_is_in_the_index_again(make: Callabl
             ids = {run.run_id, f"{run.run_id}~0.0"} if nested else {run.run_id}
             wait_until("it is in the index again", lambda: set(app.index()) == ids, LONG)
             jobs.gates["last"].set()
-            run.get_result(block=True, timeout=30_000)
+            run.get_result(block=True, timeout=60_000)
             wait_until("it is out of the index", lambda: not app.index(), LONG)
 
 
@@ -332,7 +333,7 @@ def roll_back(app: Application, run: Run, seen: list[str]) -> None:
     client = app.broker.client
     before = {key: client.dump(key) for key in client.scan_iter(match=f"{NAMESPACE}:*")}
     with running_worker(app.broker):
-        run.get_result(block=True, timeout=30_000)
+        run.get_result(block=True, timeout=60_000)
     for key in client.scan_iter(match=f"{NAMESPACE}:*"):
         client.unlink(key)
     for key, value in before.items():
@@ -369,10 +370,10 @@ def test_a_run_whose_messages_are_gone_is_noticed_told_once_and_cleared_when_som
             wait_until("it goes on", lambda: "b" in jobs.began[-1:], LONG)
             assert run.status().stalled_since is None
             jobs.gates["b"].set()
-            assert run.get_result(block=True, timeout=30_000) == "b"
+            assert run.get_result(block=True, timeout=60_000) == "b"
 
 
-def test_a_purged_run_in_memory_is_noticed_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_in_memory_whose_messages_are_purged_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     with application(None, **QUICK) as app:
         run = Clutch().then(Jobs(app.broker).job.message("a")).run()
         app.broker.flush("default")
@@ -381,11 +382,11 @@ def test_a_purged_run_in_memory_is_noticed_too(caplog: pytest.LogCaptureFixture)
             look_times(app, run, 3)
             assert len(warnings(caplog)) == 1
             assert run.resend()
-            assert run.get_result(block=True, timeout=30_000) == "a"
+            assert run.get_result(block=True, timeout=60_000) == "a"
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_with_resend_stalled_such_a_run_ends_by_itself(redis_client: redis.Redis, loss: str) -> None:
+def test_with_resend_stalled_a_run_whose_messages_are_gone_ends_by_itself(redis_client: redis.Redis, loss: str) -> None:
     with application(redis_client, resend_stalled=True, **QUICK) as app:
         jobs = Jobs(app.broker)
         run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).then(jobs.job.message("c")).run()
@@ -394,7 +395,7 @@ def test_with_resend_stalled_such_a_run_ends_by_itself(redis_client: redis.Redis
             assert run.get_result(block=True, timeout=60_000) == "c"
 
 
-def test_a_stalled_run_whose_finder_died_before_it_sent_anything_ends_by_itself_too(make: Callable[..., Any]) -> None:
+def test_a_stalled_run_whose_finder_died_before_it_sent_anything_ends_by_itself(make: Callable[..., Any]) -> None:
     with make(resend_stalled=True, **QUICK) as app:
         run = Clutch().then(Jobs(app.broker).job.message("a")).run()
         app.broker.flush("default")
@@ -403,7 +404,7 @@ def test_a_stalled_run_whose_finder_died_before_it_sent_anything_ends_by_itself_
         wait_until("it is found out", found)
 
         with running_worker(app.broker):
-            assert run.get_result(block=True, timeout=20_000) == "a"
+            assert run.get_result(block=True, timeout=60_000) == "a"
 
 
 def test_a_stalled_run_of_which_one_member_succeeds_is_not_stalled_any_more(make: Callable[..., Any]) -> None:

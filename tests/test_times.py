@@ -18,7 +18,7 @@ from dramatiq_clutch.backend import Record
 from dramatiq_clutch.errors import RunNotFound
 from tests.conftest import running_worker
 from tests.support.application import Application, application
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import NAMESPACE, clutch_keys, part_of
 from tests.support.tags import tag_in
@@ -137,7 +137,7 @@ def test_a_job_that_works_for_longer_than_a_run_lives_succeeds_and_so_do_its_anc
             wait_until("three times as long", lambda: time.monotonic() - began > 3, LONG)
             jobs.gates["long"].set()
             for run in runs:
-                assert run.get_result(block=True, timeout=30_000) == "long"
+                assert run.get_result(block=True, timeout=60_000) == "long"
 
 
 # Callbacks
@@ -282,7 +282,7 @@ def test_a_status_never_says_running_with_all_members_succeeded(make: Callable[.
                 def record(member: int, run: Run = run, both: threading.Barrier = both) -> str:
                     tag = tag_in(app.broker, run, member=member, of=2)
                     caller = replace(engine.caller(tag.owner), touch=False)
-                    both.wait(30)
+                    both.wait(PATIENCE)
                     return str(engine.backend.record(Record(tag, 0, "succeeded", b"1"), caller).word)
 
                 assert list(pool.map(record, range(2))) == ["counts", "counts"]

@@ -32,6 +32,7 @@ def tell(outlet: Connection) -> None:
     outlet.close()
 
 
+@pytest.mark.process
 def test_forked_children_make_other_tokens_than_their_parent_and_each_other() -> None:
     forking, tokens = multiprocessing.get_context("fork"), [new_token()]
     for _ in range(2):

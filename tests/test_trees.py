@@ -224,7 +224,7 @@ def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
     return RedisBackend(client=client) if store == "redis" else StubBackend()
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.search)], ids=["short", "long"])
 @pytest.mark.parametrize("store", ["redis", "stub"])
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_random_trees_do_what_the_interpreter_does(

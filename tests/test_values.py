@@ -36,7 +36,7 @@ from dramatiq_clutch.run import NestedRun
 from dramatiq_clutch.steps import MOST_LEVELS
 from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server
 
@@ -67,7 +67,7 @@ def set_encoder() -> Iterator[Callable[[dramatiq.Encoder], None]]:
 def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
     run = clutch.run()
     with running_worker(broker):
-        return run.get_result(block=True, timeout=20_000)
+        return run.get_result(block=True, timeout=60_000)
 
 
 # Beside Results and Callbacks
@@ -290,7 +290,7 @@ def test_two_runs_at_once_do_not_share_an_iterator(job: Any) -> None:
 
     def messages() -> Iterator[Any]:
         reading.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE)
         yield job.message(1)
 
     iterator, runs = messages(), list[Run]()
@@ -298,7 +298,7 @@ def test_two_runs_at_once_do_not_share_an_iterator(job: Any) -> None:
     other = threading.Thread(target=lambda: runs.append(clutch.run()))
     other.start()
     try:
-        assert reading.wait(20)
+        assert reading.wait(PATIENCE)
         with pytest.raises(ValueError, match="has been read before"):
             clutch.run()
     finally:
@@ -430,6 +430,7 @@ print(clutch.run(run_id="november").run_id)
 """
 
 
+@pytest.mark.process
 def test_an_equal_clutch_is_the_same_run_in_a_process_with_another_hash_seed(
     server: Server, redis_client: object
 ) -> None:
@@ -620,7 +621,7 @@ def test_clutches_nested_as_deep_as_can_be_work_everywhere(broker: dramatiq.Brok
 
 @pytest.mark.parametrize("add", ["then", "parallel", "map"])
 @pytest.mark.parametrize("what", ["a clutch", "a group", "a group of many more", "a group of clutches"])
-def test_more_levels_are_a_value_error_at_the_call_that_adds_them(job: Any, add: str, what: str) -> None:
+def test_clutches_nested_too_deep_are_a_value_error_at_the_call_that_adds_them(job: Any, add: str, what: str) -> None:
     step: Any = nested(job, MOST_LEVELS) if what == "a clutch" else job.message()
     if what == "a group of clutches":
         step = nested(job, MOST_LEVELS // 2)
@@ -630,7 +631,7 @@ def test_more_levels_are_a_value_error_at_the_call_that_adds_them(job: Any, add:
         getattr(Clutch().then(job), add)(step)
 
 
-def test_more_levels_that_a_callable_returns_are_a_value_error_at_run(job: Any) -> None:
+def test_clutches_nested_too_deep_that_a_callable_returns_are_a_value_error_at_run(job: Any) -> None:
     half = nested(job, MOST_LEVELS // 2)
     fits = Clutch().parallel(lambda: [half])
     for _ in range(MOST_LEVELS // 2 - 1):

@@ -8,11 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: How long a test waits for what is to come, in seconds, before it says that it won't: a minute, also where it takes a
+#: few milliseconds, for the machine may be busy with other things. Only a test that fails waits for so long.
+PATIENCE = 60.0
+
 SHORTEST = 0.002
 LONGEST = 0.1
 
 
-def wait_until(description: str, condition: Callable[[], T], timeout: float = 10.0) -> T:
+def wait_until(description: str, condition: Callable[[], T], timeout: float = PATIENCE) -> T:
     """Return the condition's first true value.
 
     The condition is asked again and again, at once to begin with and then ever less often; it's asked a last

@@ -10,7 +10,7 @@ import dramatiq
 from dramatiq.middleware import CurrentMessage
 
 from dramatiq_clutch import previous_failures, previous_results
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 
 actor: Any = dramatiq.actor  # its overloads take no options by the dictionary
 
@@ -38,7 +38,7 @@ class Jobs:
             self.sees[name], self.missing[name] = previous_results(), previous_failures()
             what = self.script[name].pop(0) if self.script[name] else "ok"
             if what == "wait":
-                assert self.gates[name].wait(30)
+                assert self.gates[name].wait(PATIENCE)
             if what == "fail":
                 raise ValueError(f"{name} fails")
             if what == "die":

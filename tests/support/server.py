@@ -38,7 +38,8 @@ def server_binary() -> str:
 
 def free_port() -> int:
     """A port on loopback that nobody listens on, and that no client is given."""
-    for port in random.sample(PORTS, k=100):
+    system = random.SystemRandom()  # two processes of tests may have seeded the shared generator alike
+    for port in system.sample(PORTS, k=100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise RuntimeError(f"no free port in {PORTS}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ class Worker:
             )
         return self
 
-    def wait_ready(self, timeout: float = 30.0) -> Worker:
+    def wait_ready(self, timeout: float = PATIENCE) -> Worker:
         """Wait until it takes jobs: it has said so as often as it has been started."""
         wait_until("the worker to be ready", self._is_ready, timeout)
         return self
@@ -75,7 +75,7 @@ class Worker:
         self._signal(signal.SIGKILL)
         self._reap()
 
-    def stop(self, timeout: float = 30.0) -> None:
+    def stop(self, timeout: float = PATIENCE) -> None:
         """Let it finish its jobs and end by itself, then make sure that nothing is left."""
         if self._process is None:
             return
