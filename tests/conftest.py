@@ -22,7 +22,7 @@ from tests.support.processes import Watch
 from tests.support.server import Server
 
 #: What `pytest` alone leaves out, by its mark. `tests/README.md` tells of each.
-OTHER_TIERS = ("process", "search", "large", "chaos")
+OTHER_TIERS = ("process", "search", "heavy", "chaos")
 
 RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
 

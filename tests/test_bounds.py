@@ -91,7 +91,7 @@ def many_dead(broker: RedisBroker, count: int) -> Run:
     return Run("many")
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_a_retry_of_100_000_dead_members_holds_nobody_up_and_sends_each_once(
     server: Server, redis_client: redis.Redis
@@ -128,7 +128,7 @@ def test_a_retry_of_100_000_dead_members_holds_nobody_up_and_sends_each_once(
         assert run.status().stages[0].dead == 0
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_a_stage_of_100_000_is_started_worked_on_cancelled_and_taken_up_again_in_small_steps(
     redis_client: redis.Redis,
@@ -217,7 +217,7 @@ class Changed:
 CHANGES = ["cancel", "retry what died", "retry what was cancelled"]
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_done_to_1_000_nested_runs_is_shared_out_and_a_sweep_does_what_is_left(
     nested: RedisBroker, change: str
@@ -246,6 +246,7 @@ def test_workers_change_600_nested_runs_as_soon_as_they_are_told(
 # A slow network
 
 
+@pytest.mark.heavy
 def test_a_hand_over_that_outlasts_its_lease_is_not_begun_again_by_others(
     server: Server, redis_client: redis.Redis
 ) -> None:
@@ -290,7 +291,7 @@ def test_a_hand_over_that_outlasts_its_lease_is_not_begun_again_by_others(
 # Bytes and memory
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 def test_a_map_over_one_jobs_list_reads_each_item_a_few_times(redis_client: redis.Redis) -> None:
     with application(redis_client, lease=30_000) as app:
         items = 5_000

@@ -17,6 +17,7 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunNotFound
 from dramatiq_clutch.stored.places import OPTION
 from tests.conftest import running_worker
+from tests.support.application import application
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import key_of
@@ -85,7 +86,7 @@ def test_actors_and_queues_may_have_odd_names(broker: dramatiq.Broker, name: str
         assert name in Clutch().then(odd).to_mermaid() or "#" in Clutch().then(odd).to_mermaid()
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 def test_a_result_of_50_megabytes_goes_through(redis_broker: RedisBroker) -> None:
     @dramatiq.actor
     def large() -> str:
@@ -193,20 +194,21 @@ def test_a_damaged_plan_fails_the_run_and_says_so(redis_broker: RedisBroker, dam
 
 
 def test_a_plan_of_a_newer_release_is_left_to_its_workers(
-    redis_broker: RedisBroker, caplog: pytest.LogCaptureFixture
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jobs = Jobs(redis_broker)
-    run = Clutch().then(jobs.job.message("a"), jobs.job.message("b")).run()
-    client: Any = redis_broker.client
-    spec = client.hget(key(run, "head"), "spec")
-    client.hset(key(run, "head"), "spec", spec.replace(b'"v": 1', b'"v": 9'))
-    engine_of(redis_broker).remembered.ahead.clear()  # as in a worker that hasn't sent the first stage itself
-    with running_worker(redis_broker):
-        wait_until("it is left", lambda: "is left to workers of a newer release" in caplog.text)
-        assert run.status().state == "running"
-        client.hset(key(run, "head"), "spec", spec)  # as if such a worker came
-        assert run.get_result(block=True, timeout=60_000) == "b"
-    assert jobs.began == ["a", "b"]
+    with application(redis_client) as app:
+        jobs = Jobs(app.broker)
+        run = Clutch().then(jobs.job.message("a"), jobs.job.message("b")).run()
+        client: Any = redis_client
+        spec = client.hget(key(run, "head"), "spec")
+        client.hset(key(run, "head"), "spec", spec.replace(b'"v": 1', b'"v": 9'))
+        app.engine.remembered.ahead.clear()  # as in a worker that hasn't sent the first stage itself
+        with running_worker(app.broker):
+            wait_until("it is left", lambda: "is left to workers of a newer release" in caplog.text)
+            assert run.status().state == "running"
+            client.hset(key(run, "head"), "spec", spec)  # as if such a worker came
+            assert run.get_result(block=True, timeout=60_000) == "b"
+        assert jobs.began == ["a", "b"]
 
 
 # Forged messages

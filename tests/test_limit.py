@@ -185,7 +185,7 @@ def test_a_limit_is_drawn(jobs: Jobs) -> None:
 
 
 def test_a_stage_from_a_callable_is_read_at_each_run(broker: dramatiq.Broker, jobs: Jobs) -> None:
-    counts = [3, 0, 2500]
+    counts = [3, 0, 1_100]
     read: list[int] = []
 
     def steps() -> Iterator[dramatiq.Message[Any]]:
@@ -307,9 +307,9 @@ def test_a_repeated_write_of_rows_counts_once(redis_broker: RedisBroker) -> None
         draft(*args, **kwargs)
 
     backend.draft = twice  # type: ignore[method-assign]
-    run = Clutch().parallel(lambda: named(jobs, 1_200)).run()
+    run = Clutch().parallel(lambda: named(jobs, 1_001)).run()
     with running_worker(redis_broker):
-        assert run.get_result(block=True, timeout=60_000) == [f"{number}" for number in range(1_200)]
+        assert run.get_result(block=True, timeout=60_000) == [f"{number}" for number in range(1_001)]
 
 
 @pytest.mark.process

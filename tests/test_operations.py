@@ -297,7 +297,7 @@ def test_the_sweeper_can_be_switched_off(redis_broker: RedisBroker) -> None:
         assert "clutch-sweeper" not in {thread.name for thread in threading.enumerate()} - before
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 def test_ten_thousand_runs_at_once_leave_the_sweeper_cheap(redis_broker: RedisBroker) -> None:
     engine = engine_of(redis_broker)
     row = Jobs(redis_broker).job.message("a").encode()

@@ -112,7 +112,7 @@ def finished_runs(client: redis.Redis, count: int) -> Iterator[None]:
         assert client.unlink(*(f"{key}:{part}" for key in some for part in ("head", "mark"))) == 2 * len(some)
 
 
-@pytest.mark.large
+@pytest.mark.heavy
 @pytest.mark.process
 @pytest.mark.parametrize("where", ["before the seal", "before the first message"])
 def test_one_sweep_finds_a_producer_killed_in_run_after_100_000_other_runs(
@@ -420,6 +420,7 @@ def test_a_stalled_run_of_which_one_member_succeeds_is_not_stalled_any_more(make
         assert run.status().stalled_since is None
 
 
+@pytest.mark.heavy
 def test_a_delayed_message_a_backoff_and_a_long_job_are_not_stalled(
     make: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

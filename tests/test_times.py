@@ -207,6 +207,7 @@ def left(app: Application) -> set[str]:
     return {part_of(key).removeprefix(f"{NAMESPACE}:") for key in keys if key != app.index_key}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("heard", [False, True], ids=["without callbacks", "with callbacks"])
 def test_of_200_nested_runs_only_their_marks_stay(redis_client: redis.Redis, heard: bool) -> None:
     with application(redis_client) as app:

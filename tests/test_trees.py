@@ -224,8 +224,15 @@ def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
     return RedisBackend(client=client) if store == "redis" else StubBackend()
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.search)], ids=["short", "long"])
-@pytest.mark.parametrize("store", ["redis", "stub"])
+@pytest.mark.parametrize(
+    ("store", "examples"),
+    [
+        pytest.param("redis", 20, id="redis-short"),
+        pytest.param("stub", 60, id="stub-short"),
+        pytest.param("redis", 200, id="redis-long", marks=pytest.mark.search),
+        pytest.param("stub", 200, id="stub-long", marks=pytest.mark.search),
+    ],
+)
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_random_trees_do_what_the_interpreter_does(
     store: str, examples: int, server: Server, redis_client: redis.Redis

@@ -35,6 +35,12 @@ from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.server import Server
 
 
+@pytest.fixture(autouse=True)
+def threads_that_nobody_needs_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second instead of three, which some tests wait for."""
+    monkeypatch.setattr("dramatiq_clutch.waiting.IDLE", 1.0)
+
+
 def waiting_run(broker: dramatiq.Broker) -> Run:
     """One whose job nobody works on."""
     if "job" not in broker.actors:
@@ -249,6 +255,7 @@ def test_a_client_of_2_connections_has_none_to_spare_for_listening(
             assert wait.result(timeout=60) == "done"
 
 
+@pytest.mark.heavy
 def test_5000_coroutines_need_two_connections(server: Server, redis_broker: RedisBroker) -> None:
     runs = [waiting_run(redis_broker) for _ in range(250)]
     with server.client() as client:
