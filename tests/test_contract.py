@@ -541,6 +541,7 @@ def test_what_a_retry_was_given_it_gets_again_until_it_is_sent(store: Store) -> 
     assert store.backend.owed(store.run_id, store.caller("sweeper")).word == "clear"
 
 
+@pytest.mark.heavy
 def test_a_retry_of_many_visits_some_at_a_time(store: Store) -> None:
     store.confirm(*store.create(2_500).duties)
     for member in range(2_500):
