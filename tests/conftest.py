@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import dramatiq
 import pytest
@@ -13,12 +14,15 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_clutch import ClutchMiddleware
+from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
+from tests.support.application import Application, application
 from tests.support.awaiting import PATIENCE
+from tests.support.jobs import Jobs
 from tests.support.keyspace import assert_all_expire
 from tests.support.processes import Watch
+from tests.support.proxy import Proxy
 from tests.support.server import Server
 
 #: What `pytest` alone leaves out, by its mark. `tests/README.md` tells of each.
@@ -145,6 +149,26 @@ def broker(request: pytest.FixtureRequest) -> dramatiq.Broker:
 
 
 @pytest.fixture
+def jobs(broker: dramatiq.Broker) -> Jobs:
+    """Actors that do what the test tells them, on each of the brokers in turn."""
+    return Jobs(broker)
+
+
+@pytest.fixture(params=["redis", "stub"])
+def make(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Application]]:
+    """`with make(stalled_after=...) as app: ...`, on each of the brokers in turn."""
+    client = request.getfixturevalue("redis_client") if request.param == "redis" else None
+    return lambda **settings: application(client, **settings)
+
+
+@pytest.fixture
+def proxy(server: Server, redis_client: redis.Redis) -> Iterator[Proxy]:
+    """A network in front of the session's server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
 def run_worker() -> RunWorker:
     """A real worker in this process: `with run_worker(broker): ...`.
 
@@ -164,3 +188,10 @@ def running_worker(broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 
         worker.stop()
         # Dramatiq leaves its hook on the broker, which would start a consumer of this worker for a new queue.
         broker.middleware[:] = [hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker]
+
+
+def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
+    """What comes of a clutch, with a worker of its own."""
+    run = clutch.run()
+    with running_worker(broker):
+        return run.get_result(block=True)

@@ -27,8 +27,8 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.status import failure_details
 from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
-from tests import bounds_actors
 from tests.conftest import running_worker
+from tests.support import actors
 from tests.support.application import application
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -149,11 +149,16 @@ def test_a_stage_of_100_000_is_started_worked_on_cancelled_and_taken_up_again_in
 # Many nested runs
 
 
+def patient(server: Server) -> actors.Setting:
+    """Its sweepers look when somebody says so, and never by themselves."""
+    return actors.Setting(server.url, options={"sweep_interval": 3_600_000})
+
+
 @pytest.fixture
 def nested(server: Server, redis_client: redis.Redis) -> Iterator[RedisBroker]:
     """The broker of a producer; its jobs are in a queue that no worker listens to."""
     with pytest.MonkeyPatch.context() as patch:
-        broker = bounds_actors.make_broker(server.url)
+        broker = actors.make_broker(patient(server))
         patch.setattr("dramatiq.broker.global_broker", broker)
         broker.declare_queue("elsewhere")
         yield broker
@@ -235,8 +240,8 @@ def test_what_is_done_to_1_000_nested_runs_is_shared_out_and_a_sweep_does_what_i
 def test_workers_change_600_nested_runs_as_soon_as_they_are_told(
     nested: RedisBroker, server: Server, change: str
 ) -> None:
-    changed, env = Changed(nested, change, 600), {"REDIS_URL": server.url}
-    with Worker("tests.bounds_actors", env=env) as one, Worker("tests.bounds_actors", env=env) as two:
+    changed, env = Changed(nested, change, 600), patient(server).to_env()
+    with Worker(actors.__name__, env=env) as one, Worker(actors.__name__, env=env) as two:
         assert changed.apply() <= 600
         wait_until("all of it", lambda: changed.states() == {changed.end: 600})
         assert one.running

@@ -14,7 +14,7 @@ import dramatiq_clutch
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results
 from dramatiq_clutch.errors import NotConfigured, RunNotFound
 from dramatiq_clutch.stored.plan import message_from
-from tests.conftest import running_worker
+from tests.conftest import result
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ def job(broker: dramatiq.Broker) -> dramatiq.Actor[..., Any]:
         return list(numbers)
 
     return job
-
-
-def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
-    run = clutch.run()
-    with running_worker(broker):
-        return run.get_result(block=True)
 
 
 def test_every_call_returns_a_new_clutch_and_both_can_be_run_more_than_once(

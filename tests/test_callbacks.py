@@ -12,13 +12,7 @@ from dramatiq.middleware import MiddlewareError
 from dramatiq_clutch import Clutch, Run
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
-from tests.support.jobs import Jobs
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
-
+from tests.support.jobs import Jobs, state_is
 
 Shape = Callable[[Jobs, bool], Clutch]
 
@@ -88,10 +82,6 @@ def script(jobs: Jobs, shape: Shape, *attempts: str) -> None:
 def check_child(jobs: Jobs, shape: Shape, letters: str) -> None:
     if shape in NESTED:
         jobs.wait_fired("child", letters)
-
-
-def state_is(run: Run, state: str) -> None:
-    wait_until(f"the run to be {state}", lambda: run.status().state == state)
 
 
 def test_a_job_that_fails_once_then_succeeds_is_heard_of_as_failing_and_then_as_succeeded(

@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+import redis
 
 from dramatiq_clutch import Run
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.engine import engine_of
-from tests.crash_actors import BEGAN, CRASHED, HEARD, RESULT, Jobs
+from tests.support import actors
+from tests.support.actors import EVERYTHING, Actors, mortal
 from tests.support.awaiting import wait_until
+from tests.support.crashing import CRASHED
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
 
@@ -43,33 +45,29 @@ BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "_send
 
 
 @pytest.fixture
-def world(server: Server) -> Iterator[Jobs]:
-    with server.client() as client:
-        client.flushall()
-    jobs = Jobs(server.url)
-    yield jobs
-    jobs.broker.client.delete(BEGAN, HEARD, CRASHED)
-    jobs.broker.close()
+def world(server: Server, redis_client: redis.Redis) -> Iterator[Actors]:
+    world = Actors(mortal(server.url))
+    yield world
+    world.broker.close()
 
 
 def worker(server: Server, crash: str = "") -> Worker:
-    return Worker("tests.crash_actors", env={"CRASH_URL": server.url, "CRASH": crash}, threads=2)
+    return Worker(actors.__name__, env=mortal(server.url, crash=crash).to_env(), threads=2)
 
 
 def producer(server: Server, verb: str, crash: str = "") -> int:
-    env = {**os.environ, "CRASH_URL": server.url, "CRASH": crash}
-    return subprocess.run([sys.executable, "-m", "tests.crash_actors", verb], cwd=ROOT, env=env, check=False).returncode
+    env = {**os.environ, **mortal(server.url, crash=crash).to_env()}
+    command = [sys.executable, "-m", actors.__name__, verb, "crash"]
+    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
-def assert_same_end(world: Jobs, run: Run) -> None:
-    assert run.get_result(block=True, timeout=60_000) == RESULT
-    client: Any = world.broker.client
-    wait_until("the callbacks", lambda: client.hlen(HEARD) == 2)
-    heard = {event.decode(): int(count) for event, count in client.hgetall(HEARD).items()}
-    assert set(heard) == {"on_success", "on_finish"}
+def assert_same_end(world: Actors, run: Run) -> None:
+    assert run.get_result(block=True, timeout=60_000) == EVERYTHING
+    both = {"on_success succeeded", "on_finish succeeded"}
+    wait_until("the callbacks", lambda: set(world.heard_by("root")) == both)
     # A crash between sending and confirming may send one again, and both may have been at work when it came.
-    assert sum(heard.values()) <= 4
-    began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
+    assert len(world.heard_by("root")) <= 4
+    began = world.began()
     jobs = 2 + 3 + 3 + 1 + 2 + 1 + 1
     assert len(began) == jobs
     # One heals; two may have been at work when their worker died; and if it died between sending a stage (of three at
@@ -80,9 +78,9 @@ def assert_same_end(world: Jobs, run: Run) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_a_run_whose_worker_is_killed_comes_to_the_same_end(
-    server: Server, world: Jobs, boundary: str, moment: str
+    server: Server, world: Actors, boundary: str, moment: str
 ) -> None:
-    run = world.clutch().run(run_id="crash")
+    run = world.clutch("everything").run(run_id="crash")
     nth = 2 if boundary in ("record", "confirm", "guard", "_send", "spec", "rows") else 1
     died = work_until_killed(server, world, run, f"{boundary} {nth} {moment}")
     assert died or boundary in LATE
@@ -90,9 +88,9 @@ def test_a_run_whose_worker_is_killed_comes_to_the_same_end(
         assert_same_end(world, run)
 
 
-def work_until_killed(server: Server, world: Jobs, run: Run, crash: str) -> bool:
+def work_until_killed(server: Server, world: Actors, run: Run, crash: str) -> bool:
     """A worker that kills itself, unless it never comes to that. Returns whether it has."""
-    client: Any = world.broker.client
+    client = world.client
     first = worker(server, crash)
     try:
         first.start()
@@ -112,11 +110,11 @@ def is_over(run: Run) -> bool:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["create", "_send", "confirm"])
 def test_a_run_whose_producer_is_killed_comes_to_the_same_end(
-    server: Server, world: Jobs, boundary: str, moment: str
+    server: Server, world: Actors, boundary: str, moment: str
 ) -> None:
-    assert producer(server, "run", f"{boundary} 1 {moment}") == -9
+    assert producer(server, "everything", f"{boundary} 1 {moment}") == -9
     if boundary == "create" and moment == "before":
-        assert producer(server, "run") == 0  # nothing had begun
+        assert producer(server, "everything") == 0  # nothing had begun
     with worker(server):
         assert_same_end(world, Run("crash", broker=world.broker))
 
@@ -124,9 +122,9 @@ def test_a_run_whose_producer_is_killed_comes_to_the_same_end(
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["cancel", "confirm", "nested", "rows"])
 def test_a_run_whose_canceller_is_killed_is_cancelled_and_can_be_retried(
-    server: Server, world: Jobs, boundary: str, moment: str
+    server: Server, world: Actors, boundary: str, moment: str
 ) -> None:
-    run = world.clutch().run(run_id="crash")
+    run = world.clutch("everything").run(run_id="crash")
     work_until_killed(server, world, run, "create 1 after")  # when the first nested run has just been started
     ended = producer(server, "cancel", f"{boundary} 1 {moment}")
     if boundary == "cancel" and moment == "before":
@@ -137,15 +135,15 @@ def test_a_run_whose_canceller_is_killed_is_cancelled_and_can_be_retried(
         backend = engine_of(world.broker).backend
         wait_until("its nested run is at rest, too, or gone", lambda: backend.at_rest(["crash~2.0"]) == [True])
         assert run.retry()
-        assert run.get_result(block=True, timeout=60_000) == RESULT
+        assert run.get_result(block=True, timeout=60_000) == EVERYTHING
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("boundary", ["retry", "reopen", "standing", "_send", "confirm"])
 def test_a_run_is_retried_though_the_process_that_retries_it_is_killed(
-    server: Server, world: Jobs, boundary: str, moment: str
+    server: Server, world: Actors, boundary: str, moment: str
 ) -> None:
-    run = world.clutch().run(run_id="crash")
+    run = world.clutch("everything").run(run_id="crash")
     work_until_killed(server, world, run, "create 1 after")
     assert producer(server, "cancel") == 0  # a retry of a cancelled run has the most to do
     ended = producer(server, "retry", f"{boundary} 1 {moment}")
@@ -153,20 +151,20 @@ def test_a_run_is_retried_though_the_process_that_retries_it_is_killed(
     if boundary == "retry" and moment == "before":
         assert producer(server, "retry") == 0
     with worker(server):
-        assert run.get_result(block=True, timeout=60_000) == RESULT
+        assert run.get_result(block=True, timeout=60_000) == EVERYTHING
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_stage_of_a_thousand_is_sent_though_its_sender_is_killed_in_the_middle(
-    server: Server, world: Jobs, moment: str
+    server: Server, world: Actors, moment: str
 ) -> None:
-    run = world.wide().run(run_id="crash")
+    run = world.clutch("wide").run(run_id="crash")
     work_until_killed(server, world, run, f"_send 2 {moment}")  # the second chunk of the stage
-    client: Any = world.broker.client
+    client = world.client
     assert 0 < client.hlen("dramatiq:default.msgs") <= 1_001
     with worker(server):
         assert run.get_result(block=True, timeout=60_000) == sum(range(1_000))
-    began = [int(count) for count in client.hvals(BEGAN)]
+    began = world.began().values()
     assert len(began) == 1_001
     assert sum(began) <= 1_001 + 2
 
@@ -174,15 +172,14 @@ def test_a_stage_of_a_thousand_is_sent_though_its_sender_is_killed_in_the_middle
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("nth", [1, 2, 5, 8, 9])
 def test_a_series_whose_worker_is_killed_repeats_only_what_was_not_recorded(
-    server: Server, world: Jobs, nth: int, moment: str
+    server: Server, world: Actors, nth: int, moment: str
 ) -> None:
     """What a record sends along is sent if, and only if, the record counts."""
-    run = world.series().run(run_id="crash")
+    run = world.clutch("numbers").run(run_id="crash")
     assert work_until_killed(server, world, run, f"record {nth} {moment}")
     with worker(server):
         assert run.get_result(block=True, timeout=60_000) == [7]
-    client: Any = world.broker.client
-    began = {name.decode(): int(count) for name, count in client.hgetall(BEGAN).items()}
+    began = world.began()
     assert sorted(began) == [*map(str, range(8)), "add"]
     order = [*map(str, range(8)), "add"]
     if moment == "before":

@@ -34,7 +34,6 @@ from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.proxy import Proxy, Rule, name_of
-from tests.support.server import Server
 
 #: What a server answers, and what the log then tells the operator.
 ANSWERS = {
@@ -54,12 +53,6 @@ ERRORS = {name: hint for name, (_, hint) in ANSWERS.items()} | {
 
 #: Where a job's way to its ack leads it. `enqueue` is the broker's, all others are the state store's.
 PLACES = ["guard", "record", "succeed", "confirm", "owed", "enqueue"]
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

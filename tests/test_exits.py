@@ -27,6 +27,8 @@ from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Spec
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
+from tests.support.jobs import QUICK, actor
+from tests.support.messages import dead_letters
 from tests.support.tags import tag_in
 
 Records = list[tuple[str, int]]
@@ -51,13 +53,6 @@ def records(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Records:
     return seen
 
 
-def dead_letters(broker: dramatiq.Broker, queue: str = "default") -> int:
-    if isinstance(broker, StubBroker):
-        return len(broker.dead_letters_by_queue[queue])
-    assert isinstance(broker, RedisBroker)
-    return int(broker.client.zcard(f"{broker.namespace}:{queue}.XQ"))
-
-
 def at_rest(run: Run) -> str:
     def state() -> str:
         now = run.status().state
@@ -69,10 +64,6 @@ def at_rest(run: Run) -> str:
 def work_off(broker: dramatiq.Broker, run: Run) -> str:
     with running_worker(broker):
         return at_rest(run)
-
-
-actor: Any = dramatiq.actor  # its overloads take no options by the dictionary
-QUICK = {"min_backoff": 1, "max_backoff": 1}
 
 
 # The actors of the table: (actor, recorded, the run's state at the end, dead letters)

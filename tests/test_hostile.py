@@ -9,7 +9,6 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import Clutch, Run, previous_results
 from dramatiq_clutch.backends import RedisBackend
@@ -21,6 +20,7 @@ from tests.support.application import application
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import key_of
+from tests.support.messages import dead_letters, on_their_way
 
 NASTY = [
     "'\"`",
@@ -36,22 +36,6 @@ NASTY = [
     "\ud7ff",
     "x" * 10_000,
 ]
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
-
-
-def waiting(broker: dramatiq.Broker) -> int:
-    if isinstance(broker, StubBroker):
-        return int(broker.queues["default"].unfinished_tasks)
-    assert isinstance(broker, RedisBroker)
-    return int(broker.client.hlen(f"{broker.namespace}:default.msgs"))
-
-
-def dead_letters(broker: RedisBroker) -> int:
-    return int(broker.client.zcard(f"{broker.namespace}:default.XQ"))
 
 
 def test_payloads_are_opaque(broker: dramatiq.Broker, jobs: Jobs) -> None:
@@ -130,7 +114,7 @@ def test_a_foreign_key_in_the_way_is_named_and_loses_no_job_and_harms_no_other_r
     with running_worker(redis_broker):
         assert Clutch().then(jobs.job.message("other")).run().get_result(block=True) == "other"
         wait_until("a job waits", lambda: "another program has written to this key: remove it" in caplog.text)
-        assert waiting(redis_broker) > 0
+        assert on_their_way(redis_broker) > 0
         assert dead_letters(redis_broker) == 0
     remove()
 
@@ -147,7 +131,7 @@ def test_a_run_goes_on_when_the_foreign_key_is_removed(
         wait_until("a job waits", lambda: "waits, unacked" in caplog.text)
         remove()
         assert run.get_result(block=True) == ["a", "b"]
-        wait_until("all are acked", lambda: waiting(redis_broker) == 0)
+        wait_until("all are acked", lambda: on_their_way(redis_broker) == 0)
     assert dead_letters(redis_broker) == 0
     assert jobs.counts() == {"a": 1, "b": 1, "total": 1}
 
@@ -251,7 +235,7 @@ def test_a_forged_place_touches_nothing(broker: dramatiq.Broker, jobs: Jobs) -> 
         broker.enqueue(forged(jobs, {"run": run.run_id, "stage": 0, "member": 7, "of": 100}))
         broker.enqueue(forged(jobs, {"run": run.run_id, "stage": 1, "member": 0, "of": 1}))
         broker.enqueue(forged(jobs, {"run": run.run_id, "stage": 99, "member": 0, "of": 1}))
-        wait_until("they are off the queue", lambda: waiting(broker) == 1)
+        wait_until("they are off the queue", lambda: on_their_way(broker) == 1)
         jobs.gates["a"].set()
         assert run.get_result(block=True) == ["a", "b"]
 

@@ -32,6 +32,7 @@ from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import clutch_keys, remove_keys
+from tests.support.messages import dead_letters
 from tests.support.server import Server
 
 LONG = 60.0
@@ -437,13 +438,6 @@ def lose_the_state(broker: dramatiq.Broker) -> None:
 def forget(broker: dramatiq.Broker) -> None:
     """Make this process one that has just been started."""
     engine_of(broker).remembered.renew()
-
-
-def dead_letters(broker: dramatiq.Broker) -> int:
-    if isinstance(broker, StubBroker):
-        return len(broker.dead_letters)
-    assert isinstance(broker, RedisBroker)
-    return int(broker.client.zcard(f"{broker.namespace}:default.XQ"))
 
 
 def test_messages_of_a_lost_run_dont_count_for_the_next_one_of_its_id(

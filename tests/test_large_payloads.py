@@ -11,7 +11,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, Run, previous_failures, previous_results
+from dramatiq_clutch import Clutch, previous_failures, previous_results
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends.redis import resp
 from dramatiq_clutch.backends.redis.outages import LARGE
@@ -20,7 +20,8 @@ from dramatiq_clutch.errors import PayloadRefused
 from dramatiq_clutch.stored.places import Tag
 from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
-from tests.support.jobs import Jobs
+from tests.support.jobs import Jobs, state_is
+from tests.support.messages import dead_letters
 from tests.support.proxy import Proxy
 from tests.support.server import Server
 
@@ -63,14 +64,6 @@ def sized(size: int) -> dramatiq.Message[Any]:
     return message
 
 
-def dead_letters(broker: RedisBroker) -> int:
-    return int(broker.client.zcard(f"{broker.namespace}:default.XQ"))
-
-
-def waits_for(run: Run, state: str) -> None:
-    wait_until(f"the run is {state}", lambda: run.status().state == state)
-
-
 def test_a_result_that_the_server_refuses_makes_its_job_dead_and_its_neighbours_succeed(
     broker: RedisBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,7 +71,7 @@ def test_a_result_that_the_server_refuses_makes_its_job_dead_and_its_neighbours_
     names = [str(number) for number in range(20)]
     run = Clutch().parallel(sized(2 * MEGABYTE), *(jobs.job.message(name) for name in names)).then(jobs.total).run()
     with running_worker(broker):
-        waits_for(run, "failed")
+        state_is(run, "failed")
         wait_until("it is a dead letter", lambda: dead_letters(broker) == 1)
     status = run.status()
     (failure,) = status.failures
@@ -111,7 +104,7 @@ def test_a_single_job_s_result_is_refused_whether_or_not_the_next_message_goes_w
     jobs = Jobs(broker)
     run = Clutch().then(jobs.job.message("a")).then(sized(2 * MEGABYTE)).then(jobs.total).run()
     with running_worker(broker):
-        waits_for(run, "failed")
+        state_is(run, "failed")
     assert [failure.exception_type for failure in run.status().failures] == ["PayloadRefused"]
 
 
@@ -139,7 +132,7 @@ def test_a_nested_plan_that_is_refused_makes_its_job_dead(broker: RedisBroker) -
 
     run = Clutch().parallel(nests, jobs.job.message("a")).run()
     with running_worker(broker):
-        waits_for(run, "failed")
+        state_is(run, "failed")
     assert [failure.exception_type for failure in run.status().failures] == ["PayloadRefused"]
     assert jobs.began == ["a"]
 
@@ -157,7 +150,7 @@ def test_a_message_that_the_broker_refuses_fails_the_run(broker: RedisBroker) ->
     argument = "y" * (600 * 1024)
     run = Clutch().then(sized(600 * 1024)).then(jobs.job.message(argument), pipe=True).run()
     with running_worker(broker):
-        waits_for(run, "failed")
+        state_is(run, "failed")
     error = run.status().error
     assert error is not None
     assert error.exception_type == "PayloadRefused"
@@ -180,12 +173,6 @@ def test_large_results_that_the_server_takes_go_through(broker: RedisBroker) -> 
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def proxied(proxy: Proxy, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisBroker]:
     monkeypatch.setattr("dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.01)
     monkeypatch.setattr(resp, "PAUSES", (0.01, 0.01))
@@ -201,7 +188,7 @@ def test_a_connection_that_closes_on_the_payload_three_times_while_small_calls_w
     run = Clutch().then(sized(LARGE)).run()
     rule = proxy.cut("record", times=3)
     with running_worker(proxied):
-        waits_for(run, "failed")
+        state_is(run, "failed")
     assert rule.met == 3
     (failure,) = run.status().failures
     assert failure.exception_type == "PayloadRefused"
@@ -212,7 +199,7 @@ def test_a_connection_that_closes_twice_is_not_a_refusal(proxied: RedisBroker, p
     run = Clutch().then(sized(LARGE)).run()
     rule = proxy.cut("record", times=2)
     with running_worker(proxied):
-        waits_for(run, "succeeded")
+        state_is(run, "succeeded")
     assert rule.met == 2
 
 
@@ -225,7 +212,7 @@ def test_a_server_that_does_no_small_call_either_is_away(
         wait_until("it has been tried often", lambda: rule.met >= 4 and small.met >= 4)
         assert run.status().state == "running"
         proxy.lift()
-        waits_for(run, "succeeded")
+        state_is(run, "succeeded")
     assert "waits, unacked" in caplog.text
 
 
@@ -233,7 +220,7 @@ def test_a_connection_that_closes_on_a_small_payload_is_no_refusal(proxied: Redi
     run = Clutch().then(sized(LARGE - 10_000)).run()
     rule = proxy.cut("record", times=4)
     with running_worker(proxied):
-        waits_for(run, "succeeded")
+        state_is(run, "succeeded")
     assert rule.met == 4
 
 
@@ -253,7 +240,7 @@ def test_a_server_s_own_word_is_a_refusal(
     run = Clutch().then(sized(size)).run()
     proxy.answer("record", answer, times=1)
     with running_worker(proxied):
-        waits_for(run, state)
+        state_is(run, state)
 
 
 def test_a_refused_result_is_not_its_neighbour_s_in_the_same_call(proxied: RedisBroker, proxy: Proxy) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.brokers.stub import StubBroker
 from dramatiq.results import ResultFailure, ResultTimeout
 
 from dramatiq_clutch import Clutch, Run
@@ -19,18 +18,9 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunCancelled, RunFailed, RunIdTaken, RunNotFound
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
-from tests.support.jobs import Jobs, actor
+from tests.support.jobs import Jobs, actor, state_is
 from tests.support.keyspace import key_of
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
-
-
-def state_is(run: Run, state: str) -> None:
-    wait_until(f"the run to be {state}", lambda: run.status().state == state)
-
+from tests.support.messages import on_their_way
 
 # cancel
 
@@ -46,18 +36,11 @@ def test_cancelling_skips_what_is_queued_drops_what_runs_and_releases_nothing(
         # A worker may take the run for what it was for a second, which is over now.
         engine_of(broker).remembered.wanted.clear()
         jobs.gates["a"].set()
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert jobs.began == ["a"]
     status = run.status()
     assert [stage.state for stage in status.stages] == ["cancelled", "waiting"]
     assert status.stages[0].succeeded == 0
-
-
-def waiting(broker: dramatiq.Broker) -> int:
-    if isinstance(broker, StubBroker):
-        return int(broker.queues["default"].unfinished_tasks)
-    assert isinstance(broker, RedisBroker)
-    return int(broker.client.hlen(f"{broker.namespace}:default.msgs"))
 
 
 def test_a_waiter_of_a_cancelled_run_is_told_at_once(broker: dramatiq.Broker, jobs: Jobs) -> None:
@@ -86,7 +69,7 @@ def test_cancelling_reaches_nested_runs_of_both_kinds_at_any_depth(broker: drama
             jobs.gates[name].set()
         for who in ("root", "written", "nested"):
             jobs.wait_fired(who, "E")
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert sorted(jobs.began) == ["nested", "written"]
     assert run.status().state == "cancelled"
 
@@ -130,7 +113,7 @@ def test_a_cancelled_run_is_taken_up_again_by_a_retry(broker: dramatiq.Broker, j
         wait_until("a and c have run", lambda: run.status().stages[0].succeeded == 2)
         run.cancel()
         jobs.gates["b"].set()
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
         assert run.retry()
         assert run.get_result(block=True) == ["a", "b", "c"]
     assert jobs.counts() == {"a": 1, "b": 2, "c": 1, "total": 1}
@@ -144,7 +127,7 @@ def test_cancelled_nested_runs_are_taken_up_again_with_their_root(broker: dramat
         wait_until("b works", lambda: "b" in jobs.began)
         run.cancel()
         jobs.gates["b"].set()
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
         assert run.retry()
         assert run.get_result(block=True) == ["c", "d"]
     assert jobs.counts()["a"] == 1
@@ -270,7 +253,7 @@ def test_second_copies_are_absorbed(broker: dramatiq.Broker, jobs: Jobs) -> None
     assert run.resend()
     with running_worker(broker, threads=1):
         assert run.get_result(block=True) == ["a", "b", "c"]
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert jobs.counts() == {"a": 1, "b": 1, "c": 1, "total": 1}
     assert not run.resend()
 
@@ -285,7 +268,7 @@ def test_run_under_one_id_a_clutch_starts_one_run(broker: dramatiq.Broker, jobs:
     with running_worker(broker):
         assert second.get_result(block=True) == "a"
         assert clutch.run(run_id="invoices-2026-11").get_result() == "a"  # claimed, also after success
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert jobs.began == ["a"]
 
 
@@ -332,7 +315,7 @@ def test_threads_that_race_for_an_id_start_one_run(broker: dramatiq.Broker, jobs
     assert set(runs) == {Run("race")}
     with running_worker(broker):
         assert runs[0].get_result(block=True) == list("01234")
-        wait_until("the queue is empty", lambda: waiting(broker) == 0)
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert set(jobs.counts().values()) == {1}
 
 

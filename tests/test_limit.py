@@ -14,7 +14,6 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, planning
 from dramatiq_clutch.engine import engine_of
@@ -24,20 +23,8 @@ from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import clutch_keys
+from tests.support.messages import on_their_way
 from tests.support.server import Server
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
-
-
-def on_their_way(broker: dramatiq.Broker) -> int:
-    """Messages that are queued, or at work."""
-    if isinstance(broker, StubBroker):
-        return int(broker.queues["default"].unfinished_tasks)
-    assert isinstance(broker, RedisBroker)
-    return int(broker.client.hlen(f"{broker.namespace}:default.msgs"))
 
 
 def named(jobs: Jobs, count: int) -> list[dramatiq.Message[Any]]:

@@ -13,22 +13,10 @@ from dramatiq.middleware import AsyncIO, CurrentMessage
 
 from dramatiq_clutch import Clutch, Run, current_run, previous_failures, previous_results
 from dramatiq_clutch.errors import NestingError, RunFailed
-from tests.conftest import running_worker
+from tests.conftest import result, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import clutch_keys, part_of
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
-
-
-def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
-    run = clutch.run()
-    with running_worker(broker):
-        return run.get_result(block=True, timeout=60_000)
-
 
 # Written down
 

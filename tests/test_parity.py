@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, Run
-from tests.parity_actors import CALLBACKS, LOG, Actors, make_broker
+from tests.support import actors
+from tests.support.actors import BEGAN, HEARD, LOG, Actors, Setting
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_only_left
 from tests.support.server import Server
@@ -26,22 +26,22 @@ pytestmark = pytest.mark.process
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
     with Server() as server:
-        env = {"REDIS_URL": server.url}
-        with Worker("tests.parity_actors", env=env, threads=8), Worker("tests.parity_actors", env=env, threads=8):
+        env = Setting(server.url).to_env()
+        with Worker(actors.__name__, env=env, threads=8), Worker(actors.__name__, env=env, threads=8):
             yield server
 
 
 class World:
     def __init__(self, server: Server) -> None:
-        self.broker: RedisBroker = make_broker(server.url)
+        self.jobs = Actors(Setting(server.url))
+        self.broker: RedisBroker = self.jobs.broker
         self.client: redis.Redis = self.broker.client
-        self.jobs = Actors(self.broker)
 
     def clutch(self, **options: Any) -> Clutch:
         return Clutch(broker=self.broker, **options)
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(entry) for entry in self.client.lrange(LOG, 0, -1)]
+        return self.jobs.log()
 
     def names(self) -> list[str]:
         return [entry["name"] for entry in self.log()]
@@ -50,15 +50,14 @@ class World:
         return {entry["name"]: entry.get("sees") for entry in self.log()}
 
     def open(self, gate: str) -> None:
-        self.client.rpush(gate, 1)
+        self.jobs.open(gate)
 
 
 @pytest.fixture
 def world(own_server: Server) -> Iterator[World]:
     world = World(own_server)
     yield world
-    for key in (LOG, *(key for pattern in ("tries:*", "gate*", "heard:*") for key in world.client.keys(pattern))):
-        world.client.delete(key)
+    world.client.delete(BEGAN, LOG, HEARD, *world.client.keys("gate*"))
     world.broker.close()
 
 
@@ -245,17 +244,8 @@ F, D, S, E = "on_failure", "on_death", "on_success", "on_finish"
 
 
 def heard(world: World, who: str, *events: str) -> None:
-    def told() -> list[str]:
-        entries: list[Any] = world.client.lrange(f"heard:{who}", 0, -1)
-        return sorted(entry.decode() for entry in entries)
-
-    wait_until(f"{who} to hear {events}", lambda: len(told()) >= len(events))
-    assert told() == sorted(events)
-
-
-def with_callbacks(world: World, who: str) -> Clutch:
-    listener: Any = world.jobs.heard
-    return world.clutch(**{option: listener.message(who) for option in CALLBACKS})
+    wait_until(f"{who} to hear {events}", lambda: len(world.jobs.heard_by(who)) >= len(events))
+    assert sorted(world.jobs.heard_by(who)) == sorted(events)
 
 
 @pytest.mark.parametrize(("kind", "depth"), [("series", 0), ("written down", 1), ("while running", 2)])
@@ -268,14 +258,14 @@ def test_the_callbacks_on_real_workers(world: World, kind: str, depth: int) -> N
         if kind == "while running":
             step = jobs.nests.message(name, *args)
         elif kind == "written down":
-            step = with_callbacks(world, "child").then(step)
-        return with_callbacks(world, "root").then(step)
+            step = jobs.called("child").then(step)
+        return jobs.called("root").then(step)
 
     def both_heard(*events: str) -> None:
         heard(world, "root", *events)
         if nested:
             heard(world, "child", *events)
-        world.client.delete("heard:root", "heard:child")
+        world.client.delete(HEARD)
 
     result(clutch(jobs.fail_times.message("heals", 1)).run())
     both_heard(f"{F} failing", f"{S} succeeded", f"{E} succeeded")
@@ -299,9 +289,9 @@ def test_the_callbacks_on_real_workers(world: World, kind: str, depth: int) -> N
 
 def test_processes_that_race_for_an_id_start_one_run(world: World, own_server: Server) -> None:
     racer = (
-        "import sys; from tests.parity_actors import Actors, make_broker; from dramatiq_clutch import Clutch; "
-        "broker = make_broker(sys.argv[1]); jobs = Actors(broker); sys.stdin.read(1); "
-        "print(Clutch(broker=broker).then(jobs.see.message('raced')).run(run_id='race').run_id)"
+        "import sys; from tests.support.actors import Actors, Setting; from dramatiq_clutch import Clutch; "
+        "jobs = Actors(Setting(sys.argv[1])); sys.stdin.read(1); "
+        "print(Clutch(broker=jobs.broker).then(jobs.see.message('raced')).run(run_id='race').run_id)"
     )
     command = [sys.executable, "-c", racer, own_server.url]
     racers = [

@@ -24,8 +24,9 @@ from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import BrokerUnavailable, OutcomeUnknown, StateUnavailable
 from dramatiq_clutch.handover import sweep
 from dramatiq_clutch.stored.duties import Duty
-from tests import recovery_actors
 from tests.conftest import running_worker
+from tests.support import actors
+from tests.support.actors import BEGAN, mortal
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.server import Server
 from tests.support.tags import tag_in
@@ -364,17 +365,21 @@ def test_a_worker_that_is_told_to_stop_stops_at_once_and_acks_nothing(caplog: py
         assert run.run_id
 
 
+def have_run(client: Any) -> int:
+    return int(client.hget(BEGAN, "work") or 0)
+
+
 @pytest.mark.process
 def test_a_server_that_is_killed_and_comes_back_loses_nothing() -> None:
     """Real processes. The worker is started anew as well: what a live one has fetched without getting the reply,
     Dramatiq never delivers again."""
     with Server(durable=True) as own:
-        broker = recovery_actors.make_broker(own.url)
-        job: dramatiq.Message[int] = dramatiq.Message("default", "count", (), {}, {})
+        broker = actors.make_broker(mortal(own.url))
+        job: dramatiq.Message[int] = dramatiq.Message("default", "work", (), {}, {})
         end: dramatiq.Message[int] = dramatiq.Message("default", "add", (), {}, {})
         run = Clutch(broker=broker).parallel(job for _ in range(60)).then(end).run()
-        with own.client() as client, Worker("tests.recovery_actors", env={"REDIS_URL": own.url}, threads=2) as worker:
-            wait_until("some have run", lambda: int(client.get("counted") or 0) > 5)
+        with own.client() as client, Worker(actors.__name__, env=mortal(own.url).to_env(), threads=2) as worker:
+            wait_until("some have run", lambda: have_run(client) > 5)
             own.kill()
             own.start()
             worker.kill()
@@ -387,15 +392,15 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing() -> None:
 def test_a_worker_that_is_killed_loses_nothing(server: Server) -> None:
     """Real processes: the first is killed in the middle of the stage, the second one finishes the run."""
     with ready(server) as (_broker, _, _jobs), server.client() as client:
-        env = {"REDIS_URL": server.url}
-        broker = recovery_actors.make_broker(server.url)
-        job: dramatiq.Message[int] = dramatiq.Message("default", "count", (), {}, {})
+        env = mortal(server.url).to_env()
+        broker = actors.make_broker(mortal(server.url))
+        job: dramatiq.Message[int] = dramatiq.Message("default", "work", (), {}, {})
         end: dramatiq.Message[int] = dramatiq.Message("default", "add", (), {}, {})
         run = Clutch(broker=broker).parallel(job for _ in range(60)).then(end).run()
-        with Worker("tests.recovery_actors", env=env, threads=2) as first:
-            wait_until("some have run", lambda: int(client.get("counted") or 0) > 5)
+        with Worker(actors.__name__, env=env, threads=2) as first:
+            wait_until("some have run", lambda: have_run(client) > 5)
             first.kill()
-        with Worker("tests.recovery_actors", env=env, threads=2):
+        with Worker(actors.__name__, env=env, threads=2):
             assert run.get_result(block=True, timeout=60_000) == 60
 
 

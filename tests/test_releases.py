@@ -30,9 +30,9 @@ from dramatiq_clutch.handover import sweep
 from dramatiq_clutch.stored.formats import FORMAT, pack, unpack
 from dramatiq_clutch.stored.places import Place, Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
-from tests import release_actors
 from tests.conftest import running_worker
-from tests.release_actors import GATE, HEARD, NAMESPACE, RAN
+from tests.support import actors
+from tests.support.actors import GATE, RAN, Actors, Setting, mortal
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server
@@ -54,6 +54,13 @@ SHAPES = {
 }
 
 
+NAMESPACE = "fleet"
+
+
+def setting(server: Server) -> Setting:
+    return mortal(server.url, namespace=NAMESPACE)
+
+
 @pytest.fixture(scope="session")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of the package that writes, and reads, a format that this one has never heard of."""
@@ -73,17 +80,17 @@ class Fleet:
     client: redis.Redis
     newer_folder: Path
     broker: RedisBroker
-    jobs: release_actors.Jobs
+    jobs: Actors
 
     def old(self) -> Worker:
-        return Worker("tests.release_actors", env=self._env)
+        return Worker(actors.__name__, env=self._env)
 
     def new(self) -> Worker:
-        return Worker("tests.release_actors", env=self._env, root=self.newer_folder)
+        return Worker(actors.__name__, env=self._env, root=self.newer_folder)
 
     def newer(self, verb: str, run_id: str) -> Any:
         """What a process of the newer release answers."""
-        command = [sys.executable, "-m", "tests.release_actors", verb, run_id]
+        command = [sys.executable, "-m", actors.__name__, verb, run_id]
         where: dict[str, Any] = {"cwd": self.newer_folder, "env": self._env}
         done = subprocess.run(command, **where, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -95,7 +102,7 @@ class Fleet:
         return Run(run_id, broker=self.broker)
 
     def ran(self) -> set[str]:
-        names: Any = self.client.hkeys(RAN)
+        names: Any = self.client.smembers(RAN)
         return {name.decode() for name in names}
 
     @property
@@ -109,14 +116,14 @@ class Fleet:
     @property
     def _env(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "FLEET_URL": self.server.url, "PYTHONPATH": path}
+        return {**os.environ, **setting(self.server).to_env(), "PYTHONPATH": path}
 
 
 @pytest.fixture
 def fleet(server: Server, redis_client: redis.Redis, newer: Path) -> Iterator[Fleet]:
-    broker = release_actors.make_broker(server.url)
-    yield Fleet(server, redis_client, newer, broker, release_actors.Jobs(broker))
-    broker.close()
+    jobs = Actors(setting(server))
+    yield Fleet(server, redis_client, newer, jobs.broker, jobs)
+    jobs.broker.close()
 
 
 def state_of(fleet: Fleet, run_id: str) -> Any:
@@ -150,8 +157,8 @@ def test_an_old_worker_leaves_newer_runs_and_they_go_on_when_a_newer_one_comes(f
     with fleet.old() as old, fleet.new():
         for shape, result in SHAPES.items():
             assert fleet.newer("result", shape) == result
-        told = {b"called on_success": b"1", b"called on_finish": b"1"}
-        wait_until("the callbacks to be heard", lambda: fleet.client.hgetall(HEARD) == told, timeout=LONG)
+        told = ["on_finish succeeded", "on_success succeeded"]
+        wait_until("the callbacks to be heard", lambda: sorted(fleet.jobs.heard_by("called")) == told, timeout=LONG)
         assert "Traceback" not in old.log
     assert fleet.dead_letters == 0
     assert {name.split()[0] for name in fleet.ran()} == {str(NEWER)}

@@ -210,12 +210,6 @@ def test_the_worker_in_this_process_runs_actors_on_both_brokers(broker: dramatiq
     assert "_WorkerMiddleware" not in hooks
 
 
-@pytest.fixture
-def proxy(server: Server, redis_client: redis.Redis) -> Iterator[Proxy]:
-    with Proxy(server.port) as proxy:
-        yield proxy
-
-
 def test_a_proxy_passes_everything_on(proxy: Proxy) -> None:
     with proxy.client() as client:
         client.hset("h", mapping={"a": b"\x00\r\n", "b": "x" * 3_000_000})

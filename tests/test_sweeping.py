@@ -33,15 +33,6 @@ QUICK = {"stalled_after": 300}
 LONG = 60
 
 
-@pytest.fixture(params=["redis", "stub"])
-def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """`with make(stalled_after=...) as app: ...`, on each of the brokers in turn."""
-    if request.param == "stub":
-        return lambda **settings: application(None, **settings)
-    client = request.getfixturevalue("redis_client")
-    return lambda **settings: application(client, **settings)
-
-
 @pytest.fixture
 def app(redis_client: redis.Redis) -> Iterator[Application]:
     with application(redis_client) as app:

@@ -244,14 +244,6 @@ def test_of_runs_that_jobs_have_nested_only_their_marks_stay(redis_client: redis
 # A status never lies
 
 
-@pytest.fixture(params=["redis", "stub"])
-def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    if request.param == "stub":
-        return lambda **settings: application(None, **settings)
-    client = request.getfixturevalue("redis_client")
-    return lambda **settings: application(client, **settings)
-
-
 def test_a_status_never_says_running_with_all_members_succeeded(make: Callable[..., Any]) -> None:
     """Two jobs of the last stage end at the same time, again and again, while others look."""
     with make(sweep_interval=None) as app:

@@ -35,17 +35,12 @@ from dramatiq_clutch.planning import plan_of
 from dramatiq_clutch.run import NestedRun
 from dramatiq_clutch.steps import MOST_LEVELS
 from dramatiq_clutch.stored.plan import message_from
-from tests.conftest import running_worker
+from tests.conftest import result, running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def jobs(broker: dramatiq.Broker) -> Jobs:
-    return Jobs(broker)
 
 
 @pytest.fixture
@@ -62,12 +57,6 @@ def set_encoder() -> Iterator[Callable[[dramatiq.Encoder], None]]:
     before = dramatiq.get_encoder()
     yield dramatiq.set_encoder
     dramatiq.set_encoder(before)
-
-
-def result(broker: dramatiq.Broker, clutch: Clutch) -> Any:
-    run = clutch.run()
-    with running_worker(broker):
-        return run.get_result(block=True, timeout=60_000)
 
 
 # Beside Results and Callbacks

@@ -9,7 +9,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_clutch import previous_failures, previous_results
+from dramatiq_clutch import Run, previous_failures, previous_results
 from tests.support.awaiting import PATIENCE, wait_until
 
 actor: Any = dramatiq.actor  # its overloads take no options by the dictionary
@@ -85,3 +85,8 @@ class Jobs:
     def wait_fired(self, who: str, letters: str) -> None:
         wait_until(f"{who} to hear {letters}", lambda: len(self.fired(who)) >= len(letters))
         assert self.fired(who) == letters
+
+
+def state_is(run: Run, state: str) -> None:
+    """Wait until a run is in this state."""
+    wait_until(f"the run to be {state}", lambda: run.status().state == state)
