@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch.backends.redis.scripts import script
-from tests.conftest import RunWorker
+from tests.conftest import WATCH, RunWorker
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
 from tests.support.proxy import Proxy
@@ -170,6 +172,17 @@ def test_a_paused_worker_does_nothing_until_it_is_resumed(own_server: Server) ->
 def test_a_worker_that_cannot_start_says_why() -> None:
     with pytest.raises(RuntimeError, match="No module named 'no_such_module'"), Worker("no_such_module"):
         pass
+
+
+@pytest.mark.process
+def test_a_process_that_a_test_starts_is_noticed_and_a_server_is_not() -> None:
+    with Server():
+        assert WATCH.started == []
+
+    subprocess.run([sys.executable, "-c", ""], check=True)
+
+    (started,) = WATCH.started
+    assert sys.executable in started
 
 
 def test_keys_that_would_stay_for_ever_are_found(redis_client: redis.Redis) -> None:
