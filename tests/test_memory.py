@@ -416,6 +416,7 @@ def without_lupa(monkeypatch: pytest.MonkeyPatch) -> None:
 HOW_TO_INSTALL = re.escape('pip install "dramatiq-clutch[testing]"')
 
 
+@pytest.mark.process
 def test_where_lupa_is_missing_the_package_is_imported_and_a_store_in_memory_says_how_to_install_it() -> None:
     program = (
         "import sys; sys.modules['lupa'] = None  # an import of it fails then\n"
