@@ -38,7 +38,7 @@ NOT_A_WORKERS = {
 } | {"at_rest", "listen", "say", "generation"}
 
 #: What it may come to only when the run is over.
-LATE = {"due", "owed", "sweep", "look_again", "heard"}
+LATE = {"due", "owed", "sweep", "look_again", "heard", "forget"}
 
 #: Every other method, and the broker's: derived, so that a new one can't be forgotten.
 BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "_send"]
