@@ -227,7 +227,7 @@ def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
 @pytest.mark.parametrize(
     ("store", "examples"),
     [
-        pytest.param("stub", 60, id="stub-short"),
+        pytest.param("stub", 20, id="stub-short"),
         pytest.param("redis", 200, id="redis-long", marks=pytest.mark.search),
         pytest.param("stub", 200, id="stub-long", marks=pytest.mark.search),
     ],
