@@ -8,7 +8,6 @@ from .faults import FAULTS, Fault
 from .search import Explorer
 from .worlds import SEAL, WORLDS, Bounds, World
 
-
 #: Worlds that have no bounds so small that they take no more than a moment.
 LARGE = {"cancel nested, then retry"}
 
