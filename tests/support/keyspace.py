@@ -34,7 +34,14 @@ def clutch_keys(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
 
 def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
     """The keys of the namespace that nothing would ever remove."""
-    return [key for key in clutch_keys(client, namespace) if client.pttl(key) == NO_EXPIRY]
+    found, keys = list[str](), clutch_keys(client, namespace)
+    for at in range(0, len(keys), 1_000):
+        some = keys[at : at + 1_000]
+        pipe = client.pipeline(transaction=False)
+        for key in some:
+            pipe.pttl(key)
+        found += [key for key, left in zip(some, pipe.execute(), strict=True) if left == NO_EXPIRY]
+    return found
 
 
 def left_over(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> list[str]:
