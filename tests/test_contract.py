@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 import redis
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
+from dramatiq_clutch.backends.redis.courier import Onward
+from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
-from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, SendAgain, Tell
-from dramatiq_clutch.stored.places import Place, Tag
+from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OpenStage, SendAgain, SendMembers, Tell
+from dramatiq_clutch.stored.formats import Standing
+from dramatiq_clutch.stored.owners import SWEEPER
+from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 
 LEASE = 1_000
@@ -21,33 +26,73 @@ TTL = 10_000_000
 
 
 class Store:
-    """A backend with one run in it, and a clock that the test moves."""
+    """A backend with one run in it, and a clock that the test moves.
+
+    Without `touch`, its callers have no need to put the expiry of the run's keys off: then a job's success is recorded
+    in the common way, wherever that can be.
+    """
 
     def __init__(self, backend: ClutchBackend) -> None:
         self.backend = backend
         self.run_id = secrets.token_hex(4)
         self.now = 1_000_000
         self.tokens = itertools.count()
+        self.touch = True
+        self.batch = 0
 
     def caller(self, owner: str = "somebody") -> Caller:
-        return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE)
+        return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE, self.touch)
 
-    def create(self, *totals: int | None, events: Sequence[str] = ("on_failure",), limit: int | None = None) -> Reply:
+    def create(
+        self,
+        *totals: int | None,
+        events: Sequence[str] = ("on_failure",),
+        limit: int | None = None,
+        nested: bool = False,
+        parent: Place | None = None,
+        generation: str = "",
+    ) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`."""
         lines, rows = [], 0
         for total in totals:
-            lines.append(StageLine(rows, total, many=True, mapped=total is None, limit=limit))
+            lines.append(StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit))
             rows += 1 if total is None else total
-        plan = Plan(Spec("name", None, None, dict.fromkeys(events, (b"row",))), tuple(lines), (b"row",) * rows)
+        self.batch = lines[0].batch if lines else 0
+        spec = Spec("name", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=generation)
+        plan = Plan(spec, tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
 
     def record(
-        self, member: int, ending: Ending, *, stage: int = 0, of: int = 3, order: tuple[int, int] = (0, 0)
+        self,
+        member: int,
+        ending: Ending,
+        *,
+        stage: int = 0,
+        of: int = 3,
+        order: tuple[int, int] = (0, 0),
+        nested: bytes = b"",
+        due: int = 0,
+        onward: Onward | None = None,
     ) -> Reply:
         epoch, attempt = order
-        tag = Tag(self.run_id, stage, member, of, epoch)
+        tag = Tag(self.run_id, stage, member, of, epoch, batch=self.batch)
         payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
-        return self.backend.record(Record(tag, attempt, ending, payload), self.caller(tag.owner))
+        record = Record(tag, attempt, ending, payload, nested, due=due)
+        if onward is not None:
+            assert isinstance(self.backend, RedisBackend)
+            return self.backend.record_and_send(record, self.caller(tag.owner), onward)
+        return self.backend.record(record, self.caller(tag.owner))
+
+    def standing(self, members: int) -> list[Standing | None]:
+        return list(self.backend.standing(self.run_id, 0, range(members)))
+
+    def owed(self, owner: str) -> Reply:
+        return self.backend.owed(self.run_id, self.caller(owner))
+
+    def sweep(self, *, stalled_after: int = LEASE, waits_for_jobs: bool = False) -> str:
+        caller = self.caller(SWEEPER)
+        reply = self.backend.sweep(self.run_id, caller, stalled_after=stalled_after, waits_for_jobs=waits_for_jobs)
+        return reply.word
 
     def status(self) -> RunStatus:
         snapshot = self.backend.snapshot(self.run_id)
@@ -74,16 +119,35 @@ class Store:
         return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
 
 
-@pytest.fixture(params=["redis", "stub"])
-def store(request: pytest.FixtureRequest) -> Store:
-    if request.param == "stub":
-        return Store(StubBackend())
-    client: redis.Redis = request.getfixturevalue("redis_client")
-    return Store(RedisBackend(client=client))
+@pytest.fixture(params=["redis", "memory"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "redis":
+        client: redis.Redis = request.getfixturevalue("redis_client")
+        yield Store(RedisBackend(client=client))  # after every test, a fixture looks whether all keys expire
+    else:
+        backend = StubBackend()
+        yield Store(backend)
+        assert backend.keyspace.values.keys() <= backend.keyspace.expires.keys(), "there are keys without an expiry"
+
+
+@pytest.fixture(params=[True, False], ids=["in full", "in the common way"])
+def either_way(request: pytest.FixtureRequest, store: Store) -> Store:
+    """The store, twice: what a test says holds however a success is recorded."""
+    store.touch = request.param
+    return store
 
 
 def kinds(reply: Reply) -> list[str]:
     return [duty.kind for duty in reply.duties]
+
+
+def members_of(*duties: Duty) -> list[int]:
+    """The members that these duties are to send, or to do something to."""
+    found: list[int] = []
+    for duty in duties:
+        assert isinstance(duty, SendMembers | OfRange)
+        found += range(duty.start, duty.end)
+    return found
 
 
 # One member: how it stands, and what is recorded of it
@@ -131,12 +195,14 @@ def test_a_member_that_stands_as(store: Store, state: str, ending: Ending, order
 # One run: what a record finds
 
 
-def test_a_record_of_a_run_that_is_not_there_is_unknown(store: Store) -> None:
+def test_a_record_of_a_run_that_is_not_there_is_unknown(either_way: Store) -> None:
+    store = either_way
     assert store.record(0, "succeeded") == Reply("unknown")
 
 
 @pytest.mark.parametrize("ending", COUNTS)
-def test_a_record_of_a_stage_that_is_over_changes_nothing(store: Store, ending: Ending) -> None:
+def test_a_record_of_a_stage_that_is_over_changes_nothing(either_way: Store, ending: Ending) -> None:
+    store = either_way
     store.create(1, 2)
     store.record(0, "succeeded", of=1)
     before = store.status()
@@ -145,7 +211,8 @@ def test_a_record_of_a_stage_that_is_over_changes_nothing(store: Store, ending: 
 
 
 @pytest.mark.parametrize("ending", COUNTS)
-def test_a_record_of_a_run_that_has_succeeded_changes_nothing(store: Store, ending: Ending) -> None:
+def test_a_record_of_a_run_that_has_succeeded_changes_nothing(either_way: Store, ending: Ending) -> None:
+    store = either_way
     store.confirm(*store.create(1).duties)
     store.record(0, "succeeded", of=1)
     before = store.status()
@@ -171,7 +238,8 @@ def test_a_place_beyond_the_end_of_the_stage_is_refused(store: Store) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_a_stage_is_released_once_by_the_record_that_completes_it(store: Store, order: tuple[int, ...]) -> None:
+def test_a_stage_is_released_once_by_the_record_that_completes_it(either_way: Store, order: tuple[int, ...]) -> None:
+    store = either_way
     store.confirm(*store.create(3, 2).duties)
     replies = [store.record(member, "succeeded") for member in order]
     assert [kinds(reply) for reply in replies] == [[], [], ["send"]]
@@ -183,7 +251,8 @@ def test_a_stage_is_released_once_by_the_record_that_completes_it(store: Store, 
         assert [(duty.kind, duty.again) for duty in again.duties] in ([], [("send", True)])  # its owner may ask again
 
 
-def test_results_stay_in_written_order_and_the_first_one_wins(store: Store) -> None:
+def test_results_stay_in_written_order_and_the_first_one_wins(either_way: Store) -> None:
+    store = either_way
     store.create(3, 1)
     for member in (2, 0):
         store.record(member, "succeeded")
@@ -231,7 +300,8 @@ def test_creating_twice_makes_one_run(store: Store) -> None:
 # The alarm
 
 
-def test_the_alarm_rings_once_when_all_have_had_an_attempt_and_one_is_failing(store: Store) -> None:
+def test_the_alarm_rings_once_when_all_have_had_an_attempt_and_one_is_failing(either_way: Store) -> None:
+    store = either_way
     store.confirm(*store.create(3, 1).duties)
     assert kinds(store.record(0, "failing")) == []
     assert kinds(store.record(1, "attempted")) == []
@@ -246,14 +316,18 @@ def test_the_alarm_rings_once_when_all_have_had_an_attempt_and_one_is_failing(st
     assert kinds(store.record(1, "failing", order=(0, 1))) == []
 
 
-def test_the_alarm_does_not_ring_for_a_stage_that_was_healed_before(store: Store) -> None:
+def test_the_alarm_does_not_ring_for_a_stage_that_was_healed_before(either_way: Store) -> None:
+    store = either_way
     store.confirm(*store.create(2, 1).duties)
     store.record(0, "failing", of=2)
     store.record(0, "succeeded", of=2, order=(0, 1))
     assert kinds(store.record(1, "succeeded", of=2)) == ["send"]
 
 
-def test_a_run_fails_when_all_are_settled_and_one_is_dead_and_heals_when_it_succeeds_after_all(store: Store) -> None:
+def test_a_run_fails_when_all_are_settled_and_one_is_dead_and_heals_when_it_succeeds_after_all(
+    either_way: Store,
+) -> None:
+    store = either_way
     store.confirm(*store.create(2).duties)
     store.confirm(*store.record(0, "dead", of=2).duties)
     assert store.status().state == "failing"
@@ -307,8 +381,9 @@ def test_what_is_owed_survives_a_lost_reply(store: Store) -> None:
 
 
 @pytest.mark.parametrize("stages", [(3, 1), (3,)])
-def test_a_duty_to_send_what_is_over_is_dropped(store: Store, stages: tuple[int, ...]) -> None:
+def test_a_duty_to_send_what_is_over_is_dropped(either_way: Store, stages: tuple[int, ...]) -> None:
     """Its messages were sent, or nothing could have come back; that was just never confirmed."""
+    store = either_way
     (unconfirmed,) = store.create(*stages, events=()).duties
     for member in range(3):
         store.record(member, "succeeded")
@@ -377,7 +452,8 @@ def test_a_run_that_is_gone_is_dead_until_the_next_epoch(store: Store) -> None:
     assert child(store, "failing", 1, epoch=1).word == "counts"
 
 
-def test_a_job_that_nests_is_replaced_by_its_runs(store: Store) -> None:
+def test_a_job_that_nests_is_replaced_by_its_runs(either_way: Store) -> None:
+    store = either_way
     store.create(2)
     tag = Tag(store.run_id, 0, 0, 2)
     for attempt, word in ((0, "counts"), (1, "duplicate")):
@@ -393,7 +469,8 @@ def test_a_job_that_nests_is_replaced_by_its_runs(store: Store) -> None:
     assert store.counts() == (1, 0, 0)
 
 
-def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(store: Store) -> None:
+def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(either_way: Store) -> None:
+    store = either_way
     lines = (StageLine(0, 2, many=True), StageLine(2, 1))
     spec = Spec(parent=Place("parent", 0, 0))
     store.backend.create(
@@ -453,7 +530,8 @@ def test_a_newer_word_takes_the_place_of_one_that_is_not_yet_told(store: Store) 
 # Cancel and retry
 
 
-def test_nothing_counts_in_a_cancelled_run_but_that_a_nested_run_has_succeeded(store: Store) -> None:
+def test_nothing_counts_in_a_cancelled_run_but_that_a_nested_run_has_succeeded(either_way: Store) -> None:
+    store = either_way
     store.create(3, 1)
     store.record(0, "succeeded")
     assert store.backend.cancel(store.run_id, store.caller("cancel:1")).word == "cancelled"
@@ -482,7 +560,8 @@ def test_a_cancelled_run_owes_nothing_that_would_send_or_start_anything(store: S
     assert store.confirm(duty) == ["lost"]
 
 
-def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store) -> None:
+def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(either_way: Store) -> None:
+    store = either_way
     store.confirm(*store.create(3, events=("on_failure", "on_death", "on_finish")).duties)
     store.record(0, "succeeded")
     store.record(1, "attempted")
@@ -499,7 +578,9 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(store: Store
     assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
 
 
-def test_a_retry_sends_what_there_is_room_for_and_nothing_twice(store: Store) -> None:
+def test_a_retry_sends_what_there_is_room_for_and_nothing_twice(either_way: Store) -> None:
+    store = either_way
+
     def sent(reply: Reply) -> list[str]:
         found = []
         for duty in reply.duties:
@@ -543,16 +624,17 @@ def test_what_a_retry_was_given_it_gets_again_until_it_is_sent(store: Store) -> 
 
 @pytest.mark.heavy
 def test_a_retry_of_many_visits_some_at_a_time(store: Store) -> None:
-    store.confirm(*store.create(2_500).duties)
-    for member in range(2_500):
-        store.record(member, "dead", of=2_500)
+    store.confirm(*store.create(1_100).duties)
+    for member in range(1_100):
+        store.record(member, "dead", of=1_100)
     (duty,) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
-    chunks = [store.reopen(duty, done) for done in range(4)]
-    assert [len(chunk[1]) if chunk else 0 for chunk in chunks] == [1_000, 1_000, 500, 0]
-    assert sorted(member for chunk in chunks if chunk for member in chunk[1]) == list(range(2_500))
+    chunks = [store.reopen(duty, done) for done in range(3)]
+    assert [len(chunk[1]) if chunk else 0 for chunk in chunks] == [1_000, 100, 0]
+    assert sorted(member for chunk in chunks if chunk for member in chunk[1]) == list(range(1_100))
 
 
-def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(store: Store) -> None:
+def test_a_retry_of_a_cancelled_run_takes_all_up_that_has_not_succeeded(either_way: Store) -> None:
+    store = either_way
     store.confirm(*store.create(3).duties)
     store.record(0, "succeeded")
     store.record(1, "failing")
@@ -591,7 +673,8 @@ def test_a_failed_duty_is_owed_again_by_a_retry(store: Store) -> None:
     assert store.status().error is None
 
 
-def test_a_tolerant_stage_is_complete_when_all_are_settled(store: Store) -> None:
+def test_a_tolerant_stage_is_complete_when_all_are_settled(either_way: Store) -> None:
+    store = either_way
     lines = (StageLine(0, 2, many=True, tolerant=True), StageLine(2, 1))
     store.backend.create(store.run_id, Plan(Spec(), lines, (b"row",) * 3), store.caller(), run_ttl=TTL, result_ttl=TTL)
     store.record(1, "dead", of=2)
@@ -617,8 +700,9 @@ def test_overlap_around_the_release(store: Store, other: Ending, success_comes: 
 
 
 @pytest.mark.parametrize("late", ["succeeded", "failing", "dead"])
-def test_overlap_around_a_retry(store: Store, late: Ending) -> None:
+def test_overlap_around_a_retry(either_way: Store, late: Ending) -> None:
     """The first epoch's second execution ends when the second epoch's works already."""
+    store = either_way
     store.confirm(*store.create(2, 1).duties)
     store.record(0, "dead", of=2)
     store.backend.retry(store.run_id, store.caller("retry:1"))
@@ -629,7 +713,8 @@ def test_overlap_around_a_retry(store: Store, late: Ending) -> None:
 
 
 @pytest.mark.parametrize("late", ["succeeded", "attempted", "failing", "dead"])
-def test_overlap_around_a_cancel(store: Store, late: Ending) -> None:
+def test_overlap_around_a_cancel(either_way: Store, late: Ending) -> None:
+    store = either_way
     store.confirm(*store.create(2, 1).duties)
     store.record(0, "succeeded", of=2)
     store.backend.cancel(store.run_id, store.caller("cancel:1"))
@@ -643,3 +728,463 @@ def test_the_next_attempt_may_be_recorded_before_the_one_that_caused_it(store: S
     assert store.record(0, "dead", of=2, order=(0, 1)).word == "counts"
     assert store.record(0, "failing", of=2, order=(0, 0)).word == "stale"
     assert store.counts() == (0, 0, 1)
+
+
+# The common way: the success of a job that works in parallel with others
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_success_counts_in_the_common_way_whatever_stood_there(store: Store, state: str) -> None:
+    before, order_before, _ = STATES[state]
+    store.create(3)
+    if before is not None:
+        store.record(0, before, order=order_before)
+    store.touch = False
+    assert store.record(0, "succeeded").word == ("duplicate" if state == "succeeded" else "counts")
+    assert store.counts() == (1, 0, 0)
+
+
+def test_a_stage_with_a_limit_goes_on_however_its_successes_are_recorded(either_way: Store) -> None:
+    store = either_way
+    sent = store.create(30, limit=20, events=()).duties
+    store.confirm(*sent)
+    owed = [duty for member in range(30) for duty in store.record(member, "succeeded", of=30).duties]
+    assert members_of(*sent, *owed) == list(range(30))
+    assert store.status().state == "succeeded"
+
+
+def test_a_success_is_activity_however_it_is_recorded(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(2, events=()).duties)
+    store.record(0, "failing", of=2)
+    assert store.sweep() == "works"
+    store.now += LEASE - 1
+    store.record(0, "succeeded", of=2)
+    assert [store.sweep(), store.sweep()] == ["works", "works"]
+    store.now += LEASE - 1
+    assert store.sweep() == "works"
+    store.now += 1
+    assert store.sweep() == "stalled"
+
+
+# A run that has failed, and is taken up again
+
+
+def test_a_failed_run_is_taken_up_by_a_newer_attempt_and_may_fail_again(store: Store) -> None:
+    """Of two executions of one job, the one that was given up was recorded first."""
+    store.confirm(*store.create(1, events=("on_failure", "on_death", "on_finish")).duties)
+    for attempt, ending, told, state in (
+        (0, "dead", ["on_failure", "on_death", "on_finish"], "failed"),
+        (1, "failing", ["on_failure"], "failing"),
+        (2, "dead", ["on_death", "on_finish"], "failed"),
+    ):
+        reply = store.record(0, ending, of=1, order=(0, attempt))  # type: ignore[arg-type]
+        assert kinds(reply) == told
+        assert store.status().state == state
+        store.confirm(*reply.duties)
+
+
+def test_who_was_dead_when_a_failed_run_was_taken_up_is_not_mourned_again(store: Store) -> None:
+    store.confirm(*store.create(2, events=("on_death",)).duties)
+    store.confirm(*store.record(0, "dead", of=2).duties)
+    assert kinds(store.record(1, "dead", of=2)) == []
+    assert kinds(store.record(1, "failing", of=2, order=(0, 1))) == []
+    assert kinds(store.record(1, "dead", of=2, order=(0, 2))) == []
+
+
+def test_a_failed_run_comes_to_rest_once_however_often_it_is_looked_at(store: Store) -> None:
+    store.confirm(*store.create(2, events=("on_finish",)).duties)
+    store.record(0, "dead", of=2)
+    store.confirm(*store.record(1, "dead", of=2).duties)
+    store.now += LEASE
+    for owner in ("sweeper", "0.1", "somebody"):
+        assert store.owed(owner) == Reply("clear", note="rests")
+    assert store.record(1, "dead", of=2).duties == ()
+
+
+# What can't be done, and what is sent again
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["a run", "a nested run"])
+def test_a_callback_that_cannot_be_sent_fails_the_run_and_nothing_else(store: Store, nested: bool) -> None:
+    parent = Place("parent", 0, 0) if nested else None
+    store.confirm(*store.create(2, events=("on_failure", "on_death"), parent=parent).duties)
+    (callback,) = store.record(0, "dead", of=2).duties
+    assert callback.kind == "on_death"
+    caller = Caller("0.0", store.now, callback.lease, LEASE)
+    reply = store.backend.fail(store.run_id, callback, failure_details(LookupError("nobody")), caller)
+    assert (reply.word, kinds(reply)) == ("failed", ["tell"] if nested else [])
+    store.confirm(*reply.duties)
+
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert kinds(reply) == (["retry", "tell"] if nested else ["retry"])
+    for duty in reply.duties:
+        if duty.kind == "retry":
+            assert store.reopen(duty) == (1, [0])
+            assert store.reopen(duty, 1) is None
+    store.confirm(*(duty for duty in reply.duties if duty.kind == "tell"))
+    store.record(0, "succeeded", of=2, order=(1, 0))
+    store.confirm(*store.record(1, "succeeded", of=2).duties)
+    assert store.backend.spec(store.run_id) is None  # it doesn't wait for that callback to end
+    assert (store.backend.snapshot(store.run_id) is None) == nested
+
+
+def test_members_that_an_earlier_retry_has_not_sent_yet_are_sent_by_the_next_one(store: Store) -> None:
+    store.confirm(*store.create(3, limit=1).duties)
+    store.confirm(*store.record(0, "dead").duties)  # and 1 is sent
+    assert store.backend.retry(store.run_id, store.caller("retry:1")).word == "retried"  # there is no room
+    (first,) = (duty for duty in store.record(1, "dead").duties if duty.kind == "retry")
+    assert store.backend.retry(store.run_id, store.caller("retry:2")).word == "retried"
+    assert store.reopen(first) == (2, [0])
+    assert store.reopen(first, 1) is None
+    (second,) = (duty for duty in store.record(0, "succeeded", order=(2, 0)).duties if duty.kind == "retry")
+    assert store.reopen(second) == (2, [1])
+
+
+def test_a_member_that_dies_after_a_retry_is_sent_by_a_later_one(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    for attempt in range(3):
+        store.confirm(*store.record(0, "dead", of=2, order=(attempt, 0)).duties)
+        assert store.counts() == (0, 0, 1)
+        (duty,) = store.backend.retry(store.run_id, store.caller(f"retry:{attempt}")).duties
+        assert store.counts() == (0, 0, 0)
+        assert store.reopen(duty) == (attempt + 1, [0])
+        assert store.counts() == (0, 0, 0)
+        assert store.reopen(duty, 1) is None
+
+
+def test_members_of_a_cancelled_run_that_was_retried_stand_as_any_others(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    store.record(0, "failing", of=2)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    (resume, again) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
+    assert store.standing(2) == ["waiting", None]
+    assert store.reopen(again) == (1, [0])
+    assert store.standing(2) == ["open", None]
+    assert store.confirm(resume) == ["confirmed"]
+    store.record(0, "attempted", of=2, order=(1, 0))
+    assert kinds(store.record(1, "failing", of=2, order=(1, 0))) == ["on_failure"]
+    assert store.standing(2) == ["attempted", "failing"]
+    assert store.counts() == (0, 1, 0)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_sending_again_by_hand_is_a_new_epoch_for_all_that_were_sent(store: Store, limit: int | None) -> None:
+    store.confirm(*store.create(3, limit=limit).duties)
+    store.record(0, "failing", order=(0, 5))
+    reply = store.backend.resend(store.run_id, store.caller("resend:1"))
+    assert (reply.word, [duty.id for duty in reply.duties]) == ("resent", [f"resend:0:0:{limit or 3}:1"])
+    store.confirm(*reply.duties)
+    assert store.record(0, "attempted", order=(1, 0)).word == "counts"
+    assert store.record(0, "dead", order=(0, 9)).word == "stale"
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert store.backend.resend(store.run_id, store.caller("resend:2")).word == "nothing"
+
+
+def test_a_stage_that_is_not_opened_yet_has_nothing_to_send_again(store: Store) -> None:
+    store.create(0, 1)
+    assert store.backend.resend(store.run_id, store.caller()).word == "nothing"
+
+
+# Nested runs, once more
+
+
+def test_a_nested_run_that_only_works_has_not_had_its_attempt(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    assert kinds(store.record(0, "failing", of=2)) == []
+    assert kinds(child(store, "open", 1, member=1)) == []
+    assert kinds(child(store, "attempted", 2, member=1)) == ["on_failure"]
+
+
+def test_what_a_jobs_nested_runs_tell_counts_from_their_first_word_on(store: Store) -> None:
+    """Their revisions have nothing to do with the attempts that the job needed."""
+    store.confirm(*store.create(1, events=()).duties)
+    for attempt in range(4):
+        store.record(0, "failing", of=1, order=(0, attempt))
+    store.confirm(*store.record(0, "succeeded", of=1, order=(0, 4), nested=b"plan").duties)
+    assert child(store, "dead", 1).word == "counts"
+    assert store.status().state == "failed"
+
+
+def test_a_run_that_is_gone_is_not_heard_of_again_whatever_its_parents_epoch(store: Store) -> None:
+    store.create(2)
+    store.backend.resend(store.run_id, store.caller())
+    child(store, "failing", 5, epoch=1)
+    assert child(store, "dead", LAST).word == "counts"
+    assert child(store, "failing", 6, epoch=1).word == "stale"
+    assert store.counts() == (0, 0, 1)
+
+
+def test_the_runs_that_a_job_has_nested_are_halted_with_its_run(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    store.confirm(*store.record(0, "succeeded", of=2, nested=b"plan").duties)
+    reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert [duty.id for duty in reply.duties] == ["halt:0:0:2:0"]
+
+
+def test_a_retry_halts_nothing_that_it_revives(store: Store) -> None:
+    store.confirm(*store.create(2, nested=True).duties)
+    assert kinds(store.backend.cancel(store.run_id, store.caller("cancel:1"))) == ["halt"]  # and its caller dies
+    assert kinds(store.backend.retry(store.run_id, store.caller("retry:1"))) == ["resume"]
+    store.now += LEASE
+    assert "halt" not in kinds(store.owed("sweeper"))
+
+
+def test_a_cancelled_run_keeps_no_standing_of_a_nested_run_that_has_succeeded(store: Store) -> None:
+    store.confirm(*store.create(2, nested=True).duties)
+    child(store, "dead", 1, member=1)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert child(store, "succeeded", 2, member=1).word == "counts"
+    assert store.counts() == (1, 0, 0)
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert store.counts() == (1, 0, 0)
+    assert store.standing(2) == [None, "succeeded"]
+
+
+def test_a_parents_retry_revives_a_run_once_however_many_duties_say_so(store: Store) -> None:
+    store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0)).duties)
+
+    def revived(since: int) -> str:
+        reply = store.backend.retry(store.run_id, store.caller(f"revive {since}"), since=since)
+        for duty in reply.duties:
+            if duty.kind == "retry":
+                store.reopen(duty)
+                store.reopen(duty, 1)
+        store.confirm(*(duty for duty in reply.duties if duty.kind != "retry"))
+        return reply.word
+
+    store.confirm(*store.record(0, "dead", of=1).duties)
+    assert revived(1) == "retried"
+    store.confirm(*store.record(0, "dead", of=1, order=(1, 0)).duties)
+    assert revived(1) == "nothing"
+    assert revived(2) == "retried"
+
+
+def test_of_a_nested_run_that_has_told_its_parent_nothing_stays_but_a_mark(store: Store) -> None:
+    store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0), generation="0123abcd").duties)
+    tag = Tag(store.run_id, 0, 0, 1, generation="0123abcd")
+    (tell,) = store.backend.record(Record(tag, 0, "succeeded", b"result"), store.caller(tag.owner)).duties
+    assert store.backend.spec(store.run_id) is not None  # who tells it needs that
+    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"Sresult"]
+    assert store.confirm(tell) == ["ends"]
+    assert store.backend.snapshot(store.run_id) is None
+    assert store.backend.guard(tag) == "over"
+    assert store.backend.record(Record(tag, 0, "succeeded", b"late"), store.caller(tag.owner)).word == "over"
+    assert store.create(1, parent=Place("parent", 0, 0), generation="0123abcd").word == "exists"
+
+
+def test_what_a_callback_may_read_of_a_nested_run_stays_until_the_callback_has_ended(store: Store) -> None:
+    store.confirm(*store.create(1, events=("on_success",), parent=Place("parent", 0, 0), generation="0123abcd").duties)
+    tag = Tag(store.run_id, 0, 0, 1, generation="0123abcd")
+    owed = store.backend.record(Record(tag, 0, "succeeded", b"result"), store.caller(tag.owner)).duties
+    assert [duty.kind for duty in owed] == ["on_success", "tell"]
+    assert store.confirm(*owed) == ["confirmed", "ends"]
+    assert store.status().state == "succeeded"
+    assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"Sresult"]
+    callback = CallbackTag(store.run_id, "0123abcd", owed[0].id)
+    assert store.backend.heard(callback, store.caller("heard")) == "heard"
+    assert store.backend.snapshot(store.run_id) is None
+    assert store.backend.heard(callback, store.caller("heard")) == "unknown"
+
+
+@pytest.mark.parametrize("state", ["open", "failing"])
+def test_a_nested_run_is_told_of_again_if_it_has_something_to_tell(store: Store, state: str) -> None:
+    store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0)).duties)
+    if state == "failing":
+        store.confirm(*store.record(0, "failing", of=1).duties)
+    reply = store.backend.retell(store.run_id, store.caller())
+    assert (reply.word, kinds(reply)) == ("told", ["tell"] if state == "failing" else [])
+
+
+# Shares of work
+
+
+def test_every_member_of_a_wide_stage_is_in_one_share(store: Store) -> None:
+    (mine,) = store.create(2_000).duties
+    assert isinstance(mine, SendMembers)
+    assert mine.leaders > 0
+    assert store.owed("sweeper").duties == ()  # they are the leaders'
+    shares = [duty for member in range(mine.leaders) for duty in store.owed(f"0.{member}").duties]
+    assert len(shares) == mine.leaders
+    assert sorted(members_of(mine, *shares)) == list(range(2_000))
+
+
+def test_the_nested_runs_of_a_wide_stage_are_many_sweepers_work(store: Store) -> None:
+    store.confirm(*store.create(400, nested=True).duties)
+    reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert (kinds(reply), reply.note) == (["halt"], "more")
+    assert store.owed("somebody").duties == ()  # who tells something has somebody waiting
+    members = members_of(*reply.duties)
+    store.confirm(*reply.duties)
+    while reply.note == "more":
+        reply = store.owed("sweeper")
+        assert kinds(reply) == ["halt"]  # one at a time, for others may help
+        members += members_of(*reply.duties)
+        store.confirm(*reply.duties)
+    assert members == list(range(400))
+    assert store.owed("sweeper") == Reply("clear", note="rests")
+
+
+# Onward: the next message, in the step that records the success before it
+
+
+@pytest.mark.parametrize("ending", ["succeeded", "failing"])
+def test_a_message_goes_onward_only_where_its_duty_would_be_owed(store: Store, ending: Ending) -> None:
+    """Where it doesn't go, what the record causes is owed."""
+    store.confirm(*store.create(1, 1).duties)
+    duty = SendMembers(1, 0, 1)
+    key = f"{store.backend.namespace}-queue"
+    script = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('PEXPIRE', KEYS[1], 10000)"
+    reply = store.record(0, ending, of=1, onward=Onward(duty, script, key, ["message"]))
+    owed = [*kinds(reply), *([reply.sent.kind] if reply.sent else [])]
+    assert owed == (["send"] if ending == "succeeded" else ["on_failure"])
+    assert store.status().stages[0].state == ("succeeded" if ending == "succeeded" else "failing")
+
+
+# Whose run it is
+
+
+def test_a_message_of_another_generation_is_no_message_of_this_run(store: Store) -> None:
+    store.create(2, generation="0123abcd")
+    tag = Tag(store.run_id, 0, 0, 2, generation="76543210")
+    assert store.backend.guard(tag) == "unknown"
+    assert store.backend.record(Record(tag, 0, "failing", b"{}"), store.caller(tag.owner)).word == "unknown"
+    assert store.counts() == (0, 0, 0)
+    tag = Tag(store.run_id, 0, 0, 2, generation="0123abcd")
+    assert store.backend.guard(tag) == "go"
+
+
+def test_what_was_meant_for_another_run_of_that_id_changes_nothing(store: Store) -> None:
+    """A parent that has lost its nested run speaks of that one, and not of the one that has its id now."""
+    store.create(1, parent=Place("parent", 0, 0), generation="0123abcd")
+    backend, caller, before = store.backend, store.caller(), store.status()
+    assert backend.cancel(store.run_id, caller, bury=0, generation="76543210").word == "unknown"
+    assert backend.retry(store.run_id, caller, since=1, generation="76543210").word == "unknown"
+    assert backend.resend(store.run_id, caller, generation="76543210").word == "unknown"
+    assert backend.retell(store.run_id, caller, generation="76543210").word == "unknown"
+    assert store.status() == before
+
+
+def test_a_run_belongs_to_the_application_that_has_started_it(store: Store) -> None:
+    plan = Plan(Spec(), (StageLine(0, 1),), (b"row",))
+    theirs = Caller("run:x", store.now, "lease", LEASE, application="theirs")
+    mine = Caller("run:y", store.now, "lease", LEASE, application="mine")
+    assert store.backend.create(store.run_id, plan, theirs, run_ttl=TTL, result_ttl=TTL).word == "created"
+    reply = store.backend.create(store.run_id, plan, mine, run_ttl=TTL, result_ttl=TTL)
+    assert (reply.word, reply.note) == ("foreign", "theirs")
+    with pytest.raises(ForeignRun):
+        store.backend.cancel(store.run_id, mine)
+
+
+def test_another_clutch_under_a_claimed_id_is_refused(store: Store) -> None:
+    plan = Plan(Spec(), (StageLine(0, 1),), (b"row",))
+
+    def create(owner: str, claim: str) -> str:
+        caller = store.caller(owner)
+        return store.backend.create(store.run_id, plan, caller, run_ttl=TTL, result_ttl=TTL, claim=claim).word
+
+    assert [create("a", "one"), create("b", "one"), create("c", "other")] == ["created", "exists", "taken"]
+
+
+def test_a_plan_is_written_once_however_often_its_chunks_are_and_never_sealed_without_one(store: Store) -> None:
+    caller = store.caller("run:x")
+    plan = Plan(Spec(), (StageLine(0, 4, many=True),), (b"row",) * 4)
+
+    def create(draft: str) -> Reply:
+        return store.backend.create(store.run_id, plan, caller, run_ttl=TTL, result_ttl=TTL, draft=draft)
+
+    with pytest.raises(DamagedState):
+        store.backend.draft(store.run_id, "gone", 2, [b"2", b"3"], caller, run_ttl=TTL)
+    store.backend.draft(store.run_id, "half", 0, [b"0", b"1"], caller, run_ttl=TTL)
+    with pytest.raises(DamagedState):
+        create("half")
+    for offset, rows in ((0, [b"0", b"1"]), (0, [b"0", b"1"]), (2, [b"2", b"3"]), (2, [b"2", b"3"])):
+        store.backend.draft(store.run_id, "whole", offset, rows, caller, run_ttl=TTL)
+    assert create("whole").word == "created"
+    assert list(store.backend.rows(store.run_id, 0, 9)) == [b"0", b"1", b"2", b"3"]
+
+
+# Looking whether anything happens
+
+
+def test_a_run_to_which_nothing_happens_is_stalled_and_told_of_once(store: Store) -> None:
+    assert store.sweep() == "unknown"
+    (duty,) = store.create(2).duties
+    assert store.sweep() == "owing"
+    store.confirm(duty)
+    store.now += LEASE
+    assert [store.sweep(), store.sweep()] == ["stalled", "works"]
+    store.record(0, "failing", of=2)
+    assert store.sweep() == "works"
+    store.now += LEASE
+    assert [store.sweep(), store.sweep()] == ["stalled", "works"]
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert store.sweep() == "rests"
+
+
+@pytest.mark.parametrize("who_says_so", ["the record", "a touch"])
+def test_a_run_of_which_something_is_delayed_is_not_stalled(store: Store, who_says_so: str) -> None:
+    store.confirm(*store.create(1, events=()).duties)
+    due = store.now + 5 * LEASE
+    store.record(0, "failing", of=1, due=due if who_says_so == "the record" else 0)
+    if who_says_so == "a touch":
+        assert store.backend.touch(store.run_id, store.caller(), due=due) == "touched"
+    assert store.sweep() == "works"
+    store.now = due - 1
+    assert store.sweep() == "works"
+    store.now = due
+    assert store.sweep() == "stalled"
+
+
+@pytest.mark.parametrize("who_says_so", ["the record", "a touch"])
+def test_a_run_outlives_what_is_delayed_by_its_ttl(store: Store, who_says_so: str) -> None:
+    if isinstance(store.backend, StubBackend):
+        pytest.skip("nothing expires there")
+    store.create(2, 1)
+    due = store.now + 5 * TTL
+    store.record(0, "failing", of=2, due=due if who_says_so == "the record" else 0)
+    assert who_says_so == "the record" or store.backend.touch(store.run_id, store.caller(), due=due) == "touched"
+    store.record(1, "succeeded", of=2)
+    for part in ("head", "plan", "marks:0", "standing:0", "details:0", "outbox"):
+        assert 5.9 * TTL < time_left(store.backend, f"{store.backend.namespace}:{{{store.run_id}}}:{part}") <= 6 * TTL
+
+
+def time_left(backend: ClutchBackend, key: str) -> float:
+    """How long a key lives, in milliseconds."""
+    if isinstance(backend, StubBackend):
+        return backend.keyspace.expires[key.encode()] - backend.clock.now()
+    assert isinstance(backend, RedisBackend)
+    return float(cast(Any, backend.client).pttl(key))
+
+
+def test_of_a_run_with_nested_ones_only_its_caller_can_tell_whether_it_is_stalled(store: Store) -> None:
+    store.confirm(*store.create(2, nested=True).duties)
+    store.sweep()
+    store.now += LEASE
+    assert store.sweep() == "quiet"
+    assert store.sweep(waits_for_jobs=True) == "stalled"
+
+
+def test_a_run_that_is_not_there_is_unknown_whatever_is_asked_of_it(store: Store) -> None:
+    backend, caller = store.backend, store.caller()
+    assert backend.touch(store.run_id, caller) == "unknown"
+    verbs = (backend.owed, backend.cancel, backend.retry, backend.resend, backend.retell)
+    assert [verb(store.run_id, caller).word for verb in verbs] == ["unknown"] * 5
+
+
+def test_a_queued_job_of_a_cancelled_run_is_not_wanted(store: Store) -> None:
+    store.create(2)
+    tag = Tag(store.run_id, 0, 0, 2)
+    assert store.backend.guard(tag) == "go"
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert store.backend.guard(tag) == "over"
+
+
+def test_a_sleeper_whose_duty_has_passed_on_can_neither_open_nor_fail_it(store: Store) -> None:
+    (mine,) = store.create(None).duties
+    store.now += LEASE
+    (theirs,) = store.owed("sweeper").duties
+    caller = Caller("run:x", store.now, mine.lease, LEASE)
+    assert store.backend.fail(store.run_id, mine, failure_details(LookupError("gone")), caller).word == "lost"
+    assert store.open(mine, 0).word == "lost"
+    assert store.open(theirs, 0).word == "opened"

@@ -114,8 +114,9 @@ def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
     assert len(asked) == (sent_by == "another process")
 
 
+@pytest.mark.parametrize("sender", ["somebody else", "this package"])
 @pytest.mark.parametrize("change", ["age", "attempt", "again", "forged"])
-def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) -> None:
+def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, sender: str) -> None:
     engine = engine_of(redis_broker)
     runs: list[int] = []
 
@@ -143,7 +144,10 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str) 
             copy = copy.copy(message_timestamp=copy.message_timestamp - redis_broker.heartbeat_timeout)
         if change == "attempt":
             copy = copy.copy(options={"retries": 1})
-        redis_broker.enqueue(copy)
+        if sender == "this package":
+            engine.courier.send([(copy, None)])
+        else:
+            redis_broker.enqueue(copy)
         queue = f"{redis_broker.namespace}:default.msgs"
         wait_until("it is off the queue", lambda: redis_broker.client.hlen(queue) == 1)
         gate.set()

@@ -242,7 +242,7 @@ def finished(app: Application, jobs: Jobs, end: str) -> list[Run]:
 
 
 def is_swept_clean(app: Application) -> bool:
-    """Whether no run is in the index once a sweeper has looked at those that are due: it takes out what may be retried."""
+    """Whether no run is in the index once a sweeper has looked at those that are due, of which it takes some out."""
     app.sweep()
     return not app.index()
 

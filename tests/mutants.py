@@ -1,0 +1,1073 @@
+"""One-line faults, each of which some test has to notice: what the tests are worth.
+
+`python -m tests.mutants` plants them one after the other, runs only the tests that have to notice (the detector), and
+says which one did. A fault that nobody notices is a hole in the tests: write the test.
+
+    python -m tests.mutants                     all
+    python -m tests.mutants NAME...             these
+    python -m tests.mutants --sample 6          so many, at random
+    python -m tests.mutants --write             all, and the table in tests/README.md
+    CLUTCH_MUTANT=NAME pytest -n 0 tests/...    one of them, with any tests
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.support.mutation import FOLDER, LUA, Mutant
+
+REPOSITORY = Path(__file__).parents[1]
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
+
+#: What a detector is, as arguments of pytest. Contract and machine run on one store: a fault that only shows as a
+#: difference between two stores would not show where both run the same scripts.
+DETECTORS = {
+    "contract": ("tests/test_contract.py", "-k", "memory"),
+    "machine": ("tests/test_machine.py::test_the_search_often_comes_to_runs_that_have_failed_and_were_retried",),
+    "explorer": ("tests/explorer",),
+}
+
+#: How long one test may take, and all tests of a detector, in seconds.
+TEST_LIMIT, LIMIT = 90, 400
+
+
+def python(name: str, guarantee: str, old: str, new: str, detector: str) -> Mutant:
+    return Mutant(name, guarantee, old, new, detector, language="python")
+
+
+SCRIPTS = (
+    # How a stage is judged
+    Mutant(
+        "a failed run stays failed",
+        "A failed run of which a member works again is running, so that it can fail again, and be heard of again.",
+        "if run.state == 'failed' and not settled then heal(dead) end",
+        "",
+    ),
+    Mutant(
+        "a failed run rests at each look",
+        "on_finish is sent once per rest, however often a sweeper looks.",
+        "elseif settled and run.state ~= 'failed' then",
+        "elseif settled then",
+    ),
+    Mutant(
+        "the alarm rings before all have had an attempt",
+        "on_failure comes when every member of the stage has had an attempt.",
+        "if failing + dead > 0 and marks - open >= total then ring('alarmed', 'on_failure') end",
+        "if failing + dead > 0 then ring('alarmed', 'on_failure') end",
+    ),
+    Mutant(
+        "a nested run that only works counts as attempted",
+        "A nested run has had its attempt when it has succeeded or has told of a failure; one that works has not.",
+        "marks - open >= total then ring(",
+        "marks >= total then ring(",
+    ),
+    Mutant(
+        "nobody hears of a single death",
+        "on_death comes when the first member of a stage is dead.",
+        "if dead > 0 then ring('mourned', 'on_death') end",
+        "if dead > 1 then ring('mourned', 'on_death') end",
+    ),
+    Mutant(
+        "an alarm rings each time",
+        "on_failure and on_death come once per stage.",
+        "if run[flag] then return end",
+        "",
+    ),
+    Mutant(
+        "a healed run mourns again",
+        "on_death doesn't come again for a member that was dead before the run was taken up again.",
+        "set('mourned', dead > 0)",
+        "set('mourned', false)",
+    ),
+    Mutant(
+        "a healed run is not rearmed",
+        "After a failed run has been taken up again, on_failure comes again for what fails then.",
+        "set('alarmed', false)",
+        "set('alarmed', true)",
+    ),
+    Mutant(
+        "a tolerant stage waits for its dead",
+        "A stage with allow_failures is complete when all its members are settled.",
+        "if succeeded == total or (settled and has_flag('t')) then",
+        "if succeeded == total then",
+    ),
+    Mutant(
+        "a stage with dead members is complete",
+        "A stage is released when every member of the one before has succeeded, and not before.",
+        "if succeeded == total or (settled and has_flag('t')) then",
+        "if settled then",
+    ),
+    Mutant(
+        "results stay after they can be read",
+        "A stage's results are dropped when nothing can read them any more.",
+        "call('UNLINK', before.marks, before.standing, before.dead, before.details, here.nests, here.items)",
+        "call('UNLINK', here.nests, here.items)",
+    ),
+    Mutant(
+        "allowed failures are forgotten",
+        "Failures that were allowed stay in the status when their stage is over.",
+        "if dead > 0 then call('HSET', head, 'd' .. stage, dead) end",
+        "",
+    ),
+    # Limits
+    Mutant(
+        "a failing member gives its place up",
+        "limit is a cap on unsettled members: one that waits for its retry holds its place.",
+        "return limit - (run.sent - marks) - count(OPEN, FAILING)",
+        "return limit - (run.sent - marks)",
+    ),
+    Mutant(
+        "members to be sent again leave their room to others",
+        "In a stage with a limit, those that are to be sent again come before those that were never sent.",
+        "room = room - waiting",
+        "",
+    ),
+    Mutant(
+        "room is not used for a retry",
+        "In a stage with a limit, a retry sends its members as soon as there is room.",
+        "if waiting > 0 and run.retrying == '' then owe_retry() end",
+        "",
+    ),
+    Mutant(
+        "a retry forgets the limit",
+        "A retry sends no more members than the limit has room for.",
+        "local most = limit and math.min(room_in(limit, call('HLEN', here.marks) - 1), MANY) or MANY",
+        "local most = MANY",
+    ),
+    # Retries
+    Mutant(
+        "members that an earlier retry has not sent are forgotten",
+        "Members that an earlier retry hasn't sent yet are sent by the next one.",
+        "local found = call('ZRANGEBYSCORE', here.dead, '-inf', below(run.revival * SPAN), 'LIMIT', 0, most)",
+        "local found = call('ZRANGEBYSCORE', here.dead, (run.revival - 1) * SPAN, below(run.revival * SPAN), "
+        "'LIMIT', 0, most)",
+    ),
+    Mutant(
+        "what waits to be sent again counts as dead",
+        "After retry() no member is dead until it dies again.",
+        "return call('ZCOUNT', here.dead, run.revival * SPAN, '+inf')",
+        "return call('ZCOUNT', here.dead, '-inf', '+inf')",
+    ),
+    Mutant(
+        "a retry of a cancelled run leaves its failing members",
+        "retry() of a cancelled run sends all again that haven't succeeded, those that were failing too.",
+        "if ends_era then set('era', run.era + 1) end",
+        "",
+    ),
+    Mutant(
+        "members stand in the first era",
+        "After a cancelled run was retried, its members' attempts count as any others.",
+        "call('ZADD', here.standing, run.era * ERA + kind * SPAN + tonumber(member), member)",
+        "call('ZADD', here.standing, kind * SPAN + tonumber(member), member)",
+    ),
+    Mutant(
+        "a retried run stays without its results",
+        "retry() of a cancelled run keeps the results that it had.",
+        "if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.marks) end",
+        "",
+    ),
+    Mutant(
+        "a retry halts what it revives",
+        "What a cancelled run still owed, to cancel its nested runs, goes when it is retried.",
+        "if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end",
+        "",
+    ),
+    Mutant(
+        "a parent's retry comes twice",
+        "A nested run is revived once for each retry() of its parent, however many duties say so.",
+        "if tonumber(call('HGET', head, 'since')) >= tonumber(revived_in) then return answer('nothing') end",
+        "",
+    ),
+    Mutant(
+        "a failed duty stays failed",
+        "What couldn't be sent is owed again by retry().",
+        "duty.parked, duty.owner, duty.due = nil, owner, 0",
+        "duty.owner, duty.due = owner, 0",
+    ),
+    Mutant(
+        "an error outlives its retry",
+        "After retry() the status shows no error of the time before.",
+        "set('error', '')",
+        "",
+    ),
+    Mutant(
+        "what a retry gives is dead all the same",
+        "A member is sent again once per retry.",
+        "call('ZREM', here.dead, unpack(members))",
+        "",
+    ),
+    Mutant(
+        "a retry gives others when it is asked again",
+        "A retry whose reply was lost gets the same members again: none is skipped.",
+        "if not duty.members then",
+        "if true then",
+    ),
+    Mutant(
+        "a retry is never over",
+        "After a retry is done, a later one sends what has died since.",
+        "set('retrying', '')",
+        "",
+        file="reopen",
+    ),
+    # Nested runs
+    Mutant(
+        "a nested run tells what it has told",
+        "A nested run tells its parent when it stands otherwise, and not at each look.",
+        "if word == run.told and not again then return end",
+        "",
+    ),
+    Mutant(
+        "an older word is told beside the newer one",
+        "A newer word to the parent takes the place of one that isn't told yet.",
+        "call('HDEL', outbox, 'tell:' .. (revision - 1))",
+        "",
+    ),
+    Mutant(
+        "a failed nested run is only failing",
+        "A nested run that has failed or was cancelled is a dead member of its parent.",
+        "word = 'dead'",
+        "word = 'failing'",
+    ),
+    Mutant(
+        "a nested run is failing until it ends",
+        "A nested run whose failing members have all succeeded is no failing member of its parent any more.",
+        "elseif run.told == 'failing' or run.told == 'attempted' then",
+        "elseif false then",
+    ),
+    Mutant(
+        "the nested runs of a stage are nobody's beyond the first few",
+        "All nested runs of a wide stage are halted and revived, however many there are.",
+        "owe(kind .. ':' .. stage .. ':' .. from .. ':' .. math.min(from + size, to) .. ':' .. run.epoch, nil, '')",
+        "",
+    ),
+    Mutant(
+        "the order of a job that nests stays",
+        "What a job's nested runs tell counts from their first word on, whatever attempts the job itself had.",
+        "call('HDEL', here.details, member) -- its runs",
+        "-- its runs",
+    ),
+    Mutant(
+        "a job that has nested may still die",
+        "Once a job has succeeded and nested runs, only these runs speak for its place.",
+        "if first == 'S' or (first == 'N' and not of_run) then",
+        "if first == 'S' then",
+    ),
+    Mutant(
+        "a run that is gone may still speak",
+        "A nested run that is gone is dead, whatever it has told, until its parent is retried.",
+        "if attempt == LAST then epoch = run.epoch end",
+        "if attempt == LAST then attempt = 0 end",
+    ),
+    # Records
+    Mutant(
+        "the same attempt counts twice",
+        "A record that isn't newer (epoch, attempt) than the last one changes nothing.",
+        "return epoch > last_epoch or (epoch == last_epoch and attempt > last_attempt)",
+        "return epoch > last_epoch or (epoch == last_epoch and attempt >= last_attempt)",
+    ),
+    Mutant(
+        "an older epoch counts",
+        "An attempt from before a retry changes nothing any more, unless it succeeds.",
+        "return epoch > last_epoch or (epoch == last_epoch and attempt > last_attempt)",
+        "return attempt > last_attempt",
+    ),
+    Mutant(
+        "a member that succeeds stays dead",
+        "A success is final: a member that was failing or dead before counts as succeeded only.",
+        "if stands then unstand(member) end",
+        "",
+    ),
+    Mutant(
+        "the last success wins",
+        "A member's first recorded success wins; a redelivered job never changes a result.",
+        "if first == 'S' or (first == 'N' and not of_run) then",
+        "if first == 'N' and not of_run then",
+    ),
+    Mutant(
+        "a place beyond the end counts",
+        "Counting is by membership: a message for a place that isn't there releases nothing.",
+        "(not total or tonumber(member) >= total) then return {'refused', ''} end",
+        "not total then return {'refused', ''} end",
+    ),
+    Mutant(
+        "a succeeded run takes records",
+        "Nothing that comes late changes a run that has succeeded.",
+        "if run.state == 'succeeded' or run.stage > stage then return {'over'} end",
+        "if run.stage > stage then return {'over'} end",
+    ),
+    Mutant(
+        "an expired stage takes records",
+        "A missing key releases nothing: what has expired isn't counted on.",
+        "if run.stage < stage or not marks[1] then return {'unknown', ''} end",
+        "if run.stage < stage then return {'unknown', ''} end",
+        "tests/test_hostile.py::test_a_key_that_has_expired_releases_nothing",
+    ),
+    Mutant(
+        "a child's success leaves it standing in a cancelled run",
+        "In a cancelled run the status counts a nested run that has succeeded once, as succeeded.",
+        "call('HSET', here.halted, member, 'S' .. payload)\n  unstand(member)",
+        "call('HSET', here.halted, member, 'S' .. payload)",
+    ),
+    Mutant(
+        "another run's job is taken for one of this run",
+        "A message of an earlier run under the same id changes nothing in the present one.",
+        "local stranger = run.state and run.generation ~= generation and run.state or nil",
+        "local stranger = nil",
+    ),
+    Mutant(
+        "what is delayed is taken for lost",
+        "A run of which something is delayed isn't stalled before that is due.",
+        "wait_until(due)",
+        "",
+        file="record",
+    ),
+    Mutant(
+        "work is not activity",
+        "A run to which something happens isn't stalled.",
+        "if renew or ending ~= 'succeeded' or nested ~= '' then touch() else update() end",
+        "if renew or ending ~= 'succeeded' or nested ~= '' then touch() end",
+    ),
+    Mutant(
+        "a message goes onward for any duty",
+        "A message goes in the step that records the success before it only where that releases it.",
+        "if id ~= onward_duty then return false end",
+        "",
+    ),
+    # The common case
+    Mutant(
+        "the last member is left alone",
+        "The success that completes a stage releases the next one, with no look of a sweeper between.",
+        "if now >= total then",
+        "if now > total then",
+        file="succeed",
+    ),
+    Mutant(
+        "a second success overwrites the first",
+        "A member's first recorded success wins, also in the common case.",
+        "local counts = redis.call('HSETNX', marks, results[index], results[index + 1]) == 1",
+        "local counts = redis.call('HSET', marks, results[index], results[index + 1]) == 1",
+        file="succeed",
+    ),
+    Mutant(
+        "a key that is gone comes back",
+        "A late success of a stage that is over, or of a cancelled run, leaves nothing behind.",
+        "if fields == fresh then",
+        "if false then",
+        file="succeed",
+    ),
+    Mutant(
+        "a stage with a limit is not looked at",
+        "A stage with a limit sends more members as places become free, in the common case too.",
+        "elseif batch > 0 and math.floor(before / batch) < math.floor(now / batch) then",
+        "elseif false then",
+        file="succeed",
+    ),
+    # Duties
+    Mutant(
+        "a duty may be had by anybody at once",
+        "A duty is its owner's until the lease has lapsed: a stage isn't sent twice because its first jobs are quick.",
+        "due = whose == '' and now or now + lease_ms,",
+        "due = now,",
+    ),
+    Mutant(
+        "an owner waits for its own lease",
+        "The owner of a duty gets it again at once, when its reply was lost.",
+        "if duty.owner == owner then return true end",
+        "",
+    ),
+    Mutant(
+        "a share for anybody goes to whoever comes by",
+        "Shares of work are for sweepers: a nested run that tells how it stands has somebody waiting for it.",
+        "return duty.due <= now and (duty.owner ~= '' or owner == 'sweeper')",
+        "return duty.due <= now",
+    ),
+    Mutant(
+        "a taken duty may be taken again",
+        "Whoever takes a lapsed duty has it to itself for a lease.",
+        "duty.due, duty.lease = now + lease_ms, lease",
+        "duty.lease = lease",
+    ),
+    Mutant(
+        "a sleeper does what has passed on",
+        "Who held a duty whose lease has passed to somebody else changes nothing with it any more.",
+        "return duty and not duty.parked and duty.lease == lease and duty or nil",
+        "return duty and not duty.parked and duty or nil",
+    ),
+    Mutant(
+        "a sleeper confirms what has passed on",
+        "Confirming names the lease, so that a sleeper who wakes up confirms nobody else's duty.",
+        "if not owed or owed.parked or owed.lease ~= lease then return 'lost' end",
+        "if not owed or owed.parked then return 'lost' end",
+        file="confirm",
+    ),
+    Mutant(
+        "a cursor does not renew the lease",
+        "Who sends a large stage keeps it as long as it goes on sending.",
+        "owed.cursor, owed.due = math.max(owed.cursor, tonumber(cursor)), now + lease_ms",
+        "owed.cursor = math.max(owed.cursor, tonumber(cursor))",
+        file="confirm",
+    ),
+    Mutant(
+        "what was not sent is confirmed",
+        "A stage is confirmed only if its messages are in the queue.",
+        "if last[index] ~= sent[index] then return 'unseen' end",
+        "",
+        "tests/test_confirmation.py",
+        file="confirm",
+    ),
+    Mutant(
+        "the last duty leaves all keys",
+        "Once a succeeded run owes nothing any more, only its status and result stay.",
+        "if is_last and state == 'succeeded' then return 'tidy' end",
+        "",
+        file="confirm",
+    ),
+    Mutant(
+        "a wide stage lacks a member",
+        "Every member of a stage is sent, in whose share it may be.",
+        "math.min(next + size, to), nil, index .. '.' .. from)",
+        "math.min(next + size, to - 1), nil, index .. '.' .. from)",
+    ),
+    Mutant(
+        "a duty lives for ever",
+        "Every key has an expiry from the moment that it exists.",
+        "call('PEXPIRE', outbox, lifetime())",
+        "",
+    ),
+    Mutant(
+        "what is delayed for longer than a run lives finds it gone",
+        "A run's keys outlive whatever of it is delayed.",
+        "return run.ttl + math.max(run.due - now, 0)",
+        "return run.ttl",
+    ),
+    Mutant(
+        "an empty stage waits for ever",
+        "An empty stage completes at once.",
+        "if total == '0' then look() else owe_stage(stage, run.line) end",
+        "owe_stage(stage, run.line)",
+        file="open",
+    ),
+    # What can't be done
+    Mutant(
+        "a callback that can't be sent rings the alarm",
+        "on_failure isn't sent for a callback that can't be sent.",
+        "if not callback then ring('alarmed', 'on_failure') end",
+        "ring('alarmed', 'on_failure')",
+        file="fail",
+    ),
+    Mutant(
+        "a callback that can't be sent is sent by a retry",
+        "A callback that couldn't be sent isn't owed again by retry(): it tells of a moment that is over.",
+        "if callback or (run.state == 'succeeded' and not tells) then",
+        "if run.state == 'succeeded' and not tells then",
+        file="fail",
+    ),
+    Mutant(
+        "a callback that can't be sent keeps the run",
+        "A run doesn't wait for the end of a callback that couldn't be sent.",
+        "if callback then call('SREM', callbacks, id) end",
+        "",
+        file="fail",
+    ),
+    # The end
+    Mutant(
+        "what is owed finds nothing any more",
+        "What a succeeded run needs for its duties stays until they are done.",
+        "if call('EXISTS', outbox) == 1 then return end",
+        "",
+    ),
+    Mutant(
+        "a late duplicate finds no mark",
+        "A late copy of a message is known and skipped for a day after its run has gone.",
+        "call('SET', mark, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)",
+        "",
+    ),
+    Mutant(
+        "a callback finds no status",
+        "A callback finds the status and the result of its run, however late it is.",
+        "local called = run.events ~= '' and call('EXISTS', callbacks) == 1",
+        "local called = false",
+    ),
+    Mutant(
+        "a nested run stays",
+        "Of a nested run that has told its parent nothing stays but a mark.",
+        "if run.told ~= '' and not called then",
+        "if false then",
+    ),
+    Mutant(
+        "a callback that has ended is still waited for",
+        "A run goes with the last of its callbacks.",
+        "call('SREM', callbacks, duty)",
+        "",
+        file="heard",
+    ),
+    # Cancelling
+    Mutant(
+        "a cancelled run sends what it owed",
+        "Nothing is sent or started any more once a run is cancelled.",
+        "if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end",
+        "",
+        file="cancel",
+    ),
+    Mutant(
+        "a late success counts in a cancelled run",
+        "What a job does after its run was cancelled is dropped.",
+        "if call('EXISTS', here.marks) == 1 then call('RENAME', here.marks, here.halted) end",
+        "",
+        file="cancel",
+    ),
+    Mutant(
+        "what a job has nested is not halted",
+        "Cancelling a run cancels its nested runs, those that its jobs have nested too.",
+        "if has_nested() then owe_shares('halt'",
+        "if has_flag('r') then owe_shares('halt'",
+        file="cancel",
+    ),
+    Mutant(
+        "a cancelled parent cancels what it has revived since",
+        "A nested run that its parent has revived isn't cancelled by what an earlier cancel still owed.",
+        "if bury ~= '' and tonumber(call('HGET', head, 'since')) > tonumber(bury) then return answer('over') end",
+        "",
+        file="cancel",
+    ),
+    Mutant(
+        "a cancelled run's jobs go on",
+        "Queued jobs of a cancelled run are skipped.",
+        "if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end",
+        "if run[1] == 'succeeded' or tonumber(run[2]) > stage then return 'over' end",
+        file="guard",
+    ),
+    # Guarding
+    Mutant(
+        "a job that has nested works again",
+        "A redelivered job that has succeeded isn't executed again, if its nested runs still work either.",
+        "return (first == 'S' or first == 'N') and 'done' or 'go'",
+        "return first == 'S' and 'done' or 'go'",
+        file="guard",
+    ),
+    Mutant(
+        "a job of an earlier run works",
+        "A message of an earlier run under the same id isn't executed.",
+        "if not run[1] or run[4] ~= generation then",
+        "if not run[1] then",
+        file="guard",
+    ),
+    # Sending again, and sweeping
+    Mutant(
+        "a resend begins no epoch",
+        "What is sent again by hand replaces the attempts from before.",
+        "set('epoch', run.epoch + 1)",
+        "set('epoch', run.epoch)",
+        file="resend",
+    ),
+    Mutant(
+        "a resend forgets the limit",
+        "Sending again by hand sends nothing that a limit holds back.",
+        "(limit_of(run.line) and run.sent or total)",
+        "total",
+        file="resend",
+    ),
+    Mutant(
+        "a delayed run is stalled",
+        "A run of which something is delayed isn't stalled, for as long as the sweeper is told.",
+        "not run.stalled and run.due <= now and",
+        "not run.stalled and",
+        file="sweep",
+    ),
+    Mutant(
+        "a stalled run is told of at each look",
+        "That a run is stalled is told once.",
+        "not run.stalled and run.due <= now and",
+        "run.due <= now and",
+        file="sweep",
+    ),
+    Mutant(
+        "a run with nested ones is stalled",
+        "A run whose nested runs work isn't stalled.",
+        "if has_nested() and not waits_for_jobs then",
+        "if false then",
+        file="sweep",
+    ),
+    # Creating
+    Mutant(
+        "another application's run is taken for one's own",
+        "A run belongs to the application that has started it.",
+        "if its_app ~= app then return {'foreign', its_app} end",
+        "",
+        file="seal",
+    ),
+    Mutant(
+        "a repeated creation finds the run to be somebody else's",
+        "A call of run() whose reply was lost gets what it is to do when it is repeated.",
+        "return answer(token == owner and 'created' or 'exists')",
+        "return {'exists', ''}",
+        file="seal",
+    ),
+    Mutant(
+        "another clutch is joined under a taken id",
+        "A different clutch under a known id is an error.",
+        "if run.claim ~= claim then return {'taken', ''} end",
+        "",
+        file="seal",
+    ),
+    Mutant(
+        "half a plan is sealed",
+        "A run whose plan has expired while it was written isn't started.",
+        "if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end",
+        "",
+        file="seal",
+    ),
+    Mutant(
+        "a repeated chunk is written twice",
+        "A client that repeats a call whose reply was lost writes nothing twice.",
+        "if there == offset and #entries > 0 then",
+        "if #entries > 0 then",
+        file="draft",
+    ),
+    # What the pieces say of a run
+    Mutant(
+        "a limit is not read",
+        "At most `limit` members of a stage are on their way.",
+        "return limit ~= 0 and limit or nil",
+        "return nil",
+    ),
+    Mutant(
+        "what a job has nested is not seen",
+        "Cancel and retry() reach the runs that jobs have nested, as those that are written down.",
+        "return has_flag('r') or call('EXISTS', here.nests) == 1",
+        "return has_flag('r')",
+    ),
+    Mutant(
+        "what waits to be sent again counts as succeeded",
+        "In a status, a member that waits to be sent again is pending.",
+        "open = count(OPEN) + count_waiting()",
+        "open = count(OPEN)",
+    ),
+    Mutant(
+        "the mark of another run is taken for one's own",
+        "A message of a run that is gone isn't known by the mark that another run has left under that id.",
+        "return what ~= nil and whose == generation",
+        "return what ~= nil",
+    ),
+    Mutant(
+        "members are sent in others' places",
+        "Each member of a stage is sent with its own message, wherever its rows begin.",
+        "call('LRANGE', plan, offset + from, offset + to - 1)",
+        "call('LRANGE', plan, from, to - 1)",
+    ),
+    Mutant(
+        "a look sees nothing",
+        "Whoever looks at a run finds what follows from how its members stand, though nobody had seen to it before.",
+        "look()\nclean_up()",
+        "clean_up()",
+        file="owed",
+    ),
+    Mutant(
+        "a word that was lost is not told again",
+        "A nested run of which its parent hasn't heard tells it again.",
+        "look(run.told ~= '' and run.told ~= 'open')",
+        "look()",
+        file="retell",
+    ),
+    Mutant(
+        "a run is shown as of another stage",
+        "A status shows the stage that is at work.",
+        "if run.stage ~= stage then return {'moved'} end",
+        "",
+        file="snapshot",
+    ),
+    Mutant(
+        "the last duty is never done",
+        "What a succeeded run owes last is done once, and then it owes nothing.",
+        "call('HDEL', outbox, id)",
+        "",
+        file="tidy",
+    ),
+    Mutant(
+        "what is delayed is not waited for",
+        "A run of which something is delayed lives until then, and for its time to live from then on.",
+        "wait_until(due)",
+        "",
+        file="touch",
+    ),
+    Mutant(
+        "a run that works again is forgotten",
+        "A run that was put down for another look meanwhile isn't taken out of the index.",
+        "if tonumber(redis.call('ZSCORE', index, run_id) or -1) ~= at then return 0 end",
+        "",
+        "tests/test_sweeping.py",
+        file="forget",
+    ),
+)
+
+PYTHON = (
+    # Whether a job is wanted
+    python(
+        "a guarded stage is remembered for ever",
+        "Queued jobs of a cancelled run are skipped, within a second or so.",
+        "return time.monotonic() - self.wanted.get(key, -REMEMBERED) < REMEMBERED",
+        "return key in self.wanted",
+        "tests/test_life.py::test_cancelling_skips_what_is_queued_drops_what_runs_and_releases_nothing",
+    ),
+    python(
+        "a copy that we have sent ourselves is not guarded",
+        "What is sent again, because it may not have arrived, isn't executed twice once it has succeeded.",
+        "if job.attempt or job.tag.again or job.tag.leads:",
+        "if job.attempt or job.tag.leads:",
+        "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
+    ),
+    python(
+        "a later attempt is not guarded",
+        "A retry that Dramatiq has sent isn't executed if another copy of its job has succeeded meanwhile.",
+        "if job.attempt or job.tag.again or job.tag.leads:",
+        "if job.tag.again or job.tag.leads:",
+        "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
+    ),
+    python(
+        "an old message is not guarded",
+        "A message that may have been redelivered isn't executed without a look at its member.",
+        "return bool(0 <= age < self.broker.heartbeat_timeout / 2)",
+        "return True",
+        "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
+    ),
+    python(
+        "somebody else's copy is not guarded",
+        "A copy of a finished job is skipped however early it comes.",
+        'if not str(message.options.get("redis_message_id")).startswith(_own_copy(message.message_id)):',
+        "if False:",
+        "tests/test_identity.py::test_a_copy_of_a_finished_job_is_skipped_however_early_it_comes",
+    ),
+    # How an attempt ends
+    python(
+        "what can't be recorded is acked",
+        "A message isn't acked before its end is recorded, whatever error there is.",
+        "raise NotAcked(f\"message {message.message_id} isn't acked, for this isn't over: {error!r}\") from error",
+        "return",
+        "tests/test_errors_at_the_ack.py::test_nothing_but_what_keeps_the_message_leaves_the_hook_before_the_ack",
+    ),
+    python(
+        "an attempt that only waits is failing",
+        "An attempt that ends in Retry, RateLimitExceeded or Shutdown isn't failing.",
+        "polite = isinstance(job.error, Retry | RateLimitExceeded | Shutdown)",
+        "polite = False",
+        "tests/test_exits.py",
+    ),
+    python(
+        "what a job has nested is forgotten",
+        "A stage waits for the runs that its jobs have nested.",
+        'nested = job.wrapper if ending == "succeeded" else b""',
+        'nested = b""',
+        "tests/test_nesting.py::test_a_stage_waits_for_what_its_job_nests",
+    ),
+    python(
+        "the attempt that Retries has sent is sent again",
+        "An attempt that Dramatiq has sent isn't sent a second time.",
+        "attempt.retry_sent = True",
+        "attempt.retry_sent = False",
+        "tests/test_exits.py",
+    ),
+    python(
+        "an attempt that Retries couldn't send is lost",
+        "An attempt that Dramatiq owed and couldn't send, for the broker was away, is sent all the same.",
+        "if not job.retry_sent:",
+        "if False:",
+        "tests/test_recovery.py::test_the_attempt_that_retries_could_not_send_still_comes",
+    ),
+    python(
+        "a refused result is waited for",
+        "A result that the store refuses makes its job dead: nobody waits for what waiting doesn't cure.",
+        'if ending != "succeeded":\n                raise',
+        "if True:\n                raise",
+        "tests/test_large_payloads.py::test_a_single_job_s_result_is_refused_whether_or_not_the_next_message_goes_with_it",
+    ),
+    python(
+        "a leader keeps its share",
+        "All members of a wide stage are sent by its first jobs.",
+        'if word == "go" and job.tag.leads:',
+        "if False:",
+        "tests/test_limit.py::test_a_leader_sends_its_share_before_it_works",
+    ),
+    # Hand-over
+    python(
+        "a stage is confirmed before its nested runs are started",
+        "What is owed is confirmed only when it is done.",
+        "if end == duty.end and not (starting or duty.leaders):",
+        "if end == duty.end:",
+        "tests/test_nesting.py::test_a_nested_clutch_is_a_member_like_any_other",
+    ),
+    python(
+        "a sleeper goes on sending",
+        "Who has lost the lease of a stage stops sending it.",
+        'cursor=end) == "lost":\n            break',
+        'cursor=end) == "never":\n            break',
+        "tests/test_handover.py::test_a_sender_whose_lease_has_passed_on_stops_in_the_middle_of_its_stage",
+    ),
+    python(
+        "what a job's record owes is left to the sweeper",
+        "The next stage is sent by whoever completes the one before, before its message is acked.",
+        "hand_over(engine, run_id, reply, caller)\n        if touch or job.due:",
+        "if touch or job.due:",
+        "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
+    ),
+    python(
+        "a later stage's message is as old as its run",
+        "A message of a later stage gets a fresh timestamp, for AgeLimit looks at it.",
+        "message_id=tag.message_id,\n        message_timestamp=current_millis(),",
+        "message_id=tag.message_id,\n        message_timestamp=message.message_timestamp,",
+        "tests/test_result.py::test_a_message_of_a_later_stage_has_a_fresh_timestamp",
+    ),
+    python(
+        "the delay of a run is forgotten",
+        "run(delay=…) holds the first jobs back.",
+        "return max(int(own), rest, 0) or None",
+        "return int(own) or None",
+        "tests/test_result.py::test_the_delay_of_a_run_holds_its_first_job_back",
+    ),
+    python(
+        "what is being started escapes a cancel",
+        "Cancelling a run cancels its nested runs, also one that was just being started.",
+        "reply = engine.backend.cancel(place.child_id, caller, bury=duty.epoch, generation=place.child_generation)",
+        "reply = engine.backend.cancel(place.child_id, caller, generation=place.child_generation)",
+        "tests/test_handover.py::test_a_nested_run_that_is_started_after_its_parent_was_cancelled_does_not_begin",
+    ),
+    python(
+        "a nested run that is gone stays gone",
+        "A nested run that is gone begins anew with a retry of its parent.",
+        'if reply.word == "unknown":\n        reply = engine.create(child, ',
+        'if reply.word == "never":\n        reply = engine.create(child, ',
+        "tests/test_nesting.py::test_a_nested_run_that_is_gone_is_a_dead_member_and_comes_back_with_a_retry",
+    ),
+    python(
+        "a long hand-over loses what it holds",
+        "Who does many duties, or slow ones, keeps them: they aren't done a second time by a sweeper.",
+        "if time.monotonic() - self.renewed < self.engine.lease_ms / 3_000:",
+        "if True:",
+        "tests/test_handover.py::test_a_hand_over_that_takes_long_renews_the_lease_of_what_it_holds",
+    ),
+    python(
+        "a sweep does the first hundred runs",
+        "A sweep goes on until nothing is left of what was due.",
+        "if not due or is_stopping():",
+        "if True:",
+        "tests/test_sweeping.py::test_a_sweep_goes_on_until_nothing_is_due",
+    ),
+    python(
+        "a resumed run does again what has been done",
+        "retry() of a cancelled run sends what hasn't succeeded, and nothing else.",
+        "return stands is None",
+        "return True",
+        "tests/test_handover.py::test_a_retry_of_a_cancelled_run_sends_what_has_not_succeeded_and_nothing_else",
+    ),
+    python(
+        "a nested run's result is what its job has returned",
+        "If a job returns the handle of what it has nested, the nested result is the job's.",
+        "if isinstance(spec.yields, int):",
+        "if False:",
+        "tests/test_nesting.py::test_returning_the_handle_makes_the_nested_result_the_jobs",
+    ),
+    # Memories, time, names
+    python(
+        "what comes next is taken from an earlier run",
+        "What a process remembers of an earlier run under the same id is never sent in the present one.",
+        "or duty.generation != record.tag.generation",
+        "or False",
+        "tests/test_onward.py::test_what_a_process_knows_of_an_earlier_run_of_the_same_id_is_not_sent",
+    ),
+    python(
+        "a message leaves its queue's broker's hooks out",
+        "Other middleware hears of every message that is sent.",
+        'self._announce("after", prepared)\n        return others',
+        "return others",
+        "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
+    ),
+    python(
+        "a forked child remembers what its parent did",
+        "A forked child asks for itself what its parent may know.",
+        "for known in (self.touched, self.wanted, self.ahead, self.left, self.at_work):",
+        "for known in (self.touched,):",
+        "tests/test_forks.py::test_what_a_process_remembers_is_not_its_child_s",
+    ),
+    python(
+        "forked children make the same tokens",
+        "A lease and the id of a copy are nobody else's.",
+        "os.register_at_fork(after_in_child=_random.seed)",
+        "pass",
+        "tests/test_tokens.py::test_forked_children_make_other_tokens_than_their_parent_and_each_other",
+    ),
+    python(
+        "a long job is no activity",
+        "A run lives as long as one of its jobs works, however long that takes.",
+        "for run_id in {one.run_id for one in list(self.remembered.at_work.values()) if one.since < since}:",
+        "for run_id in set[str]():",
+        "tests/test_times.py::test_a_job_that_works_for_longer_than_a_run_lives_succeeds_and_so_do_its_ancestors",
+    ),
+    python(
+        "what a nested run waits for is nothing to its parents",
+        "A nested run's activity, and what is delayed in it, is its ancestors'.",
+        "self.backend.touch(run_id, self.caller(owners.TOUCH), due=due)\n        self.touch_ancestors(run_id, due=due)",
+        "self.backend.touch(run_id, self.caller(owners.TOUCH), due=due)",
+        "tests/test_times.py",
+    ),
+    python(
+        "all members have one id",
+        "The ids of a run's messages are derived, and differ.",
+        'return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")',
+        'return derived_id(self.generation, f"{self.run_id}/{self.stage}/{self.actor}")',
+        "tests/test_identity.py::test_the_ids_of_jobs_and_callbacks_are_uuids_and_differ",
+    ),
+    python(
+        "a run has the ids of an earlier one",
+        "Two runs under one id have messages of different ids.",
+        'return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")',
+        'return derived_id("", f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")',
+        "tests/test_identity.py::test_two_runs_under_one_id_have_messages_of_different_ids",
+    ),
+    # The Redis store
+    python(
+        "two generations share their keys",
+        "Nobody finds anything of another run that has had the same id.",
+        'begin, end = f"{namespace}:{{{run_id}}}:", f":{generation}" if generation else ""',
+        'begin, end = f"{namespace}:{{{run_id}}}:", ""',
+        "contract",
+    ),
+    python(
+        "the common way ends with the count",
+        "A stage with a limit sends more members as places become free, in the common case too.",
+        'return replace(self._record(record, caller), word="counts")',
+        'return Reply("counts")',
+        "contract",
+    ),
+    python(
+        "whatever the server refuses is waited for",
+        "A payload that the server refuses is an error at once.",
+        'if refuses(error):\n            raise PayloadRefused(f"the state store',
+        'if False:\n            raise PayloadRefused(f"the state store',
+        "tests/test_large_payloads.py::test_a_single_job_s_result_is_refused_whether_or_not_the_next_message_goes_with_it",
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*SCRIPTS, *PYTHON)
+
+
+def mutant_named(name: str) -> Mutant:
+    """Raises LookupError."""
+    for mutant in MUTANTS:
+        if mutant.name == name:
+            return mutant
+    raise LookupError(f"there is no mutant {name!r}; `python -m tests.mutants --list` has them all")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant: the test that has `killed` it, and after how many seconds; "" if none has. `trouble` is
+    what kept the tests from being run."""
+
+    mutant: Mutant
+    killed: str
+    seconds: float
+    trouble: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return bool(self.killed)
+
+    def __str__(self) -> str:
+        what = self.killed or self.trouble or f"SURVIVED {self.mutant.detector}"
+        return f"{self.seconds:6.1f} s  {self.mutant.name}: {what}"
+
+
+def try_out(mutant: Mutant) -> Verdict:
+    """Run the tests of the mutant's detector on a library that has its fault, in a process of their own, up to the
+    first one that fails. Raises LookupError if the fault's text isn't found."""
+    mutant.place()
+    tests = DETECTORS.get(mutant.detector, (mutant.detector,))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command += ["--tb=line", f"--timeout={TEST_LIMIT}", *tests]
+    # Not what a pytest that runs this tells its own tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"CLUTCH_MUTANT": mutant.name, "PYTHONPATH": str(REPOSITORY)}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return Verdict(mutant, "", time.monotonic() - began, f"no answer within {LIMIT} s")
+    seconds = time.monotonic() - began
+    if process.returncode == 0:
+        return Verdict(mutant, "", seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output, re.MULTILINE)
+    if process.returncode != 1 or failed is None:
+        return Verdict(mutant, "", seconds, f"pytest can't tell (code {process.returncode}):\n{output[-2_000:]}")
+    return Verdict(mutant, failed[1], seconds)
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts as a table in Markdown."""
+    lines = ["| fault | guarantee | where | noticed by | s |", "|---|---|---|---|---|"]
+    for verdict in verdicts:
+        mutant = verdict.mutant
+        where = f"`{mutant.place().relative_to(LUA if mutant.language == 'lua' else FOLDER)}`"
+        path, _, test = verdict.killed.partition("::")
+        name = f"`{Path(path).stem}`: {test.partition('[')[0].replace('_', ' ').removeprefix('test ')}"
+        noticed = name if verdict.killed else "**nobody**"
+        lines.append(f"| {mutant.name} | {mutant.guarantee} | {where} | {noticed} | {verdict.seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def write(verdicts: Sequence[Verdict]) -> None:
+    """Put the table into the README of the tests, between its marks."""
+    text = README.read_text() if README.exists() else f"# The tests\n\n## Mutants\n\n{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise LookupError(f"{README} has no marks {BEGIN} and {END}")
+    said = f"{sum(verdict.is_good for verdict in verdicts)} of {len(verdicts)} planted one-line faults are noticed."
+    README.write_text(f"{before}{BEGIN}\n\n{said}\n\n{table(verdicts)}\n\n{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Plant faults, and see who notices.")
+    parser.add_argument("names", nargs="*", help="which; all by default")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many of them, at random")
+    parser.add_argument("--write", action="store_true", help="put the table into tests/README.md")
+    parser.add_argument("--list", action="store_true", help="name them, and run nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
+    parser.add_argument("--detector", help="try this one, instead of each fault's own")
+    given = parser.parse_args(arguments)
+    chosen = [mutant_named(name) for name in given.names] or list(MUTANTS)
+    if given.sample is not None:
+        chosen = random.sample(chosen, min(given.sample, len(chosen)))
+    if given.list:
+        print(*(f"{mutant.name}: {mutant.guarantee}" for mutant in chosen), sep="\n")
+        return 0
+    if given.detector:
+        chosen = [replace(mutant, detector=given.detector) for mutant in chosen]
+    verdicts: list[Verdict] = []
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for verdict in pool.map(try_out, chosen):
+            print(verdict, flush=True)
+            verdicts.append(verdict)
+    unnoticed = [verdict.mutant.name for verdict in verdicts if not verdict.is_good]
+    print(f"{len(verdicts) - len(unnoticed)} of {len(verdicts)} noticed", *unnoticed, sep="\n  ")
+    if given.write:
+        write(verdicts)
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
