@@ -20,8 +20,8 @@ from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Tag
 from .stored.plan import Plan
 
-#: `open` is a nested run's word: it works again, and has had no attempt since.
-Ending = Literal["succeeded", "open", "attempted", "failing", "dead"]
+#: `working` is a nested run's word: it works again, and has had no attempt since.
+Ending = Literal["succeeded", "working", "attempted", "failing", "dead"]
 
 #: What became of a record: it `counts`; it changed nothing, as a `duplicate` or being `stale`; its stage is `over`, or
 #: its run cancelled; the place doesn't exist (`refused`); the run isn't there (`unknown`).
@@ -214,7 +214,8 @@ class ClutchBackend(abc.ABC):
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
         """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `ends` or
         `rests` if the run owes nothing more (see Note); `lost` if the lease has passed to somebody else. When a
-        succeeded run owes nothing any more, all but its status and result goes; of a nested one, all but a mark."""
+        succeeded run owes nothing any more, all but its status and result goes; of a nested one, all but its
+        tombstone."""
 
     @abc.abstractmethod
     def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:

@@ -214,7 +214,7 @@ class ClutchMiddleware(EngineMiddleware):
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
         """Whether the guard needn't be asked: this can't be a second copy, and its run wasn't cancelled a second ago.
         Second copies that we send are marked, and those of Retries are later attempts."""
-        if job.attempt or job.tag.again or job.tag.leads:
+        if job.attempt or job.tag.repeated or job.tag.leads:
             return False
         return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
 

@@ -53,7 +53,7 @@ def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | N
         members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], success(record.payload))))
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
-        return duty, members.outgoing(0, step, 0, again=False)
+        return duty, members.outgoing(0, step, 0, repeated=False)
     except Exception as error:  # once it is owed, this is met again, and the run fails of it
         logger.debug("Stage %d of run %s isn't sent with the record before it: %r", stage, run_id, error)
         return None

@@ -75,7 +75,7 @@ class Reader:
             if BELOW not in run_id:
                 return None
             spec = self.spec(run_id, generation)
-            if spec.given is not None:
+            if spec.item is not None:
                 return spec
             if spec.parent is None or not spec.inherits:
                 return None
@@ -88,7 +88,7 @@ class Reader:
         if found is None:
             return True, []
         if isinstance(found, Spec):
-            return False, [self.decode(found.given or b"")]
+            return False, [self.decode(found.item or b"")]
         line, results = self.stage_results(*found)
         return line.many, results
 

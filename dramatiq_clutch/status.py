@@ -117,7 +117,7 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
             lost = int(head.get(f"d{index}", 0))
             stages.append(StageStatus("succeeded", line.total, (line.total or 0) - lost, dead=lost))
         elif index == current:
-            succeeded = int(counts["marks"]) - int(counts["open"]) - int(counts["attempted"]) - failing - dead
+            succeeded = int(counts["recorded"]) - int(counts["working"]) - int(counts["attempted"]) - failing - dead
             stages.append(StageStatus(shown, line.total, succeeded, failing, dead))
         else:
             stages.append(StageStatus("waiting", line.total))

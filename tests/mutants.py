@@ -63,14 +63,14 @@ SCRIPTS = (
     Mutant(
         "the alarm rings before all have had an attempt",
         "on_failure comes when every member of the stage has had an attempt.",
-        "if failing + dead > 0 and marks - open >= total then ring('alarmed', 'on_failure') end",
+        "if failing + dead > 0 and recorded - working >= total then ring('alarmed', 'on_failure') end",
         "if failing + dead > 0 then ring('alarmed', 'on_failure') end",
     ),
     Mutant(
         "a nested run that only works counts as attempted",
         "A nested run has had its attempt when it has succeeded or has told of a failure; one that works has not.",
-        "marks - open >= total then ring(",
-        "marks >= total then ring(",
+        "recorded - working >= total then ring(",
+        "recorded >= total then ring(",
     ),
     Mutant(
         "nobody hears of a single death",
@@ -111,7 +111,7 @@ SCRIPTS = (
     Mutant(
         "results stay after they can be read",
         "A stage's results are dropped when nothing can read them any more.",
-        "call('UNLINK', before.marks, before.standing, before.dead, before.details, here.nests, here.items)",
+        "call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.nests, here.items)",
         "call('UNLINK', here.nests, here.items)",
     ),
     Mutant(
@@ -124,8 +124,8 @@ SCRIPTS = (
     Mutant(
         "a failing member gives its place up",
         "limit is a cap on unsettled members: one that waits for its retry holds its place.",
-        "return limit - (run.sent - marks) - count(OPEN, FAILING)",
-        "return limit - (run.sent - marks)",
+        "return limit - (run.sent - recorded) - count(WORKING, FAILING)",
+        "return limit - (run.sent - recorded)",
     ),
     Mutant(
         "members to be sent again leave their room to others",
@@ -142,7 +142,7 @@ SCRIPTS = (
     Mutant(
         "a retry forgets the limit",
         "A retry sends no more members than the limit has room for.",
-        "local most = limit and math.min(room_in(limit, call('HLEN', here.marks) - 1), MANY) or MANY",
+        "local most = limit and math.min(room_in(limit, call('HLEN', here.members) - 1), MANY) or MANY",
         "local most = MANY",
     ),
     # Retries
@@ -174,7 +174,7 @@ SCRIPTS = (
     Mutant(
         "a retried run stays without its results",
         "retry() of a cancelled run keeps the results that it had.",
-        "if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.marks) end",
+        "if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.members) end",
         "",
     ),
     Mutant(
@@ -224,7 +224,7 @@ SCRIPTS = (
     Mutant(
         "a nested run tells what it has told",
         "A nested run tells its parent when it stands otherwise, and not at each look.",
-        "if word == run.told and not again then return end",
+        "if word == run.told and not unheard then return end",
         "",
     ),
     Mutant(
@@ -254,7 +254,7 @@ SCRIPTS = (
     Mutant(
         "the order of a job that nests stays",
         "What a job's nested runs tell counts from their first word on, whatever attempts the job itself had.",
-        "call('HDEL', here.details, member) -- its runs",
+        "call('HDEL', here.attempts, member) -- its runs",
         "-- its runs",
     ),
     Mutant(
@@ -309,7 +309,7 @@ SCRIPTS = (
     Mutant(
         "an expired stage takes records",
         "A missing key releases nothing: what has expired isn't counted on.",
-        "if run.stage < stage or not marks[1] then return {'unknown', ''} end",
+        "if run.stage < stage or not recorded[1] then return {'unknown', ''} end",
         "if run.stage < stage then return {'unknown', ''} end",
         "tests/test_hostile.py::test_a_key_that_has_expired_releases_nothing",
     ),
@@ -355,8 +355,8 @@ SCRIPTS = (
     Mutant(
         "a second success overwrites the first",
         "A member's first recorded success wins, also in the common case.",
-        "local counts = redis.call('HSETNX', marks, results[index], results[index + 1]) == 1",
-        "local counts = redis.call('HSET', marks, results[index], results[index + 1]) == 1",
+        "local counts = redis.call('HSETNX', members, results[index], results[index + 1]) == 1",
+        "local counts = redis.call('HSET', recorded, results[index], results[index + 1]) == 1",
         file="succeed",
     ),
     Mutant(
@@ -490,7 +490,7 @@ SCRIPTS = (
     Mutant(
         "a late duplicate finds no mark",
         "A late copy of a message is known and skipped for a day after its run has gone.",
-        "call('SET', mark, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)",
+        "call('SET', tombstone, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)",
         "",
     ),
     Mutant(
@@ -523,7 +523,7 @@ SCRIPTS = (
     Mutant(
         "a late success counts in a cancelled run",
         "What a job does after its run was cancelled is dropped.",
-        "if call('EXISTS', here.marks) == 1 then call('RENAME', here.marks, here.halted) end",
+        "if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end",
         "",
         file="cancel",
     ),
@@ -651,8 +651,8 @@ SCRIPTS = (
     Mutant(
         "what waits to be sent again counts as succeeded",
         "In a status, a member that waits to be sent again is pending.",
-        "open = count(OPEN) + count_waiting()",
-        "open = count(OPEN)",
+        "working = count(WORKING) + count_waiting()",
+        "working = count(WORKING)",
     ),
     Mutant(
         "the mark of another run is taken for one's own",
@@ -676,7 +676,7 @@ SCRIPTS = (
     Mutant(
         "a word that was lost is not told again",
         "A nested run of which its parent hasn't heard tells it again.",
-        "look(run.told ~= '' and run.told ~= 'open')",
+        "look(run.told ~= '' and run.told ~= 'working')",
         "look()",
         file="retell",
     ),
@@ -723,15 +723,15 @@ PYTHON = (
     python(
         "a copy that we have sent ourselves is not guarded",
         "What is sent again, because it may not have arrived, isn't executed twice once it has succeeded.",
-        "if job.attempt or job.tag.again or job.tag.leads:",
+        "if job.attempt or job.tag.repeated or job.tag.leads:",
         "if job.attempt or job.tag.leads:",
         "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
     ),
     python(
         "a later attempt is not guarded",
         "A retry that Dramatiq has sent isn't executed if another copy of its job has succeeded meanwhile.",
-        "if job.attempt or job.tag.again or job.tag.leads:",
-        "if job.tag.again or job.tag.leads:",
+        "if job.attempt or job.tag.repeated or job.tag.leads:",
+        "if job.tag.repeated or job.tag.leads:",
         "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
     ),
     python(
@@ -1030,7 +1030,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def write(verdicts: Sequence[Verdict]) -> None:
-    """Put the table into the README of the tests, between its marks."""
+    """Put the table into the README of the tests, between its recorded."""
     text = README.read_text() if README.exists() else f"# The tests\n\n## Mutants\n\n{BEGIN}\n{END}\n"
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

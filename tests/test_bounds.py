@@ -76,7 +76,7 @@ def many_dead(broker: RedisBroker, count: int) -> Run:
     plan = Plan(Spec(generation="0123abcd"), (StageLine(0, count, many=True),), (row,) * count)
     engine.backend.create("many", plan, engine.caller("test"), run_ttl=600_000, result_ttl=600_000)
     client.unlink(key_of(client, "many", "outbox"))
-    marks, dead, details = (key_of(client, "many", f"{part}:0") for part in ("marks", "dead", "details"))
+    marks, dead, details = (key_of(client, "many", f"{part}:0") for part in ("members", "dead", "attempts"))
     text = b"0 0 " + failure_details(ValueError("no"), actor="job", message_id="m", attempts=1)
     for at in range(0, count, 5_000):
         members = [str(member) for member in range(at, at + 5_000)]

@@ -125,7 +125,7 @@ def test_the_last_confirmation_is_repeated_until_the_run_is_tidied_up(
     assert cut_off
 
 
-LEFT = {"head", "mark", "marks:0"}
+LEFT = {"head", "tombstone", "members:0"}
 
 
 def _keys(client: redis.Redis, key: str) -> set[str]:

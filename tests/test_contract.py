@@ -244,11 +244,14 @@ def test_a_stage_is_released_once_by_the_record_that_completes_it(either_way: St
     replies = [store.record(member, "succeeded") for member in order]
     assert [kinds(reply) for reply in replies] == [[], [], ["send"]]
     (duty,) = replies[-1].duties
-    assert (duty.id, duty.again) == ("send:1:0:2", False)
+    assert (duty.id, duty.repeated) == ("send:1:0:2", False)
     for member in order:
         again = store.record(member, "succeeded")
         assert again.word == "over"
-        assert [(duty.kind, duty.again) for duty in again.duties] in ([], [("send", True)])  # its owner may ask again
+        assert [(duty.kind, duty.repeated) for duty in again.duties] in (
+            [],
+            [("send", True)],
+        )  # its owner may ask again
 
 
 def test_results_stay_in_written_order_and_the_first_one_wins(either_way: Store) -> None:
@@ -344,7 +347,7 @@ def test_a_duty_is_given_to_its_owner_at_once_and_to_others_when_its_lease_has_l
     store.create(1)
 
     def given(owner: str) -> list[bool]:
-        return [duty.again for duty in store.backend.owed(store.run_id, store.caller(owner)).duties]
+        return [duty.repeated for duty in store.backend.owed(store.run_id, store.caller(owner)).duties]
 
     assert given("run:x") == [True]
     assert given("sweeper") == []
@@ -371,7 +374,7 @@ def test_a_cursor_is_kept_and_renews_the_lease(store: Store) -> None:
     assert store.backend.owed(store.run_id, store.caller("sweeper")).duties == ()
     store.now += 1
     (again,) = store.backend.owed(store.run_id, store.caller("sweeper")).duties
-    assert (again.cursor, again.again) == (400, True)
+    assert (again.cursor, again.repeated) == (400, True)
 
 
 def test_what_is_owed_survives_a_lost_reply(store: Store) -> None:
@@ -430,8 +433,8 @@ def child(store: Store, ending: Ending, revision: int, *, member: int = 0, epoch
     return store.backend.record(Record(tag, revision, ending, payload, of_run=True), store.caller(f"told {revision}"))
 
 
-@pytest.mark.parametrize("now", ["open", "attempted", "failing", "dead"])
-@pytest.mark.parametrize("before", ["open", "attempted", "failing", "dead"])
+@pytest.mark.parametrize("now", ["working", "attempted", "failing", "dead"])
+@pytest.mark.parametrize("before", ["working", "attempted", "failing", "dead"])
 def test_of_a_nested_runs_words_the_latest_revision_counts(store: Store, before: Ending, now: Ending) -> None:
     store.create(2)
     child(store, before, 5)
@@ -487,7 +490,7 @@ def test_a_nested_run_tells_its_parent_whenever_it_stands_otherwise(either_way: 
     assert told(store.record(0, "succeeded", of=2)) == []
     assert told(store.record(1, "succeeded", of=2)) == ["2 attempted"]
     assert told(store.record(0, "dead", stage=1, of=1)) == ["3 dead"]
-    assert told(store.backend.retry(store.run_id, store.caller())) == ["4 open"]
+    assert told(store.backend.retry(store.run_id, store.caller())) == ["4 working"]
     assert told(store.record(0, "succeeded", stage=1, of=1)) == ["5 succeeded"]
 
 
@@ -573,7 +576,7 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(either_way: 
     assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:1:1"])
     assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "waiting"]
     assert store.reopen(reply.duties[0]) == (1, [2])
-    assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "open"]
+    assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "working"]
     assert store.record(2, "dead", order=(0, 4)).word == "stale"
     assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
 
@@ -668,7 +671,7 @@ def test_a_failed_duty_is_owed_again_by_a_retry(store: Store) -> None:
     store.now += 10 * LEASE
     assert store.backend.owed(store.run_id, store.caller()) == Reply("clear", note="rests")
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
-    assert [(duty.id, duty.again) for duty in reply.duties] == [("send:0:0:1", True)]
+    assert [(duty.id, duty.repeated) for duty in reply.duties] == [("send:0:0:1", True)]
     assert store.status().state == "running"
     assert store.status().error is None
 
@@ -693,7 +696,7 @@ def test_overlap_around_the_release(store: Store, other: Ending, success_comes: 
     store.confirm(*store.create(1, 1).duties)
     endings: list[Ending] = ["succeeded", other] if success_comes == "first" else [other, "succeeded"]
     replies = [store.record(0, ending, of=1) for ending in endings]
-    sent = [duty.id for reply in replies for duty in reply.duties if duty.kind == "send" and not duty.again]
+    sent = [duty.id for reply in replies for duty in reply.duties if duty.kind == "send" and not duty.repeated]
     assert sent == ["send:1:0:1"]
     assert store.status().stages[0].state == "succeeded"
     assert store.status().state == "running"
@@ -860,7 +863,7 @@ def test_members_of_a_cancelled_run_that_was_retried_stand_as_any_others(store: 
     (resume, again) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
     assert store.standing(2) == ["waiting", None]
     assert store.reopen(again) == (1, [0])
-    assert store.standing(2) == ["open", None]
+    assert store.standing(2) == ["working", None]
     assert store.confirm(resume) == ["confirmed"]
     store.record(0, "attempted", of=2, order=(1, 0))
     assert kinds(store.record(1, "failing", of=2, order=(1, 0))) == ["on_failure"]
@@ -892,7 +895,7 @@ def test_a_stage_that_is_not_opened_yet_has_nothing_to_send_again(store: Store) 
 def test_a_nested_run_that_only_works_has_not_had_its_attempt(store: Store) -> None:
     store.confirm(*store.create(2).duties)
     assert kinds(store.record(0, "failing", of=2)) == []
-    assert kinds(child(store, "open", 1, member=1)) == []
+    assert kinds(child(store, "working", 1, member=1)) == []
     assert kinds(child(store, "attempted", 2, member=1)) == ["on_failure"]
 
 
@@ -987,7 +990,7 @@ def test_what_a_callback_may_read_of_a_nested_run_stays_until_the_callback_has_e
     assert store.backend.heard(callback, store.caller("heard")) == "unknown"
 
 
-@pytest.mark.parametrize("state", ["open", "failing"])
+@pytest.mark.parametrize("state", ["working", "failing"])
 def test_a_nested_run_is_told_of_again_if_it_has_something_to_tell(store: Store, state: str) -> None:
     store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0)).duties)
     if state == "failing":
@@ -1145,7 +1148,7 @@ def test_a_run_outlives_what_is_delayed_by_its_ttl(store: Store, who_says_so: st
     store.record(0, "failing", of=2, due=due if who_says_so == "the record" else 0)
     assert who_says_so == "the record" or store.backend.touch(store.run_id, store.caller(), due=due) == "touched"
     store.record(1, "succeeded", of=2)
-    for part in ("head", "plan", "marks:0", "standing:0", "details:0", "outbox"):
+    for part in ("head", "plan", "members:0", "standing:0", "attempts:0", "outbox"):
         assert 5.9 * TTL < time_left(store.backend, f"{store.backend.namespace}:{{{store.run_id}}}:{part}") <= 6 * TTL
 
 

@@ -78,7 +78,7 @@ def test_a_job_costs_few_round_trips_beside_dramatiqs_own(
         for _ in range(5):  # where threads are woken late, what could have travelled together goes alone
             run = (wide if shape == "a wide stage" else series).run()
             trips.clear()
-            mark = f"dramatiq-clutch:{{{run.run_id}}}:mark"
+            mark = f"dramatiq-clutch:{{{run.run_id}}}:tombstone"
             wait_until("it has succeeded", partial(redis_client.exists, mark))
             counts.append(len(trips))
             if jobs / 10 < counts[-1] <= most * jobs:
@@ -115,7 +115,7 @@ def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
 
 
 @pytest.mark.parametrize("sender", ["somebody else", "this package"])
-@pytest.mark.parametrize("change", ["age", "attempt", "again", "forged"])
+@pytest.mark.parametrize("change", ["age", "attempt", "repeated", "forged"])
 def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, sender: str) -> None:
     engine = engine_of(redis_broker)
     runs: list[int] = []
@@ -138,7 +138,7 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, 
         wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
         engine.remembered.let_go(tag.run_id, generation, tag.stage, tag.of)
         of = 3 if change == "forged" else 2
-        option = Tag(run.run_id, 0, 0, of, again=change == "again", generation=generation).to_option()
+        option = Tag(run.run_id, 0, 0, of, repeated=change == "repeated", generation=generation).to_option()
         copy = job.message(0).copy(message_id=tag.message_id, options={"clutch": option})
         if change == "age":
             copy = copy.copy(message_timestamp=copy.message_timestamp - redis_broker.heartbeat_timeout)

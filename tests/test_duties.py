@@ -67,9 +67,9 @@ def test_the_parts_of_an_id_have_names(text: str, duty: Duty) -> None:
 
 
 def test_what_comes_along_with_a_duty_is_kept_and_a_line_is_only_a_stages() -> None:
-    sent = parse("send:0:0:2", lease="mine", cursor=1, again=True, generation="0a", line="0 2 p", rows=(b"m", b"m"))
+    sent = parse("send:0:0:2", lease="mine", cursor=1, repeated=True, generation="0a", line="0 2 p", rows=(b"m", b"m"))
     assert sent == SendMembers(
-        0, 0, 2, lease="mine", cursor=1, again=True, generation="0a", line="0 2 p", rows=(b"m", b"m")
+        0, 0, 2, lease="mine", cursor=1, repeated=True, generation="0a", line="0 2 p", rows=(b"m", b"m")
     )
     assert parse("tell:1", lease="mine", line="the line of stage 1") == Tell(1, lease="mine")
 

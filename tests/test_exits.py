@@ -344,7 +344,7 @@ def test_an_interrupt_during_the_after_hooks_decides(broker: dramatiq.Broker, en
 
 def copy_of(run: Run, message: dramatiq.Message[Any], tag: Tag) -> dramatiq.Message[Any]:
     """What a redelivery brings: the same message again. (Its worker has been silent for a minute; `again` says so.)"""
-    return job_message(message, replace(tag, again=True, actor=message.actor_name), Spec())
+    return job_message(message, replace(tag, repeated=True, actor=message.actor_name), Spec())
 
 
 def test_a_job_delivered_again_after_its_success_is_skipped(

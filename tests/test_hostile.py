@@ -103,7 +103,7 @@ def put_in_the_way(client: redis.Redis, name: str) -> Callable[[], Any]:
     return lambda: client.rename(aside, name) if was_there else client.delete(name)
 
 
-@pytest.mark.parametrize("part", ["head", "marks:0", "outbox", "plan"])
+@pytest.mark.parametrize("part", ["head", "members:0", "outbox", "plan"])
 def test_a_foreign_key_in_the_way_is_named_and_loses_no_job_and_harms_no_other_run(
     redis_broker: RedisBroker, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_foreign_key_in_the_way_is_named_and_loses_no_job_and_harms_no_other_r
     remove()
 
 
-@pytest.mark.parametrize("part", ["head", "marks:0", "outbox", "plan"])
+@pytest.mark.parametrize("part", ["head", "members:0", "outbox", "plan"])
 def test_a_run_goes_on_when_the_foreign_key_is_removed(
     redis_broker: RedisBroker, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_run_goes_on_when_the_foreign_key_is_removed(
     assert jobs.counts() == {"a": 1, "b": 1, "total": 1}
 
 
-@pytest.mark.parametrize("part", ["head", "marks:0"])
+@pytest.mark.parametrize("part", ["head", "members:0"])
 def test_a_key_that_has_expired_releases_nothing(redis_broker: RedisBroker, part: str) -> None:
     jobs = Jobs(redis_broker)
     run = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b")).then(jobs.total).run()
@@ -147,7 +147,7 @@ def test_a_key_that_has_expired_releases_nothing(redis_broker: RedisBroker, part
             "both are off the queue", lambda: redis_broker.client.hlen(f"{redis_broker.namespace}:default.msgs") == 0
         )
     assert "total" not in jobs.began
-    if part == "marks:0":
+    if part == "members:0":
         assert not redis_broker.client.exists(name)
 
 

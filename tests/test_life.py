@@ -287,13 +287,13 @@ def test_a_run_id_stays_claimed_when_the_result_has_expired(redis_broker: RedisB
     client = redis_broker.client
     with running_worker(redis_broker):
         run.get_result(block=True)
-        wait_until("its duties are done", lambda: client.exists("dramatiq-clutch:{one}:mark"))
-    client.delete("dramatiq-clutch:{one}:head", key_of(client, "one", "marks:0"))
+        wait_until("its duties are done", lambda: client.exists("dramatiq-clutch:{one}:tombstone"))
+    client.delete("dramatiq-clutch:{one}:head", key_of(client, "one", "members:0"))
     assert clutch.run(run_id="one") == run
     assert not client.exists("dramatiq-clutch:{one}:head")
     with pytest.raises(RunIdTaken):
         clutch.then(jobs.total).run(run_id="one")
-    assert client.pttl("dramatiq-clutch:{one}:mark") > 59 * 86_400_000
+    assert client.pttl("dramatiq-clutch:{one}:tombstone") > 59 * 86_400_000
 
 
 @pytest.mark.parametrize("run_id", ["", "a b", "a~0.1", "{a}", "a" * 201, "ä", "a\n"])

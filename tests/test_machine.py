@@ -39,7 +39,7 @@ from tests.support.server import Server
 LEASE = 1_000
 DETAILS = b'{"actor": "a", "message_id": "m", "type": "E", "text": "t", "attempts": 1}'
 GENERATION = "0123abcd"
-ENDINGS = st.sampled_from(["succeeded", "succeeded", "open", "attempted", "failing", "dead"])
+ENDINGS = st.sampled_from(["succeeded", "succeeded", "working", "attempted", "failing", "dead"])
 
 numbers = itertools.count()
 
@@ -101,7 +101,7 @@ class TwoBackends(RuleBasedStateMachine):
     def watch(self, reply: Reply) -> None:
         """A stage is released once, and a stage's alarm rings once, unless a failed run was healed in between."""
         for duty in reply.duties:
-            if duty.again:
+            if duty.repeated:
                 continue
             assert duty.id not in self.released
             self.released.add(duty.id)
@@ -244,7 +244,7 @@ class TwoBackends(RuleBasedStateMachine):
             if stands in ("succeeded", "dead") or member == spares or self.present_stage() != stage:
                 continue
             self.attempts += 1
-            of_run = stands == "open"  # the runs that its job has nested, or those that stand there
+            of_run = stands == "working"  # the runs that its job has nested, or those that stand there
             found += self.record(0, member, ending, epoch, self.attempts, touch, of_run, nests=1, goes=False).values
         self.both_show_the_same_run()
         if self.state == "failed" and retries:
@@ -419,7 +419,7 @@ class TwoBackends(RuleBasedStateMachine):
         limit, total = self.plan.lines[stage].limit, self.sizes[stage]
         if limit is not None and total is not None:  # else nothing has been sent yet
             standing = self.stub.standing(self.run_id, stage, range(min(self.sent(), total)))
-            assert sum(stands in (None, "open", "attempted", "failing") for stands in standing) <= limit
+            assert sum(stands in (None, "working", "attempted", "failing") for stands in standing) <= limit
 
     def send(self, duty: Duty, cursor: int | None = None) -> None:
         """The messages that a duty is for are on their way."""
@@ -464,7 +464,7 @@ class TwoBackends(RuleBasedStateMachine):
                 if (stage, member) not in self.on_its_way:
                     continue
                 tag = Tag(self.run_id, stage, member, self.sizes[stage] or 0, generation=GENERATION)
-                who = self.caller("again")
+                who = self.caller("repeated")
                 for duty in self.both(
                     lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end", of_run=True), w)
                 ).duties:
@@ -475,14 +475,14 @@ class TwoBackends(RuleBasedStateMachine):
         left = {part_of(key.decode()).rsplit("}:")[1] for key in found}
         if status is None:
             assert self.plan.spec.parent
-            assert left <= {"mark"}
+            assert left <= {"tombstone"}
             return
         assert status.error or status.state == "succeeded"
         if status.state == "succeeded":
             self.both(lambda b: b.spec(self.run_id))
             last = len(self.sizes) - 1
-            parts = {f"{part}:{last}" for part in ("marks", "standing", "dead", "details")}
-            assert left <= {"head", "mark", *parts}
+            parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
+            assert left <= {"head", "tombstone", *parts}
 
     def keys(self) -> Any:
         """The names of all that is stored of the run."""

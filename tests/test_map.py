@@ -311,7 +311,7 @@ class Story:
     def forget(self) -> Any:
         """All keys have expired, but the tombstone if there is one."""
         names = keys_of(self.store.namespace, "run", 0, GENERATION)
-        return ask(self.store, "DEL", *(name for part, name in names.items() if part != "mark"))
+        return ask(self.store, "DEL", *(name for part, name in names.items() if part != "tombstone"))
 
 
 Way = Callable[[Story], object]

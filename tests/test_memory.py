@@ -534,7 +534,7 @@ def create(memory: StubBackend, run_id: str, *, sizes: Sequence[int] = (1, 1), r
 def succeed(memory: StubBackend, run_id: str, member: int, of: int = 1) -> list[str]:
     tag = Tag(run_id, 0, member, of)
     reply = memory.record(Record(tag, 0, "succeeded", b"result"), caller(tag.owner))
-    return [duty.id for duty in reply.duties if duty.id.split(":")[1] == "1" and not duty.again]
+    return [duty.id for duty in reply.duties if duty.id.split(":")[1] == "1" and not duty.repeated]
 
 
 def caller(owner: str) -> Caller:

@@ -75,12 +75,12 @@ def test_nothing_is_left_of_nested_runs(redis_broker: RedisBroker) -> None:
     run = Clutch().parallel(child, child).then(jobs.total).run()
     with running_worker(redis_broker):
         assert run.get_result(block=True) == ["b", "b"]
-        wait_until("the last duty is confirmed", lambda: any(key.endswith(":mark") for key in root_keys()))
+        wait_until("the last duty is confirmed", lambda: any(key.endswith(":tombstone") for key in root_keys()))
 
     keys = [part_of(key) for key in clutch_keys(redis_broker.client) if "}" in key]
     of_root = {key.rsplit("}:")[1] for key in keys if "~" not in key}
-    assert of_root == {"head", "mark", "marks:1"}
-    assert {key.rsplit("}:")[1] for key in keys if "~" in key} == {"mark"}
+    assert of_root == {"head", "tombstone", "members:1"}
+    assert {key.rsplit("}:")[1] for key in keys if "~" in key} == {"tombstone"}
 
 
 def root_keys() -> list[str]:

@@ -231,11 +231,13 @@ def test_no_keys_are_left_behind(world: World) -> None:
         .run()
     )
     result(run)
-    wait_until("the last duty is confirmed", lambda: world.client.exists(f"dramatiq-clutch:{{{run.run_id}}}:mark"))
+    wait_until("the last duty is confirmed", lambda: world.client.exists(f"dramatiq-clutch:{{{run.run_id}}}:tombstone"))
     own = f"dramatiq-clutch:{{{run.run_id}}}"
-    assert_only_left(world.client, allowed=(":head", ":mark", ":marks:2", ":callbacks"), namespace=own)
+    assert_only_left(world.client, allowed=(":head", ":tombstone", ":members:2", ":callbacks"), namespace=own)
     for key in world.client.keys(f"{own}:*"):
-        assert world.client.pttl(key) <= (86_400_000 if ":mark" in str(key) and ":marks" not in str(key) else 600_000)
+        assert world.client.pttl(key) <= (
+            86_400_000 if ":tombstone" in str(key) and ":members" not in str(key) else 600_000
+        )
 
 
 # The callbacks' table, once on real workers: several processes, so each event is looked up by name, not by its turn.

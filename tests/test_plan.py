@@ -41,7 +41,7 @@ def test_a_damaged_stage_line_is_told(line: str) -> None:
         StageLine.parse(line)
 
 
-@given(JSON | st.dictionaries(st.sampled_from(["run", "stage", "member", "of", "epoch", "again"]), JSON))
+@given(JSON | st.dictionaries(st.sampled_from(["run", "stage", "member", "of", "epoch", "repeated"]), JSON))
 def test_a_forged_tag_is_told_or_names_a_place(option: Any) -> None:
     try:
         tag = Tag.from_option(option)
@@ -107,6 +107,6 @@ def test_a_failures_details_are_plain_ascii_whatever_it_says(text: str) -> None:
 @given(st.text())
 def test_damaged_details_stop_nobody(details: str) -> None:
     head = {"state": "running", "stage": "0", "stages": "1", "s0": "0 1 -", "created": "1", "updated": "1"}
-    counts = {"marks": 1, "open": 0, "attempted": 0, "failing": 1, "dead": 0}
+    counts = {"recorded": 1, "working": 0, "attempted": 0, "failing": 1, "dead": 0}
     status = status_from("r", {"head": head, "counts": counts, "failures": [["0", details]]})
     assert status.failures[0].exception_type

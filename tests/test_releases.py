@@ -333,7 +333,7 @@ def test_a_newer_message_for_an_actor_that_isnt_there_is_put_back_and_no_dead_le
 
 
 def test_unknown_fields_of_a_spec_are_kept() -> None:
-    head, *blobs = unpack(Spec("name", callbacks={"on_finish": (b"mx",)}, given=b"1").to_bytes())
+    head, *blobs = unpack(Spec("name", callbacks={"on_finish": (b"mx",)}, item=b"1").to_bytes())
     later = {**json.loads(head), "later": {"a": [1]}}
     spec = Spec.from_bytes(pack([json.dumps(later).encode(), *blobs]))
     assert spec.unknown == {"later": {"a": [1]}}

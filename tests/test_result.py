@@ -102,7 +102,7 @@ def test_a_result_that_was_removed_by_hand_is_told(redis_broker: RedisBroker) ->
     run = Clutch().then(job).run()
     with running_worker(redis_broker):
         assert run.get_result(block=True) == 1
-    redis_broker.client.delete(key_of(redis_broker.client, run.run_id, "marks:0"))
+    redis_broker.client.delete(key_of(redis_broker.client, run.run_id, "members:0"))
     with pytest.raises(ResultsGone, match=run.run_id):
         run.get_result()
 

@@ -24,7 +24,7 @@ FOLDER = Path(str(resources.files("dramatiq_clutch.backends.redis"))) / "lua"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.lua"))
 
 #: Keys that only some script has, beside those of a run.
-OWN_KEYS = {"list", "draft", "queue", "broker", "marks", "index"}
+OWN_KEYS = {"list", "draft", "queue", "broker", "members", "index"}
 
 
 def test_every_piece_has_its_place_in_the_order() -> None:
@@ -116,7 +116,7 @@ def test_numbers_that_both_languages_know_are_written_once() -> None:
     first = text.splitlines()[0]
     names, values = first.removeprefix("local ").split(" = ")
     assert dict(zip(names.split(", "), map(int, values.split(", ")), strict=True)).items() <= CONSTANTS.items()
-    assert {"OPEN", "DEAD", "SPAN", "LAST"} <= set(names.split(", "))
+    assert {"WORKING", "DEAD", "SPAN", "LAST"} <= set(names.split(", "))
     for file in FILES:
         assert not re.search(r"local [A-Z_]+ = \d", (FOLDER / file).read_text()), file
 

@@ -95,12 +95,12 @@ def finished_runs(client: redis.Redis, count: int) -> Iterator[None]:
         for key in keys[at : at + 5_000]:
             pipe.hset(f"{key}:head", mapping={"state": "succeeded", "stage": 0, "stages": 1, "gen": "0123abcd"})
             pipe.pexpire(f"{key}:head", 600_000)
-            pipe.psetex(f"{key}:mark", 600_000, "done 0123abcd ")
+            pipe.psetex(f"{key}:tombstone", 600_000, "done 0123abcd ")
         pipe.execute()
     yield
     for at in range(0, count, 5_000):
         some = keys[at : at + 5_000]
-        assert client.unlink(*(f"{key}:{part}" for key in some for part in ("head", "mark"))) == 2 * len(some)
+        assert client.unlink(*(f"{key}:{part}" for key in some for part in ("head", "tombstone"))) == 2 * len(some)
 
 
 @pytest.mark.heavy

@@ -172,10 +172,10 @@ def test_a_callback_that_is_retried_later_finds_status_and_result_and_then_the_r
             assert found == [("succeeded", "a")] * 2
             wait_until("the run is gone", lambda: is_gone(its_id), LONG)
         assert left(app) <= {
-            f"{{{run.run_id}}}:mark",
-            f"{{{its_id}}}:mark",
+            f"{{{run.run_id}}}:tombstone",
+            f"{{{its_id}}}:tombstone",
             f"{{{run.run_id}}}:head",
-            f"{{{run.run_id}}}:marks:0",
+            f"{{{run.run_id}}}:members:0",
         }
 
 
@@ -196,7 +196,7 @@ def test_without_callbacks_a_run_goes_after_its_result_ttl(redis_client: redis.R
         )
         with running_worker(app.broker):
             wait_until("the run is gone", lambda: is_gone(run.run_id), LONG)
-        assert left(app) == {f"{{{run.run_id}}}:mark"}
+        assert left(app) == {f"{{{run.run_id}}}:tombstone"}
 
 
 # Leavings
@@ -216,8 +216,8 @@ def test_of_200_nested_runs_only_their_marks_stay(redis_client: redis.Redis, hea
         run = Clutch().then(jobs.several.message("n", 200)).map(Clutch(**callbacks).then(jobs.job.message("a"))).run()
         with running_worker(app.broker, threads=8):
             run.get_result(block=True, timeout=60_000)
-            marks = {f"{{{run.run_id}~1.{member}}}:mark" for member in range(200)}
-            its = {f"{{{run.run_id}}}:{part}" for part in ("head", "mark", "marks:1")}
+            marks = {f"{{{run.run_id}~1.{member}}}:tombstone" for member in range(200)}
+            its = {f"{{{run.run_id}}}:{part}" for part in ("head", "tombstone", "members:1")}
             wait_until("nothing else is left", lambda: left(app) == marks | its, LONG)
         assert jobs.fired("nested").count("S") == (200 if heard else 0)
 
@@ -235,9 +235,9 @@ def test_of_runs_that_jobs_have_nested_only_their_marks_stay(redis_client: redis
         run = Clutch().parallel(nests.message("a") for _ in range(20)).then(jobs.job.message("last")).run()
         with running_worker(app.broker, threads=8):
             run.get_result(block=True, timeout=60_000)
-            marks = {f"{{{run.run_id}~0.{member}}}:mark" for member in range(20)}
-            marks |= {f"{{{run.run_id}~0.{member}~0.0}}:mark" for member in range(20)}
-            its = {f"{{{run.run_id}}}:{part}" for part in ("head", "mark", "marks:1")}
+            marks = {f"{{{run.run_id}~0.{member}}}:tombstone" for member in range(20)}
+            marks |= {f"{{{run.run_id}~0.{member}~0.0}}:tombstone" for member in range(20)}
+            its = {f"{{{run.run_id}}}:{part}" for part in ("head", "tombstone", "members:1")}
             wait_until("nothing else is left", lambda: left(app) == marks | its, LONG)
 
 

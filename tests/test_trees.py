@@ -183,7 +183,7 @@ class World:
             places = {Tag.from_option(one.options["clutch"]) for one in self.waiting}
             sent = {one.member for one in places if (one.run_id, one.stage) == (tag.run_id, tag.stage)}
             stands = self.backend.standing(tag.run_id, tag.stage, range(tag.of))
-            assert sum(stands[member] in (None, "open", "attempted", "failing") for member in sent) <= limit
+            assert sum(stands[member] in (None, "working", "attempted", "failing") for member in sent) <= limit
 
     def work(self, message: dramatiq.Message[Any]) -> bool:
         """What Dramatiq's worker does with a message. Returns whether the actor was called."""

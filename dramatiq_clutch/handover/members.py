@@ -132,11 +132,11 @@ class Members:
     def place(self, member: int, epoch: int) -> Place:
         return Place(self.run_id, self.stage, member, epoch, self.duty.generation)
 
-    def outgoing(self, member: int, message: Message[Any], epoch: int, *, again: bool) -> Outgoing:
+    def outgoing(self, member: int, message: Message[Any], epoch: int, *, repeated: bool) -> Outgoing:
         leads = self.sent is not None and member < self.sent.start + self.sent.leaders
         total, generation = self.line.total or 0, self.duty.generation
         place = (self.run_id, self.stage, member, total)
-        tag = Tag(*place, epoch, again, leads, self.line.batch, generation, message.actor_name)
+        tag = Tag(*place, epoch, repeated, leads, self.line.batch, generation, message.actor_name)
         return job_message(message, tag, self.spec), delay_of(message, self.spec, self.engine.now())
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
@@ -144,7 +144,7 @@ class Members:
             return step.copy(args=(*step.args, value))
         if self.line.piped:
             return step  # it inherits the value
-        return replace(step, spec=replace(step.spec, given=self.engine.reader.encode(value)))
+        return replace(step, spec=replace(step.spec, item=self.engine.reader.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
         sent = self.sent

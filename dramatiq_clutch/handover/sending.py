@@ -44,7 +44,7 @@ def send_members(
             if isinstance(step, Plan):
                 starting.append((member, step))
             else:
-                outgoing.append(members.outgoing(member, step, 0, again=duty.again))
+                outgoing.append(members.outgoing(member, step, 0, repeated=duty.repeated))
         confirmed = False
         if end == duty.end and not (starting or duty.leaders):
             confirmed = deliver_all(engine, run_id, outgoing, duty, caller)
@@ -86,13 +86,13 @@ def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> 
             return
         epoch, some = found[0], sorted(found[1])
         standing = engine.backend.standing(run_id, duty.stage, some, generation=duty.generation)
-        wanted = [member for member, stands in zip(some, standing, strict=True) if stands == "open"]
+        wanted = [member for member, stands in zip(some, standing, strict=True) if stands == "working"]
         outgoing, runs = [], []
         for member, step in zip(wanted, members.pick(wanted), strict=True):
             if isinstance(step, Plan):
                 runs.append((member, step))
             else:
-                outgoing.append(members.outgoing(member, step, epoch, again=True))
+                outgoing.append(members.outgoing(member, step, epoch, repeated=True))
         deliver(engine, run_id, outgoing)
         for member, step in runs:
             yield revive_run(engine, members.place(member, epoch), step, by_hand=False)
@@ -113,7 +113,7 @@ def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work
             if isinstance(step, Plan):
                 runs.append((member, step))
             else:
-                outgoing.append(members.outgoing(member, step, duty.epoch, again=True))
+                outgoing.append(members.outgoing(member, step, duty.epoch, repeated=True))
         deliver(engine, run_id, outgoing)
         for member, step in runs:
             yield revive_run(engine, members.place(member, duty.epoch), step, by_hand=isinstance(duty, Resend))

@@ -36,15 +36,16 @@ class Owed:
     """What comes along with every duty.
 
     Confirming a duty names its `id` and the `lease` under which it was given. `cursor` says how far whoever had it
-    before has come: the first member that isn't sent yet; of a `SendAgain`, how many times it has sent members. `again`
-    says that the duty was handed out before, so that messages may be second copies. `generation` is the run's.
+    before has come: the first member that isn't sent yet; of a `SendAgain`, how many times it has sent members.
+    `repeated` says that the duty was handed out before, so that messages may be second copies. `generation` is the
+    run's.
     """
 
     WORD: ClassVar[str]
 
     lease: str = ""
     cursor: int = 0
-    again: bool = False
+    repeated: bool = False
     generation: str = ""
 
     @property
@@ -242,7 +243,7 @@ def parse(
     *,
     lease: str = "",
     cursor: int = 0,
-    again: bool = False,
+    repeated: bool = False,
     generation: str = "",
     line: str = "",
     **more: Any,
@@ -252,11 +253,11 @@ def parse(
     kind, *numbers = id.split(":")
     reader = _READERS.get(kind)
     if reader is None:
-        return Unknown(id, lease=lease, cursor=cursor, again=again, generation=generation)
+        return Unknown(id, lease=lease, cursor=cursor, repeated=repeated, generation=generation)
     if reader is not Tell:
         more["line"] = line
     try:
-        duty = reader(*map(int, numbers), lease=lease, cursor=cursor, again=again, generation=generation, **more)
+        duty = reader(*map(int, numbers), lease=lease, cursor=cursor, repeated=repeated, generation=generation, **more)
     except (ValueError, TypeError) as error:  # something is no number; there are too many of them, or too few
         raise DamagedState(f"the duty {id!r} can't be read: {error}") from error
     if "-" in id or duty.id != id:

@@ -17,14 +17,14 @@ What the scripts alone write and read is here for its grammar only. What has a c
                     76543210/run/1.0/job                      `places.derived_id`
     owner           0.3                                       `owners`
 
-    member's field  "S" RESULT / "N" / "R" / ""               in the hash `marks`, whose field "" tells a live key
+    member's field  "S" RESULT / "N" / "R" / ""               in the hash `members`, whose field "" tells a live key
                     it has succeeded / its job has nested runs / it is a run, or a job, that has had an attempt
     standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 open, 1 attempted, 2 failing
     dead            REVIVAL * 2^32 + MEMBER                   a score
-    details         EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
+    attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
                     0 2 {"actor": "job", ...}
     outbox entry    JSON: seq, owner, due, lease, cursor, and snapshot, parked, members, epoch where there are any
-    mark            "done " GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
+    tombstone       "done " GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
                     buried 76543210 3                         what is left of a run, and what is never to start
     snapshot        JSON: head (the run's fields), counts, failures ([MEMBER, FAILURE], ...)
 """
@@ -38,10 +38,10 @@ from typing import Any, Literal
 from ..errors import DamagedState, NewerRelease
 
 #: How a member stands that has had an attempt: `waiting` to be sent again by a retry, or as it ended.
-Standing = Literal["waiting", "open", "attempted", "failing", "dead", "succeeded"]
+Standing = Literal["waiting", "working", "attempted", "failing", "dead", "succeeded"]
 
-#: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `marks`,
-#: `open`, `attempted`, `failing`, `dead`) and `failures` (`[member, failure]`). A callback's status is made of it.
+#: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `recorded`,
+#: `working`, `attempted`, `failing`, `dead`) and `failures` (`[member, failure]`). A callback's status is made of it.
 Snapshot = Mapping[str, Any]
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
@@ -105,7 +105,7 @@ HAS_NESTED, IS_RUN, IS_JOB = b"N", b"R", b""
 
 
 #: The kinds of members that have a score in `standing`, by their number.
-KINDS: tuple[Standing, ...] = ("open", "attempted", "failing")
+KINDS: tuple[Standing, ...] = ("working", "attempted", "failing")
 
 #: More than a stage has members; and more than all kinds of them have.
 SPAN = 2**32
@@ -133,9 +133,9 @@ def failure_in(details: bytes) -> bytes:
     return details.split(b" ", 2)[-1] if details else b""
 
 
-def generation_in(mark: bytes | None) -> str:
-    """Whose mark it is; an empty string where there is none."""
-    return [*(mark or b"").decode().split(" "), "", ""][1]
+def generation_in(tombstone: bytes | None) -> str:
+    """Whose tombstone it is; an empty string where there is none."""
+    return [*(tombstone or b"").decode().split(" "), "", ""][1]
 
 
 def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:

@@ -73,9 +73,9 @@ class Tag:
     """What a job's message says of its place: member `member` of the `of` members of a stage of a run, of which
     `generation` tells it from others that have had its id.
 
-    `again` marks a message that may be a second copy, so that its worker asks before it runs it. One that `leads` has
-    a share of its stage's release to do. `batch` is its stage's. `actor` is whose message it is: the message says that
-    by itself, so the option doesn't.
+    `repeated` says that the message may be a second copy, so that its worker asks before it runs it. One that `leads`
+    has a share of its stage's release to do. `batch` is its stage's. `actor` is whose message it is: the message says
+    that by itself, so the option doesn't.
     """
 
     run_id: str
@@ -83,7 +83,7 @@ class Tag:
     member: int
     of: int
     epoch: int = 0
-    again: bool = False
+    repeated: bool = False
     leads: bool = False
     batch: int = 0
     generation: str = ""
@@ -106,7 +106,7 @@ class Tag:
     def to_option(self) -> dict[str, Any]:
         option: dict[str, Any] = {"run": self.run_id, "stage": self.stage, "member": self.member, "of": self.of}
         option["gen"] = self.generation
-        for name in ("epoch", "again", "leads", "batch"):
+        for name in ("epoch", "repeated", "leads", "batch"):
             if value := getattr(self, name):
                 option[name] = value
         return option if FORMAT == 1 else {**option, "v": FORMAT}
@@ -123,8 +123,8 @@ class Tag:
         stage, member, of, epoch, batch = numbers
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
-        again, leads = bool(option.get("again")), bool(option.get("leads"))
-        return cls(run_id, stage, member, of, epoch, again, leads, batch, generation, actor)
+        repeated, leads = bool(option.get("repeated")), bool(option.get("leads"))
+        return cls(run_id, stage, member, of, epoch, repeated, leads, batch, generation, actor)
 
 
 @dataclass(frozen=True, slots=True)

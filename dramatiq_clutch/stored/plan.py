@@ -79,7 +79,7 @@ _FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "neste
 class Spec:
     """What holds for all stages of a run. Opaque to the scripts.
 
-    `given` is what a mapped run was made for, encoded: its first stage finds it in place of the previous results, which
+    `item` is what a mapped run was made for, encoded: its first stage finds it in place of the previous results, which
     a run that `inherits` finds. `yields` is for the runs that a job nested: which of them make the job's result (their
     positions in a list, or one position), else `own` is that result. `generation` tells the run from others that have
     had its id. `unknown` are the fields that a newer release of the same format has added: they are kept.
@@ -91,7 +91,7 @@ class Spec:
     callbacks: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # event → encoded messages
     parent: Place | None = None
     inherits: bool = False
-    given: bytes | None = None
+    item: bytes | None = None
     yields: int | tuple[int, ...] | None = None
     own: bytes | None = None
     generation: str = ""
@@ -111,12 +111,10 @@ class Spec:
             "parent": parent,
             "inherits": self.inherits,
             "yields": self.yields,
-            "blobs": [self.given is not None, self.own is not None],
+            "blobs": [self.item is not None, self.own is not None],
         }
         blobs = [row for event in sorted(self.callbacks) for row in self.callbacks[event]]
-        return pack(
-            [json.dumps(about).encode(), *blobs, *(blob for blob in (self.given, self.own) if blob is not None)]
-        )
+        return pack([json.dumps(about).encode(), *blobs, *(blob for blob in (self.item, self.own) if blob is not None)])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Spec:
@@ -127,7 +125,7 @@ class Spec:
             refuse_newer(about["v"], "the run's plan")
             left = iter(blobs)
             callbacks = {event: tuple(next(left) for _ in range(count)) for event, count in about["callbacks"]}
-            given, own = (next(left) if there else None for there in about["blobs"])
+            item, own = (next(left) if there else None for there in about["blobs"])
             yields = about["yields"]
             return cls(
                 about["name"],
@@ -136,7 +134,7 @@ class Spec:
                 callbacks,
                 parent=about["parent"] and Place(*about["parent"]),
                 inherits=about["inherits"],
-                given=given,
+                item=item,
                 yields=tuple(yields) if isinstance(yields, list) else yields,
                 own=own,
                 generation=about["generation"],

@@ -83,7 +83,7 @@ class WatchedBackend(RedisBackend):
     def _watched(self, run_id: str, reply: Reply) -> Reply:
         for duty in (*reply.duties, *([reply.sent] if reply.sent else ())):
             if duty.kind == "send":
-                where, what = RELEASES if not duty.again else REPEATED, f"{run_id} {duty.id}"
+                where, what = RELEASES if not duty.repeated else REPEATED, f"{run_id} {duty.id}"
                 self._note(lambda where=where, what=what: self.notes.hincrby(where, what, 1))  # type: ignore[misc]
         return reply
 

@@ -112,7 +112,7 @@ FAULTS = (
         "a member that is failing gives its place up",
         "limit",
         Bounds(workers=2),
-        script=("- count(OPEN, FAILING)", ""),
+        script=("- count(WORKING, FAILING)", ""),
     ),
     Fault(
         "an alarm isn't remembered",
@@ -136,7 +136,7 @@ FAULTS = (
         "a cancel leaves the members where their successes count",
         "cancel, then retry",
         Bounds(),
-        script=("if call('EXISTS', here.marks) == 1 then call('RENAME', here.marks, here.halted) end", ""),
+        script=("if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end", ""),
     ),
     Fault("a job is recorded after its ack", "two stages", Bounds(kills=1), patch=_records_after_the_ack),
     Fault("a duty is confirmed before it is done", "two stages", Bounds(kills=1), patch=_confirms_before_it_sends),

@@ -503,7 +503,7 @@ class Explorer:
             case "confirm":
                 probe(f"confirm says {value}")
         if isinstance(value, Reply):
-            if any(duty.again for duty in value.duties):
+            if any(duty.repeated for duty in value.duties):
                 probe("a duty was taken over")
             if value.note:
                 probe(f"a reply notes {value.note}")
@@ -520,7 +520,7 @@ class Explorer:
             fact = "called", tag.run_id, tag.duty, tag.index
         else:
             fact = "sent", *envelope.place, tag.epoch, envelope.retries
-            for other in ("again",) if tag.again else ():
+            for other in ("repeated",) if tag.repeated else ():
                 self.probes.add(f"a message says {other}")
         if fact in facts:
             add.add(("twice", *fact))

@@ -38,7 +38,7 @@ def test_a_small_search_finds_a_planted_fault(fault: Fault) -> None:
             Bounds(workers=1, kills=1),
             {"guard says done", "guard says over", "a duty was taken over", "time had to pass"},
         ),
-        (Bounds(workers=1, lapses=1), {"confirm says lost", "a message was sent twice", "a message says again"}),
+        (Bounds(workers=1, lapses=1), {"confirm says lost", "a message was sent twice", "a message says repeated"}),
         pytest.param(
             Bounds(workers=1, lost=1),
             {"record says duplicate", "record says over", "owed says owing"},

@@ -12,7 +12,7 @@ DRAFT_TTL = 300_000
 CONSTANTS: dict[str, int] = {
     # The kinds of members. The score of a member in `standing` is ERA * era + SPAN * kind + index. In `dead` it is
     # SPAN * revival + index.
-    "OPEN": 0,
+    "WORKING": 0,
     "ATTEMPTED": 1,
     "FAILING": 2,
     "DEAD": 3,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 #: The parts of a stage's keys, by whether they are those of the stage before, of this one, or of the next one.
 OF_STAGE = {
-    "before": (-1, ("marks", "standing", "dead", "details")),
-    "here": (0, ("marks", "standing", "dead", "details", "nests", "halted", "items")),
-    "after": (1, ("marks",)),
+    "before": (-1, ("members", "standing", "dead", "attempts")),
+    "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items")),
+    "after": (1, ("members",)),
 }
 
 
 def key(namespace: str, run_id: str, part: str, generation: str = "") -> str:
-    """The name of a key. Only the head, the mark and the channel (bell) go by the run's id alone: all others are of
-    one generation, so that nobody finds anything of another run that has had the id."""
+    """The name of a key. Only the head, the tombstone and the channel (bell) go by the run's id alone: all others are
+    of one generation, so that nobody finds anything of another run that has had the id."""
     return f"{namespace}:{{{run_id}}}:{part}" + (f":{generation}" if generation else "")
 
 
@@ -24,7 +24,7 @@ def keys_of(namespace: str, run_id: str, stage: int, generation: str) -> dict[st
         "plan": f"{begin}plan{end}",
         "outbox": f"{begin}outbox{end}",
         "bell": f"{begin}bell",
-        "mark": f"{begin}mark",
+        "tombstone": f"{begin}tombstone",
         "callbacks": f"{begin}callbacks{end}",
     }
     for table, (distance, parts) in OF_STAGE.items():

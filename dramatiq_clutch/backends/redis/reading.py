@@ -63,12 +63,12 @@ class RedisReading(ClutchBackend):
         return self._range(self._key(run_id, f"items:{stage}", generation or self._generation(run_id)), start, end)
 
     def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
-        marks = self._key(run_id, f"marks:{stage}", generation or self._generation(run_id))
+        key_of_members = self._key(run_id, f"members:{stage}", generation or self._generation(run_id))
         found: list[bytes | None] = []
         with translated():
             for at in range(start, end, CHUNK):
                 members = list(map(str, range(at, min(at + CHUNK, end))))
-                found += cast("list[bytes | None]", self.client.hmget(marks, members))
+                found += cast("list[bytes | None]", self.client.hmget(key_of_members, members))
         return found
 
     def standing(
@@ -77,14 +77,14 @@ class RedisReading(ClutchBackend):
         if not members:
             return []
         generation = generation or self._generation(run_id)
-        marks, standing, dead = (
-            self._key(run_id, f"{part}:{stage}", generation) for part in ("marks", "standing", "dead")
+        members_, standing, dead = (
+            self._key(run_id, f"{part}:{stage}", generation) for part in ("members", "standing", "dead")
         )
         names = list(map(str, members))
         with translated():
             pipe: Any = self.client.pipeline(transaction=False)
             pipe.hmget(self._key(run_id, "head"), ["era", "revival"])
-            pipe.hmget(marks, names)
+            pipe.hmget(members_, names)
             for scores in (standing, dead):  # by name: what a pipeline makes of the answer differs with the client
                 pipe.execute_command("ZMSCORE", scores, *names)
             (era, revival), marked, *scores_of = pipe.execute()
@@ -95,13 +95,13 @@ class RedisReading(ClutchBackend):
 
     def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
         generation = generation or self._generation(run_id)
-        dead, details = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "details"))
+        dead, attempts = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "attempts"))
         found: list[tuple[int, str]] = []
         with translated():
             client: Any = self.client
             for at in itertools.count(0, CHUNK):
                 some = client.zrange(dead, at, at + CHUNK - 1)
-                stored = client.hmget(details, some) if some else []
+                stored = client.hmget(attempts, some) if some else []
                 found += [(int(one), failure_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
                 if len(some) < CHUNK:
                     break
@@ -179,6 +179,6 @@ class RedisReading(ClutchBackend):
         """The present generation of a run, or that of what is left of it."""
         found = self.generation(run_id)
         if found is None:
-            mark: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "mark")))
-            found = generation_in(mark)
+            tombstone: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "tombstone")))
+            found = generation_in(tombstone)
         return found

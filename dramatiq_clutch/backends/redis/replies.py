@@ -26,7 +26,7 @@ def reply_from(raw: Any, generation: str, onward: SendMembers | None = None) -> 
 
 
 def duty_from(raw: Any, generation: str) -> Duty:
-    name, lease, cursor, again, line, snapshot, *needs = raw
+    name, lease, cursor, repeated, line, snapshot, *needs = raw
     more: dict[str, Any] = {}
     if snapshot:
         more["snapshot"] = decode_snapshot(json.loads(snapshot))
@@ -38,7 +38,7 @@ def duty_from(raw: Any, generation: str) -> Duty:
         name.decode(),
         lease=lease.decode(),
         cursor=int(cursor),
-        again=again == b"1",
+        repeated=repeated == b"1",
         generation=generation,
         line=line.decode(),
         **more,

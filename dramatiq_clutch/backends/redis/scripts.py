@@ -3,7 +3,7 @@
 A script of the folder `lua` begins with a comment that says what it takes:
 
     -- USES take, life            pieces of `lua/lib` that go before it, and whatever those use
-    -- KEYS head, here.marks      its keys; those with a dot are fields of a table
+    -- KEYS head, here.members      its keys; those with a dot are fields of a table
     -- ARGV member, epoch number, renew flag, results...
 
 and each piece has such a header of its own. They are bound to local variables of these names. The last key may have a

@@ -116,7 +116,7 @@ class RedisBackend(RedisCalling):
             "name": spec.name or "",
             "stages": len(lines),
             "events": " ".join(event for event in EVENTS if event in spec.callbacks),
-            "told": "open" if spec.parent else "",
+            "told": "working" if spec.parent else "",
             "share": share,
             "format": FORMAT,
             **lines,
@@ -151,8 +151,8 @@ class RedisBackend(RedisCalling):
 
     def guard(self, tag: Tag) -> GuardWord:
         generation = self._known(tag)
-        keys = {part: self._key(tag.run_id, part) for part in ("head", "mark")}
-        keys["marks"] = self._key(tag.run_id, f"marks:{tag.stage}", generation)
+        keys = {part: self._key(tag.run_id, part) for part in ("head", "tombstone")}
+        keys["members"] = self._key(tag.run_id, f"members:{tag.stage}", generation)
         given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
@@ -186,19 +186,19 @@ class RedisBackend(RedisCalling):
         stages: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             tag = record.tag
-            stages[self._key(tag.run_id, f"marks:{tag.stage}", self._known(tag))].append(record)
+            stages[self._key(tag.run_id, f"members:{tag.stage}", self._known(tag))].append(record)
         words: dict[int, bytes] = {}
-        for marks, of_stage in stages.items():
+        for members, of_stage in stages.items():
             for batch in _batches(of_stage):
-                words |= zip(map(id, batch), self._succeed_of_stage(marks, batch), strict=True)
+                words |= zip(map(id, batch), self._succeed_of_stage(members, batch), strict=True)
         return [words[id(record)] for record in records]
 
-    def _succeed_of_stage(self, marks: str, records: Sequence[Record]) -> Sequence[bytes]:
+    def _succeed_of_stage(self, members: str, records: Sequence[Record]) -> Sequence[bytes]:
         tag, results = records[0].tag, list[Any]()
         for record in records:
             results += [record.tag.member, success(record.payload)]
         given = {"total": tag.of, "batch": tag.batch}
-        return cast("list[bytes]", self._run("succeed", {"marks": marks}, given, results))
+        return cast("list[bytes]", self._run("succeed", {"members": members}, given, results))
 
     def _record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
@@ -238,7 +238,7 @@ class RedisBackend(RedisCalling):
 
     def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
         raw = self._call("reopen", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "done": done})
-        return (int(raw[1]), [int(member) for member in raw[2:]]) if raw[0] == b"open" else None
+        return (int(raw[1]), [int(member) for member in raw[2:]]) if raw[0] == b"some" else None
 
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
         given = self._of_confirmation(duty, caller, "" if cursor is None else cursor)

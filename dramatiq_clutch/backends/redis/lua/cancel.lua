@@ -6,10 +6,10 @@
 -- one that isn't there is not to be started in it.
 -- returns {'cancelled' | 'over' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
 if not run.state then
-  local what, whose, epoch = marked()
+  local what, whose, epoch = read_tombstone()
   local known = what and whose == generation
   if bury ~= '' and not (known and (what == 'done' or tonumber(epoch) >= tonumber(bury))) then
-    call('SET', mark, 'buried ' .. generation .. ' ' .. bury, 'PX', A_DAY)
+    call('SET', tombstone, 'buried ' .. generation .. ' ' .. bury, 'PX', A_DAY)
   end
   return {'unknown', ''}
 end
@@ -21,7 +21,7 @@ end
 for _, id in ipairs(call('HKEYS', outbox)) do
   if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end
 end
-if call('EXISTS', here.marks) == 1 then call('RENAME', here.marks, here.halted) end
+if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end
 call('HSET', head, 'cancelled_by', owner, 'retrying', '')
 rest('cancelled')
 if has_nested() then owe_shares('halt', limit_of(run.line) and run.sent or total_of(run.line) or 0) end

@@ -1,16 +1,16 @@
 -- Say whether a job is still wanted. Changes nothing.
--- KEYS head, mark, marks
+-- KEYS head, tombstone, members
 -- ARGV stage number, member, of number, generation
--- `marks` are those of the job's stage, and `of` is how many members the message says that it has.
+-- `members` are those of the job's stage, and `of` is how many members the message says that it has.
 -- returns 'go' | 'done' | 'over' | 'unknown'
 local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen')
 if not run[1] or run[4] ~= generation then
-  local whose = string.match(redis.call('GET', mark) or '', '^%a+ (%w*)')
+  local whose = string.match(redis.call('GET', tombstone) or '', '^%a+ (%w*)')
   return whose == generation and 'over' or 'unknown'
 end
 if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end
 local total = run[3] and tonumber(string.match(run[3], '^%d+ (%d+) '))
 if tonumber(run[2]) < stage or total ~= of then return 'unknown' end
-local stands = redis.call('HGET', marks, member)
+local stands = redis.call('HGET', members, member)
 local first = stands and string.sub(stands, 1, 1)
 return (first == 'S' or first == 'N') and 'done' or 'go'

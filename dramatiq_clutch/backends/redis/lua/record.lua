@@ -8,9 +8,9 @@
 -- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; {'onward', note, {line, row} of
 --         what comes next, duty...}: it counts, and the message has gone; or {'over'}: `owed` has the keys for what
 --         there may be to do
-local KINDS = {open = OPEN, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
+local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 
-if not run.state then return {is_marked() and 'over' or 'unknown', ''} end
+if not run.state then return {has_tombstone() and 'over' or 'unknown', ''} end
 if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end
@@ -25,26 +25,26 @@ if run.state == 'cancelled' then
   touch()
   return answer('counts')
 end
-local marks = call('HMGET', here.marks, '', member)
-if run.stage < stage or not marks[1] then return {'unknown', ''} end
+local recorded = call('HMGET', here.members, '', member)
+if run.stage < stage or not recorded[1] then return {'unknown', ''} end
 
-local stands, word = marks[2], 'counts'
+local stands, word = recorded[2], 'counts'
 local first = string.sub(stands or '', 1, 1)
 if attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
 elseif ending == 'succeeded' and nested == '' then
-  call('HSET', here.marks, member, 'S' .. payload)
+  call('HSET', here.members, member, 'S' .. payload)
   if stands then unstand(member) end
 elseif ending == 'succeeded' then
-  call('HSET', here.marks, member, 'N')
+  call('HSET', here.members, member, 'N')
   call('HSET', here.nests, member, nested)
-  call('HDEL', here.details, member) -- its runs tell in an order of their own
-  stand(member, OPEN)
+  call('HDEL', here.attempts, member) -- its runs tell in an order of their own
+  stand(member, WORKING)
   owe('start:' .. stage .. ':' .. member)
 elseif is_newer(member, epoch, attempt) then
-  call('HSET', here.marks, member, first == '' and of_run and 'R' or first)
-  call('HSET', here.details, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'open' and '' or payload))
+  call('HSET', here.members, member, first == '' and of_run and 'R' or first)
+  call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
   stand(member, KINDS[ending])
   wait_until(due)
 else

@@ -3,6 +3,6 @@
 -- returns {'told' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
-look(run.told ~= '' and run.told ~= 'open')
+look(run.told ~= '' and run.told ~= 'working')
 clean_up()
 return answer('told')

@@ -16,7 +16,7 @@ if run.state or (stranger and not nested) then
   if stranger then return {'exists', ''} end
   return answer(token == owner and 'created' or 'exists')
 end
-local what, whose, detail = marked()
+local what, whose, detail = read_tombstone()
 if what == 'done' and (whose == generation or not nested) then
   call('UNLINK', draft)
   local its_claim, its_app = string.match(detail, '^(%S*) ?(.*)$')
@@ -28,7 +28,7 @@ elseif what == 'buried' and whose == generation and not (nested and tonumber(det
 end
 if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end
 if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
-call('DEL', mark)
+call('DEL', tombstone)
 if stranger then call('UNLINK', head) end -- it was nested in another run that had our parent's id
 
 for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
@@ -45,8 +45,8 @@ else
     call('RENAME', draft, plan)
     call('PEXPIRE', plan, lifetime())
   end
-  call('HSET', here.marks, '', '')
-  call('PEXPIRE', here.marks, lifetime())
+  call('HSET', here.members, '', '')
+  call('PEXPIRE', here.members, lifetime())
   owe_stage(0, run.line)
 end
 call('UNLINK', draft)

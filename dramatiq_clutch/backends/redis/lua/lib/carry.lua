@@ -1,6 +1,6 @@
 -- What comes along with a duty to send a few members, to save its holder reading it.
 -- USES line
--- KEYS plan, before.marks, here.marks
+-- KEYS plan, before.members, here.members
 
 -- The stage that follows, if it is one job. The first stage asks for none: whoever sends it seldom does its job.
 local function next_of(index)
@@ -18,11 +18,11 @@ local function needs(id, line)
   if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {}, {} end
   index = tonumber(index)
   local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
-  local marks = ({[stage] = before.marks, [stage + 1] = here.marks})[index]
-  if has_flag('i', line) and index > 0 and index == run.stage and marks then
+  local recorded = ({[stage] = before.members, [stage + 1] = here.members})[index]
+  if has_flag('i', line) and index > 0 and index == run.stage and recorded then
     local source = line_of(index - 1)
-    if total_of(source) == 1 and call('HSTRLEN', marks, '0') <= LITTLE then
-      previous = {source, call('HGET', marks, '0') or ''}
+    if total_of(source) == 1 and call('HSTRLEN', recorded, '0') <= LITTLE then
+      previous = {source, call('HGET', recorded, '0') or ''}
     end
   end
   return call('HGET', head, 'spec'), rows, previous, total_of(line) == 1 and next_of(index) or {}

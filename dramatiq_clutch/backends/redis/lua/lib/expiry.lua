@@ -1,7 +1,7 @@
 -- How long the run's keys live.
 -- USES outbox
--- KEYS plan, callbacks, mark, before.marks, before.standing, before.dead, before.details
--- KEYS here.marks, here.standing, here.dead, here.details, here.nests, here.halted, here.items, after.marks
+-- KEYS plan, callbacks, tombstone, before.members, before.standing, before.dead, before.attempts
+-- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
 
 -- Renew the expiry of all its keys.
 local function touch()
@@ -13,8 +13,9 @@ local function touch()
   end
 end
 
--- Once a succeeded run owes nothing, only its status and result stay, and a mark by which late duplicates are known;
--- of a nested run, which has told its parent, no more than the mark. Callbacks that haven't ended yet keep the status.
+-- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates are
+-- known; of a nested run, which has told its parent, no more than the tombstone. Callbacks that haven't ended yet keep
+-- the status.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do
@@ -22,14 +23,14 @@ local function clean_up()
   end
   if call('EXISTS', outbox) == 1 then return end
   local whose = generation .. ' ' .. run.claim .. ' ' .. run.app
-  call('SET', mark, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  call('SET', tombstone, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
-    call('UNLINK', head, plan, here.marks, here.standing, here.dead, here.details)
+    call('UNLINK', head, plan, here.members, here.standing, here.dead, here.attempts)
     return
   end
   call('UNLINK', plan)
   call('HDEL', head, 'spec')
   local ttl = called and lifetime() or run.result_ttl
-  for _, key in ipairs({head, here.marks, here.standing, here.dead, here.details}) do call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({head, here.members, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
 end

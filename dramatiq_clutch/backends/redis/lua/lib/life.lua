@@ -1,48 +1,48 @@
 -- What follows from how the members stand: the stage is complete, the run fails, more members are sent.
 -- USES rest, limit, parent
--- KEYS before.marks, before.standing, before.dead, before.details
--- KEYS here.marks, here.standing, here.dead, here.nests, here.items, after.marks
+-- KEYS before.members, before.standing, before.dead, before.attempts
+-- KEYS here.members, here.standing, here.dead, here.nests, here.items, after.members
 
 -- The stage is complete: its results stay for the next one, and what the stage before it has left goes.
 local function complete(dead)
-  call('UNLINK', before.marks, before.standing, before.dead, before.details, here.nests, here.items)
+  call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.nests, here.items)
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
   if stage + 1 == run.stages then return rest('succeeded') end
   if run.state == 'failed' then heal(0) end
   run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
   run.era, run.revival = 0, 0
-  call('HSET', after.marks, '', '')
-  call('PEXPIRE', after.marks, lifetime())
+  call('HSET', after.members, '', '')
+  call('PEXPIRE', after.members, lifetime())
   owe_stage(stage + 1, line_of(stage + 1))
   call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
 end
 
 local function judge()
-  local total, there = total_of(run.line), call('HLEN', here.marks)
+  local total, there = total_of(run.line), call('HLEN', here.members)
   if not total or there == 0 then return end -- not opened yet; expired: missing state releases nothing
-  local marks, standing, buried = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
-  local open, failing, dead = 0, 0, 0
+  local recorded, standing, buried = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
+  local working, failing, dead = 0, 0, 0
   if standing + buried > 0 then
-    open, failing, dead = count(OPEN) + count_waiting(), count(FAILING), count_dead()
+    working, failing, dead = count(WORKING) + count_waiting(), count(FAILING), count_dead()
   end
-  local succeeded = marks - standing - buried
+  local succeeded = recorded - standing - buried
   local settled = succeeded + dead == total
   if run.state == 'failed' and not settled then heal(dead) end
-  if failing + dead > 0 and marks - open >= total then ring('alarmed', 'on_failure') end
+  if failing + dead > 0 and recorded - working >= total then ring('alarmed', 'on_failure') end
   if dead > 0 then ring('mourned', 'on_death') end
   if succeeded == total or (settled and has_flag('t')) then
     complete(dead)
   elseif settled and run.state ~= 'failed' then
     rest('failed')
   else
-    fill(total, marks)
+    fill(total, recorded)
   end
 end
 
 -- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
-local function look(again)
+local function look(unheard)
   if run.stage ~= stage then return end -- the keys are of another stage
   local works = run.state == 'running' or run.state == 'failed'
   if works and run.error == '' then judge() end
-  tell(again)
+  tell(unheard)
 end

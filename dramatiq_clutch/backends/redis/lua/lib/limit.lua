@@ -8,15 +8,15 @@ local function owe_retry(whose)
 end
 
 -- How many members may still be sent: a member has its place until it is settled.
-local function room_in(limit, marks)
-  return limit - (run.sent - marks) - count(OPEN, FAILING)
+local function room_in(limit, recorded)
+  return limit - (run.sent - recorded) - count(WORKING, FAILING)
 end
 
 -- Send as many members as there is room for; those first that wait to be sent again.
-local function fill(total, marks)
+local function fill(total, recorded)
   local limit = limit_of(run.line)
   if not limit then return end
-  local room = room_in(limit, marks)
+  local room = room_in(limit, recorded)
   if room <= 0 then return end
   local waiting = count_waiting()
   if waiting > 0 and run.retrying == '' then owe_retry() end

@@ -1,7 +1,7 @@
 -- How the members of the stage stand. `standing` has those that have had an attempt and are unsettled, `dead` the dead
 -- ones; each has those, too, that wait to be sent again.
 -- USES run
--- KEYS here.standing, here.dead, here.details
+-- KEYS here.standing, here.dead, here.attempts
 -- A retry begins a new revival (of a cancelled run, a new era too): whatever has a lower one in its score waits to be
 -- sent again. So a retry of 100,000 members is one number, and nobody has to visit them in one step.
 
@@ -40,12 +40,12 @@ end
 local function unstand(member)
   call('ZREM', here.standing, member)
   call('ZREM', here.dead, member)
-  call('HDEL', here.details, member)
+  call('HDEL', here.attempts, member)
 end
 
 -- Whether this attempt is later than the last one that was recorded: of a later epoch, or later in the same one.
 local function is_newer(member, epoch, attempt)
-  local last_epoch, last_attempt = string.match(call('HGET', here.details, member) or '-1 -1 ', '^(%-?%d+) (%-?%d+) ')
+  local last_epoch, last_attempt = string.match(call('HGET', here.attempts, member) or '-1 -1 ', '^(%-?%d+) (%-?%d+) ')
   last_epoch, last_attempt = tonumber(last_epoch), tonumber(last_attempt)
   return epoch > last_epoch or (epoch == last_epoch and attempt > last_attempt)
 end

@@ -2,7 +2,7 @@
 -- USES run
 -- KEYS outbox
 -- ARGV owner, lease, lease_ms number
-local given = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
+local own = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
 local fresh = {} -- ids of the shares that it creates for anybody
 local woken = false -- whether it has brought a run that was at rest back to work, or has it owe something again
 local go_onward -- does a duty in this very call, if it can
@@ -17,7 +17,7 @@ local function owe(id, shown, whose)
   }
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then
     call('PEXPIRE', outbox, lifetime())
-    given[id], fresh[id] = not whose, whose == ''
+    own[id], fresh[id] = not whose, whose == ''
   end
 end
 

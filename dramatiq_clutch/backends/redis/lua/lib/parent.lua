@@ -1,10 +1,10 @@
 -- A nested run's word to its parent.
 -- USES outbox, members, snapshot
 
--- Owe it, whenever it changes; `again`: although it hasn't. A newer word takes the place of one that is not yet told.
-local function tell(again)
+-- Owe it, whenever it changes; `unheard`: although it hasn't. A newer word takes the place of one that is not yet told.
+local function tell(unheard)
   if run.told == '' then return end
-  local word = 'open'
+  local word = 'working'
   if run.state == 'succeeded' then
     word = 'succeeded'
   elseif run.state ~= 'running' then
@@ -14,7 +14,7 @@ local function tell(again)
   elseif run.told == 'failing' or run.told == 'attempted' then
     word = 'attempted'
   end
-  if word == run.told and not again then return end
+  if word == run.told and not unheard then return end
   set('told', word)
   local revision = call('HINCRBY', head, 'rev', 1)
   call('HDEL', outbox, 'tell:' .. (revision - 1))

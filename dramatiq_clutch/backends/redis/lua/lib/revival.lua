@@ -1,6 +1,6 @@
 -- The steps of a retry.
 -- USES release, members
--- KEYS here.halted, here.marks
+-- KEYS here.halted, here.members
 
 -- The duties that couldn't be done.
 local function parked_duties()
@@ -33,8 +33,8 @@ local function undo_cancel()
   for _, id in ipairs(call('HKEYS', outbox)) do
     if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end
   end
-  if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.marks) end
-  call('HSET', here.marks, '', '')
+  if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.members) end
+  call('HSET', here.members, '', '')
 end
 
 -- The members of a cancelled run that have had no attempt. They have their places.

@@ -1,10 +1,10 @@
 -- How the run stands, at one moment.
 -- USES members
--- KEYS here.marks, here.halted
+-- KEYS here.members, here.halted
 
 -- What changes whenever anything happens to the run.
 local function present(updated)
-  return stage .. ' ' .. call('HLEN', here.marks) .. ' ' .. updated
+  return stage .. ' ' .. call('HLEN', here.members) .. ' ' .. updated
 end
 
 -- Its first failures: member and details of each.
@@ -15,17 +15,17 @@ local function failures()
   for _, member in ipairs(dead) do found[#found + 1] = member end
   local told = {}
   for index = 1, math.min(#found, MOST_FAILURES) do
-    local details = call('HGET', here.details, found[index]) or '0 0 '
+    local details = call('HGET', here.attempts, found[index]) or '0 0 '
     told[index] = {found[index], string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
   end
   return told
 end
 
 local function counts()
-  local marks = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.marks) - 1, 0)
+  local recorded = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.members) - 1, 0)
   return {
-    marks = marks, open = count(OPEN) + count_waiting(), attempted = count(ATTEMPTED), failing = count(FAILING),
-    dead = count_dead(),
+    recorded = recorded, working = count(WORKING) + count_waiting(), attempted = count(ATTEMPTED),
+    failing = count(FAILING), dead = count_dead(),
   }
 end
 
@@ -39,7 +39,7 @@ local function snapshot()
   if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
   if run.stage ~= stage then -- a stage that has just been released
     return cjson.encode({
-      head = shown, counts = {marks = 0, open = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
+      head = shown, counts = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
     })
   end
   return cjson.encode({head = shown, counts = counts(), failures = failures()})

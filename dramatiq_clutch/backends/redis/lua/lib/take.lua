@@ -1,20 +1,20 @@
 -- A script's reply: a word, a note, and the duties that are the caller's now.
 -- USES outbox, line, carry
 -- A note is '', or 'ends': the run has succeeded and owes nothing; 'rests': it is at rest otherwise, and owes nothing;
--- 'wakes': it was at rest and works again, or owes something again; 'more': there
--- are shares that the caller hasn't been given, for anybody. A duty is {id, lease, cursor, again, line, snapshot}, and
--- for a small `send` what it needs: spec, {row...}, {line of the stage before, what its only member has left}, or {};
--- and what comes next, where one job follows another: {line, row}, or {}.
+-- 'wakes': it was at rest and works again, or owes something again; 'more': there are shares that the caller hasn't
+-- been given, for anybody. A duty is {id, lease, cursor, repeated, line, snapshot}, and for a small `send` what it
+-- needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}; and what comes next, where
+-- one job follows another: {line, row}, or {}.
 
 -- Hand a duty to the caller, under its lease.
 local function hand(id, duty)
-  local again = not given[id] and duty.lease ~= '' and '1' or '0'
-  if not given[id] then
+  local repeated = not own[id] and duty.lease ~= '' and '1' or '0'
+  if not own[id] then
     duty.due, duty.lease = now + lease_ms, lease
     call('HSET', outbox, id, cjson.encode(duty))
   end
   local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
-  local handed = {id, lease, duty.cursor, again, line, duty.snapshot or ''}
+  local handed = {id, lease, duty.cursor, repeated, line, duty.snapshot or ''}
   if string.sub(id, 1, 4) == 'send' then handed[7], handed[8], handed[9], handed[10] = needs(id, line) end
   return handed
 end
@@ -32,7 +32,7 @@ local function take()
       call('HDEL', outbox, id)
     elseif fresh[id] then
       more = true
-    elseif given[id] or not duty.parked and may_have(duty) then
+    elseif own[id] or not duty.parked and may_have(duty) then
       found[#found + 1] = {id = id, duty = duty}
     end
   end

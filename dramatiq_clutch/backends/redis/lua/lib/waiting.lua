@@ -12,10 +12,10 @@ local function next_waiting(most)
 end
 
 -- They are open again, as `stand` does it for each, in two calls for all.
-local function open_again(members)
+local function work_again(members)
   local standing = {}
   for index, member in ipairs(members) do
-    standing[2 * index - 1], standing[2 * index] = run.era * ERA + OPEN * SPAN + tonumber(member), member
+    standing[2 * index - 1], standing[2 * index] = run.era * ERA + WORKING * SPAN + tonumber(member), member
   end
   call('ZREM', here.dead, unpack(members))
   call('ZADD', here.standing, unpack(standing))
