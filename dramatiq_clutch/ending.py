@@ -154,7 +154,7 @@ class Closing:
     def _settle(self, message: MessageProxy, job: Job) -> None:
         engine, run_id = job.engine, job.tag.run_id
         touch = engine.is_due(run_id)
-        caller = engine.caller(job.tag.owner, touch=touch)
+        caller = engine.caller(job.owner, touch=touch)
         if job.exit in ("done", "over"):
             reply = engine.backend.owed(run_id, caller)
         else:

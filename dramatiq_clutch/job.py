@@ -12,6 +12,7 @@ from .engine import Engine
 from .errors import NestingError, NewerRelease
 from .run import NestedRun, Run
 from .status import JobFailure
+from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
 from .stored.plan import Plan, Spec, StageLine
 
@@ -62,6 +63,13 @@ class Job(Attempt):
     result: bytes = b""
     nested: list[Plan] = field(default_factory=list)
     wrapper: bytes = b""
+
+    @property
+    def owner(self) -> str:
+        """Who owns the duties that this attempt's record causes. Should its worker die, the same message comes again
+        and may do them at once. Another attempt's, which may be at its end in another thread at this very moment, may
+        not: both would do them."""
+        return owners.job(self.tag.stage, self.tag.member, self.tag.epoch, self.attempt)
 
     def nest(self, plan: Plan) -> NestedRun:
         """Have a run start when this attempt succeeds. Raises NestingError once it has ended."""

@@ -76,6 +76,8 @@ def test_no_two_owners_have_one_name() -> None:
         owners.HEARD,
         owners.job(0, 3),
         owners.job(1, 3),
+        owners.job(1, 3, 0, 1),
+        owners.job(1, 3, 1, 0),
         owners.call("retry"),
         owners.call("retry"),
         owners.parent("start", 3),

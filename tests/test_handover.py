@@ -16,6 +16,7 @@ from dramatiq_clutch import Clutch, clutch
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.handover import hand_over, lease, work
+from dramatiq_clutch.job import Job
 from dramatiq_clutch.stored.duties import Duty
 from dramatiq_clutch.stored.owners import SWEEPER
 from tests.support.jobs import Jobs
@@ -48,6 +49,24 @@ def test_a_nested_run_that_is_started_after_its_parent_was_cancelled_does_not_be
         assert run.cancel()
     hand_over(*late[0])
     assert queued(broker) == (0 if cancelled else 1)
+
+
+def test_what_one_attempt_causes_is_not_given_to_another_one_that_ends_late(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
+    """Retries sends the next attempt before the one that has failed is recorded. Both may be at their ends at once, and
+    what follows would be sent by both. The same message may ask again: its worker may have died."""
+    run = Clutch().then(jobs.job.message("a")).then(jobs.job.message("b")).run()
+    engine, tag = engine_of(broker), tag_in(broker, run)
+    first, second = (
+        Job(engine=engine, message_id=tag.message_id, actor=tag.actor, attempt=number, tag=tag) for number in range(2)
+    )
+    backend = engine.backend
+    caused = backend.record(Record(tag, 1, "succeeded", b"1"), engine.caller(second.owner))
+    assert [duty.id for duty in caused.duties] == ["send:1:0:1"]
+    late = backend.record(Record(tag, 0, "failing", b"{}"), engine.caller(first.owner))
+    assert late.duties == ()
+    assert [duty.id for duty in backend.owed(run.run_id, engine.caller(second.owner)).duties] == ["send:1:0:1"]
 
 
 def test_a_sender_whose_lease_has_passed_on_stops_in_the_middle_of_its_stage(

@@ -1,6 +1,8 @@
 """Whose a duty is: the names under which callers ask for duties. They are compared, and never taken apart.
 
-owner = STAGE "." MEMBER                        a job, for what its record causes         0.3
+owner = STAGE "." MEMBER [ " " EPOCH " " ATTEMPT ]
+                                                an attempt of a job, for what its record causes; the first one in
+                                                the first epoch also owns a share of its stage    0.3, 0.3 0 2
       / "run:" UUID / "cancel:" UUID / ...      a call of that name                       retry:1b4e28ba-...
       / "start " EPOCH / "revive " EPOCH        a parent that starts a run, or revives it
       / "halt " EPOCH                           a parent that is cancelled                halt 2
@@ -21,9 +23,10 @@ SWEEPER = "sweeper"
 TOUCH, HEARD = "touch", "heard"
 
 
-def job(stage: int, member: int) -> str:
-    """The job that stands there."""
-    return f"{stage}.{member}"
+def job(stage: int, member: int, epoch: int = 0, attempt: int = 0) -> str:
+    """This attempt, in this epoch, of the job that stands there."""
+    place = f"{stage}.{member}"
+    return f"{place} {epoch} {attempt}" if epoch or attempt else place
 
 
 def call(verb: str) -> str:

@@ -97,7 +97,7 @@ class Tag:
 
     @property
     def owner(self) -> str:
-        """Who owns the duties that this job's record causes."""
+        """Who owns a share of its stage's release, and what the record of its first attempt causes."""
         return owners.job(self.stage, self.member)
 
     def __str__(self) -> str:
