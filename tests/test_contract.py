@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -999,6 +1000,43 @@ def test_a_nested_run_is_told_of_again_if_it_has_something_to_tell(store: Store,
     assert (reply.word, kinds(reply)) == ("told", ["tell"] if state == "failing" else [])
 
 
+def test_an_empty_stage_is_complete_for_whoever_looks_though_nobody_has_opened_it(store: Store) -> None:
+    assert kinds(store.create(0, 1)) == ["open"]
+    store.now += LEASE
+    assert kinds(store.owed("sweeper")) == ["send"]
+    assert store.status().stages[0].state == "succeeded"
+
+
+def test_a_status_is_of_one_moment_though_the_run_moves_on_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These stores first ask at which stage the run is."""
+    assert isinstance(store.backend, RedisBackend)
+    ask, moves = store.backend._whereabouts, [(0, 1), (1, 2)]  # noqa: SLF001
+    store.confirm(*store.create(1, 2).duties)
+
+    def slow(*given: Any) -> Any:
+        found = ask(*given)
+        while moves:
+            stage, of = moves.pop(0)
+            store.record(0, "succeeded", stage=stage, of=of)
+        return found
+
+    monkeypatch.setattr(store.backend, "_whereabouts", slow)
+    assert [stage.succeeded for stage in store.status().stages] == [1, 1]
+
+
+def test_what_comes_along_with_a_duty_are_the_rows_of_its_own_members(store: Store) -> None:
+    """A store may leave them to be read."""
+    plan = Plan(Spec("name"), (StageLine(0, 2, many=True), StageLine(2, 1)), (b"first", b"second", b"third"))
+    store.confirm(*store.backend.create(store.run_id, plan, store.caller("run:x"), run_ttl=TTL, result_ttl=TTL).duties)
+    store.record(0, "succeeded", of=2)
+    (duty,) = store.record(1, "succeeded", of=2).duties
+    assert isinstance(duty, SendMembers)
+    assert duty.rows in ((), (b"third",))
+    assert list(store.backend.rows(store.run_id, 2, 3)) == [b"third"]
+
+
 # Shares of work
 
 
@@ -1055,6 +1093,16 @@ def test_a_message_of_another_generation_is_no_message_of_this_run(store: Store)
     assert store.counts() == (0, 0, 0)
     tag = Tag(store.run_id, 0, 0, 2, generation="0123abcd")
     assert store.backend.guard(tag) == "go"
+
+
+def test_the_mark_of_a_run_that_is_gone_says_nothing_of_another_run_of_that_id(store: Store) -> None:
+    store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0), generation="0123abcd").duties)
+    tag, other = (Tag(store.run_id, 0, 0, 1, generation=name) for name in ("0123abcd", "76543210"))
+    record = Record(tag, 0, "succeeded", b"result")
+    assert store.confirm(*store.backend.record(record, store.caller(tag.owner)).duties) == ["ends"]
+    for late, word in ((tag, "over"), (other, "unknown")):
+        assert store.backend.guard(late) == word
+        assert store.backend.record(replace(record, tag=late), store.caller(late.owner)).word == word
 
 
 def test_what_was_meant_for_another_run_of_that_id_changes_nothing(store: Store) -> None:
