@@ -706,7 +706,6 @@ SCRIPTS = (
         "A run that was put down for another look meanwhile isn't taken out of the index.",
         "if tonumber(redis.call('ZSCORE', index, run_id) or -1) ~= at then return 0 end",
         "",
-        "tests/test_sweeping.py",
         file="forget",
     ),
 )

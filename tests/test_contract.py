@@ -1037,6 +1037,17 @@ def test_what_comes_along_with_a_duty_are_the_rows_of_its_own_members(store: Sto
     assert list(store.backend.rows(store.run_id, 2, 3)) == [b"third"]
 
 
+def test_a_run_that_was_put_down_for_another_look_meanwhile_is_not_forgotten(store: Store) -> None:
+    index, whose = store.backend, f"the application of {store.run_id}"
+    index.look_again(store.run_id, 5, run_ttl=TTL, application=whose)
+    assert list(index.due(10, 20, 100, application=whose)) == [store.run_id]  # and is put down for 20
+    index.look_again(store.run_id, 30, run_ttl=TTL, application=whose)
+    index.forget(store.run_id, 20, application=whose)
+    assert list(index.due(30, 40, 100, application=whose)) == [store.run_id]
+    index.forget(store.run_id, 40, application=whose)
+    assert list(index.due(50, 60, 100, application=whose)) == []
+
+
 # Shares of work
 
 
