@@ -60,7 +60,7 @@ def test_every_file_of_lua_has_a_fault() -> None:
     assert {mutant.place() for mutant in SCRIPTS} == set(LUA.rglob("*.lua"))
 
 
-@pytest.mark.search
+@pytest.mark.process
 @pytest.mark.parametrize(
     "name", ["a sleeper confirms what has passed on", "all members have one id"], ids=["in a script", "in Python"]
 )
@@ -70,7 +70,7 @@ def test_a_planted_fault_is_noticed(name: str) -> None:
     assert verdict.is_good, verdict
 
 
-@pytest.mark.search
+@pytest.mark.process
 @pytest.mark.timeout(300)
 def test_a_fault_that_nobody_notices_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     unnoticed = "tests/test_tokens.py::test_a_token_has_as_many_digits_as_are_asked_for"
@@ -93,7 +93,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.search
+@pytest.mark.process
 @pytest.mark.timeout(300)
 def test_the_contract_suite_runs_every_script(tmp_path: Path) -> None:
     """Also the common way: the whole transition alone would pass it, and wide stages would go unseen."""
