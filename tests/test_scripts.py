@@ -149,3 +149,11 @@ def test_an_error_keeps_its_class_by_which_it_is_known(redis_client: redis.Redis
     assert isinstance(caught.value.__cause__, ResponseError)
     assert "WRONGTYPE" in str(caught.value)
     redis_client.delete("foreign")
+
+
+def test_the_rights_that_an_operator_is_told_to_grant_have_every_command_that_a_script_calls() -> None:
+    page = (FOLDER.parent / "README.md").read_text()
+    texts = [(FOLDER / file).read_text() for file in FILES]
+    called = {name.lower() for text in texts for name in re.findall(r"\bp?call\('([A-Z]+)'", text)}
+    assert len(called) > 20
+    assert {name for name in called if f"+{name}" not in page.split()} == set()

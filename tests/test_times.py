@@ -209,7 +209,7 @@ def left(app: Application) -> set[str]:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("heard", [False, True], ids=["without callbacks", "with callbacks"])
-def test_of_200_nested_runs_only_their_marks_stay(redis_client: redis.Redis, heard: bool) -> None:
+def test_of_200_nested_runs_only_their_tombstones_stay(redis_client: redis.Redis, heard: bool) -> None:
     with application(redis_client) as app:
         jobs = Jobs(app.broker)
         callbacks: dict[str, Any] = {"on_success": jobs.heard.message("nested")} if heard else {}
