@@ -132,6 +132,12 @@ FAULTS = (
         Bounds(workers=1),
         script=("owe('tell:' .. revision, moment())", ""),
     ),
+    Fault(
+        "a cancel leaves the members where their successes count",
+        "cancel",
+        Bounds(),
+        script=("if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end", ""),
+    ),
     Fault("a job is recorded after its ack", "two stages", Bounds(kills=1), patch=_records_after_the_ack),
     Fault("a duty is confirmed before it is done", "two stages", Bounds(kills=1), patch=_confirms_before_it_sends),
 )

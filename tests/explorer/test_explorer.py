@@ -6,7 +6,7 @@ import pytest
 
 from .faults import FAULTS, Fault
 from .search import Explorer
-from .worlds import SEAL, WORLDS, Bounds, World
+from .worlds import ONCE_LOST, WORLDS, Bounds, World
 
 #: Worlds that have no bounds so small that they take no more than a moment.
 LARGE = {"cancel nested, then retry"}
@@ -63,7 +63,8 @@ def test_a_search_visits_the_same_states_each_time() -> None:
 
 
 @pytest.mark.search
-def test_a_run_that_is_sealed_late_and_whose_producer_dies_then_comes_to_rest() -> None:
-    found = Explorer(SEAL, SEAL.smoke).explore()
+@pytest.mark.parametrize("world", ONCE_LOST, ids=[world.name for world in ONCE_LOST])
+def test_a_run_whose_index_entry_is_removed_while_it_begins_to_work_comes_to_rest(world: World) -> None:
+    found = Explorer(world, world.smoke).explore()
 
     assert found.violation is None, f"\n{found.violation}"
