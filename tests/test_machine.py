@@ -464,7 +464,7 @@ class TwoBackends(RuleBasedStateMachine):
                 if (stage, member) not in self.on_its_way:
                     continue
                 tag = Tag(self.run_id, stage, member, self.sizes[stage] or 0, generation=GENERATION)
-                who = self.caller("repeated")
+                who = self.caller("again")
                 for duty in self.both(
                     lambda b, t=tag, w=who: b.record(Record(t, 9, "succeeded", b"end", of_run=True), w)
                 ).duties:

@@ -23,7 +23,7 @@ from tests.chaos.actors import SHAPES, Jobs
 from tests.chaos.app import App
 
 #: How many runs of each lane were started; which of them were cancelled; what must not happen; runs started again.
-STARTED, CANCELLED, TROUBLE, AGAIN = "started", "cancelled", "trouble", "repeated"
+STARTED, CANCELLED, TROUBLE, AGAIN = "started", "cancelled", "trouble", "again"
 
 #: After how many seconds a forked child counts as stuck. An outage lasts one or two; clients wait between their tries.
 STUCK = 20.0

@@ -112,14 +112,14 @@ class Verdict:
         self.callbacks += callbacks
         self.duplicate_callbacks += len(heard) - callbacks
         if self.lenient:
-            self.events["runs started again, that were forgotten"] += int(notes.get(AGAIN) or 0) + case.repeated
+            self.events["runs started again, that were forgotten"] += int(notes.get(AGAIN) or 0) + case.again
 
 
 class Case:
     """An application's runs, and what was written down of them."""
 
     def __init__(self, app: App, lenient: bool) -> None:
-        self.app, self.lenient, self.repeated = app, lenient, 0
+        self.app, self.lenient, self.again = app, lenient, 0
         self.jobs = Jobs(app)
         self.notes = cast(Any, self.jobs.notes)  # redis-py's types know nothing of bytes
         lanes = [(name.decode(), int(count)) for name, count in self.notes.zrange(STARTED, 0, -1, withscores=True)]
@@ -144,7 +144,7 @@ class Case:
         status = self._status(run_id)
         if status is None and self.lenient:
             self.jobs.run(run_id, self.shapes[run_id])
-            self.repeated += 1
+            self.again += 1
             return False
         return status is None or status.state not in ("running", "failing")
 

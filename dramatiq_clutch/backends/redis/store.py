@@ -168,6 +168,8 @@ class RedisBackend(RedisCalling):
     def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
         """Record a success, and enqueue the message of the duty that it causes in the same step. The reply says in
         `sent` whether that was done; where it wasn't, the duty is owed as ever."""
+        if record.is_common and not caller.touch:  # it causes no duty
+            return self.record(record, caller)
         try:
             return self._record(record, caller, onward)
         except PayloadRefused:  # the next message was too much; it may be so for the result as well
