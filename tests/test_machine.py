@@ -572,7 +572,7 @@ def play(server: Server | None, examples: int, steps: int, **more: Any) -> Count
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(40, 30), pytest.param(120, 60, marks=pytest.mark.search)], ids=["short", "long"]
+    ("examples", "steps"), [(40, 30), pytest.param(80, 60, marks=pytest.mark.search)], ids=["short", "long"]
 )
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:
@@ -582,7 +582,7 @@ def test_both_backends_give_the_same_answers(server: Server, redis_client: objec
 @pytest.mark.search
 @pytest.mark.timeout(400)
 def test_what_always_holds_does_on_one_store() -> None:
-    play(None, 120, 60)
+    play(None, 80, 60)
 
 
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:

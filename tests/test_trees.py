@@ -231,8 +231,8 @@ def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
     ("store", "examples"),
     [
         pytest.param("stub", 20, id="stub-short"),
-        pytest.param("redis", 80, id="redis-long", marks=pytest.mark.search),
-        pytest.param("stub", 120, id="stub-long", marks=pytest.mark.search),
+        pytest.param("redis", 50, id="redis-long", marks=pytest.mark.search),
+        pytest.param("stub", 80, id="stub-long", marks=pytest.mark.search),
     ],
 )
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
