@@ -57,8 +57,9 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
-        shares = isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single
-        self._store = store if shares and isinstance(store, RedisBackend) else None
+        self._store: RedisBackend | None = None
+        if isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single:
+            self._store = store
 
     @property
     def sends_onward(self) -> bool:

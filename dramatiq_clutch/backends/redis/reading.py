@@ -77,14 +77,14 @@ class RedisReading(ClutchBackend):
         if not members:
             return []
         generation = generation or self._generation(run_id)
-        members_, standing, dead = (
+        recorded, standing, dead = (
             self._key(run_id, f"{part}:{stage}", generation) for part in ("members", "standing", "dead")
         )
         names = list(map(str, members))
         with translated():
             pipe: Any = self.client.pipeline(transaction=False)
             pipe.hmget(self._key(run_id, "head"), ["era", "revival"])
-            pipe.hmget(members_, names)
+            pipe.hmget(recorded, names)
             for scores in (standing, dead):  # by name: what a pipeline makes of the answer differs with the client
                 pipe.execute_command("ZMSCORE", scores, *names)
             (era, revival), marked, *scores_of = pipe.execute()
