@@ -1,4 +1,4 @@
-"""How a script is called for a run: with the keys of one of its stages, and in one of its generations."""
+"""Calls scripts for a run: each call gets the keys of one stage, and of one generation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .reading import RedisReading
 from .replies import reply_from
 from .scripts import script
 
-#: What is called for each job, by workers.
+#: The scripts that workers call for each job: they go straight over the wire (`resp`).
 WORKERS = ("guard", "record", "succeed", "confirm")
 
-#: What is only for the application that the run belongs to.
+#: The scripts that may be called only by the application that the run belongs to.
 PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """The keys that a script gets: those of a run in one generation, and of one of its stages."""
+    """Says which keys a script gets: those of this run, in this generation, and of this stage."""
 
     run_id: str
     stage: int
@@ -41,7 +41,8 @@ class RedisCalling(RedisReading):
         return tag.generation or self._generation(tag.run_id)
 
     def _whereabouts(self, run_id: str, name: str, caller: Caller, generation: str) -> At:
-        """The present stage and the generation: a guess, which the script checks where it matters.
+        """The present stage and the generation. Both may change before the script runs, so it checks them if it matters
+        to it (its answer is then `moved`).
 
         Raises NewerRelease for a run of a newer format, and ForeignRun where it belongs to another application.
         """
@@ -57,7 +58,7 @@ class RedisCalling(RedisReading):
     def _present(
         self, name: str, run_id: str, caller: Caller, given: Mapping[str, Any] | None = None, *, generation: str = ""
     ) -> Reply:
-        """Call a script with the keys of the present stage, which may be another one by then."""
+        """Call a script with the keys of the present stage; again if the run has moved to another stage meanwhile."""
         return reply_from(*self._ask_present(name, run_id, caller, given or {}, generation))
 
     def _ask_present(
@@ -80,8 +81,8 @@ class RedisCalling(RedisReading):
         keys: Mapping[str, str] | None = None,
         enqueue: str = "",
     ) -> Any:
-        """Call a script for a run. What enqueues goes alone: messages that come one by one reach an idle consumer
-        sooner than all at once."""
+        """Call a script for a run. A script that enqueues a message doesn't wait for other threads' calls: messages
+        that come one by one reach an idle consumer sooner than messages that come all at once."""
         who = {
             "stage": at.stage,
             "now": caller.now,

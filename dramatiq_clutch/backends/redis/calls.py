@@ -1,4 +1,4 @@
-"""Calls of the server: of scripts by name, over the wire or by the client, and what their errors mean."""
+"""Calls the server, by the client or straight over the wire (`resp`), and translates its errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Answer = TypeVar("Answer")
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn every error that isn't known to be final into StateUnavailable: it is waited for.
+    """Turn every error that isn't known to be final into StateUnavailable, because the caller waits for that.
 
-    Final are our own errors, and a payload that the server refuses or that isn't text in any encoding.
+    Two kinds of errors are final: this package's own, which are raised as they are; and a payload that the server
+    refuses, or text that can't be encoded, which become PayloadRefused.
     """
     try:
         yield
@@ -38,10 +39,7 @@ def translated() -> Iterator[None]:
 
 
 class Calls:
-    """Calls of one client.
-
-    `is_single` says that it is of one server, and not of a cluster.
-    """
+    """Makes calls by one client. `is_single` says that the client is of one server, and not of a cluster."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -54,15 +52,16 @@ class Calls:
             resp.renew_pool(self.client)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
-        """What a call of the client returns. Raises StateUnavailable or PayloadRefused."""
+        """Return what a call of the client returns. Raises StateUnavailable or PayloadRefused."""
         with translated():
             return call()
 
     def run(self, script: Script, arguments: tuple[Any, ...], *, by_worker: bool = False, alone: bool = False) -> Any:
-        """What a script returns.
+        """Call a script, and return what it returns.
 
-        A call `by_worker` goes straight over the wire, without what a client does besides: a worker waits and repeats
-        by itself. It goes with others' calls, unless it is to go `alone`. Raises StateUnavailable or PayloadRefused.
+        A call `by_worker` goes straight over the wire, without the client's own repeats, because a worker waits and
+        repeats by itself. It shares a round trip with other threads' calls, unless it is to go `alone`. Raises
+        StateUnavailable or PayloadRefused.
         """
         direct = by_worker and self.is_single
         with translated():
@@ -78,7 +77,8 @@ class Calls:
                 raise _located(error, script) from error
 
     def evaluate(self, script: Script, arguments: tuple[Any, ...]) -> Any:
-        """What a script returns that is sent by its text, and alone: it has a large payload."""
+        """Call a script by its text, in a round trip of its own, because its payload is large. Returns what it
+        returns. Raises StateUnavailable or PayloadRefused."""
         with translated():
             return self._evaluate("EVAL", script.text, *arguments, direct=False, alone=True)
 
@@ -90,15 +90,15 @@ class Calls:
         if size < LARGE:
             return client.execute_command(*command)
         if self.is_single:
-            # Over the wire, for the client's own repeats would take a refusal for an outage, for many seconds.
+            # It goes over the wire first: by its own repeats the client would take a refusal for an outage, and wait.
             with suppress(redis.ConnectionError):
                 return resp.ask(client, command, alone=True)
-            return client.execute_command(*command)  # it is an outage, which the client waits through for a while
+            return client.execute_command(*command)  # it was an outage, so the client may repeat the call
         call = resp.small_call(command)
         return resp.carry(size, lambda: client.execute_command(*command), lambda: self._works(call))
 
     def _works(self, call: resp.Command) -> bool:
-        """Whether a cluster does this call."""
+        """Whether the cluster answers this small call."""
         try:
             return bool(cast(Any, self.client).execute_command(*call) == 1)
         except (redis.RedisError, redis.exceptions.RedisClusterException, OSError):
@@ -106,7 +106,7 @@ class Calls:
 
 
 def _located(error: ResponseError, script: Script) -> ResponseError:
-    """The error, with the file and the line of a script that it is in; of the same class, by which it is known."""
+    """The error with the script's file and line in its text. It keeps its class, because callers go by that."""
     text = str(error)
     located = script.located(text)
     return type(error)(located) if located != text else error

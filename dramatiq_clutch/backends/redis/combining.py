@@ -1,4 +1,4 @@
-"""Several threads' calls in one round trip."""
+"""Combines the calls of several threads into one round trip."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Call(Generic[Item, Answer]):
 
 
 class Combining(Generic[Item, Answer]):
-    """Whoever calls while a round trip is under way waits; the first of those then takes all the others' along.
-
-    Nobody waits for company: a lone call goes at once.
+    """Threads that call while a round trip is under way wait for its end; the first of them then makes one round trip
+    for all. A call is never delayed to wait for others: if no round trip is under way, it goes at once.
 
     Parameters:
-      perform: Does several calls. When it is interrupted, the next to come does them again.
-      interrupted: What the others' calls raise instead, if they must not be done twice unknowingly.
+      perform: does several calls, and returns an answer for each.
+      interrupted: makes the error that the other threads' calls raise if `perform` is interrupted (by a time limit, for
+        example) in the thread that makes the round trip. Without it their calls are done again in the next round trip;
+        so give it if a call must not be done twice without its caller knowing.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Combining(Generic[Item, Answer]):
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew in a forked child: the calls that waited are of threads that aren't there."""
+        """Begin anew in a forked child: the threads whose calls waited don't exist there."""
         self._turn = threading.Lock()
         self._waiting: list[Call[Item, Answer]] = []
         self._lock = threading.Lock()
@@ -66,7 +67,7 @@ class Combining(Generic[Item, Answer]):
         except Exception as error:
             for call in calls:
                 call.error = error
-        except BaseException:  # an interrupt is this thread's alone: the others' calls wait for the next turn
+        except BaseException:  # an interrupt concerns this thread only, so it must not become the others' error
             if self._interrupted is None:
                 with self._lock:
                     self._waiting = calls + self._waiting

@@ -1,4 +1,4 @@
-"""The numbers that the scripts and what reads their keys have in common. They are put into the scripts by name."""
+"""The numbers that Lua and Python share. `scripts` puts each into the scripts that name it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...backend import LAST
 from ...status import MOST_FAILURES
 from ...stored.formats import ERA, SPAN
 
-#: How long the rows of a plan that is being written live, in milliseconds, unless they are sealed.
+#: How long the rows of a plan live after the last of them was written, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
 
 CONSTANTS: dict[str, int] = {
@@ -18,16 +18,18 @@ CONSTANTS: dict[str, int] = {
     "DEAD": 3,
     "SPAN": SPAN,
     "ERA": ERA,
-    # The attempt of a run that is gone: whatever it has told, it is dead until the next epoch.
+    # The attempt under which it is recorded that a nested run is gone. It is higher than any revision that the run can
+    # have told, so `dead` is the last word until the next epoch.
     "LAST": LAST,
     # How many failures a status shows.
     "MOST_FAILURES": MOST_FAILURES,
-    # So many members come along with the duty to send them, and a result of so many bytes before them.
+    # How many members' rows come along with the duty to send them, at most; and of how many bytes a row of the next
+    # stage or a result of the stage before may be to come along, too.
     "FEW": 10,
     "LITTLE": 10_000,
-    # No step works on more members than that.
+    # How many members one script works on, at most.
     "MANY": 1_000,
-    # In milliseconds. The rows of a plan that is being written live so long, unless they are sealed.
+    # These are in milliseconds.
     "DRAFT_TTL": DRAFT_TTL,
     "A_DAY": 86_400_000,
 }

@@ -1,7 +1,7 @@
-"""How messages get to a `RedisBroker`: many in a round trip, the confirmation of their duty in the same one, and where
-one job follows another, in the very step that records the first.
+"""Takes messages to a `RedisBroker`: many in a round trip, with the confirmation of their duty in the same one; and if
+one job follows another, in the same step that records the first.
 
-Every hook of every middleware is called for every message, as the broker does it itself.
+Every hook of every middleware is called for every message, as it is when the broker enqueues a message itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from . import resp
 from .outages import is_outage, way_out
 from .store import RedisBackend
 
-#: How many messages travel in one round trip, and how many bytes of them, unless a single one has more. So the memory
-#: that sending takes doesn't grow with what there is to send.
+#: How many messages travel in one round trip at most, and how many bytes (a single message may have more). So the
+#: memory that sending takes doesn't grow with the number of messages to send.
 CHUNK, MOST_BYTES = 500, 1_000_000
 
 logger = get_logger(__name__)
@@ -35,8 +35,8 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """The message of a `duty` that isn't owed yet, ready to be sent in the step that would owe it: the broker's own
-    `script` enqueues it, called with one `key` and these `arguments`."""
+    """The message of a `duty` that isn't owed yet, ready to be sent in the same step that would owe the duty. The
+    broker's own `script` enqueues it when it is called with this one `key` and these `arguments`."""
 
     duty: SendMembers
     script: str
@@ -49,8 +49,9 @@ class RedisCourier(Courier):
     `enqueue` of its own, that is called instead, for one message after another.
 
     Parameters:
-      store: where the runs are kept. If that is the server of the broker, and they share a client, what goes to both
-        goes in one step.
+      broker: the broker that gets the messages.
+      store: where the runs are kept. If store and broker share a client of a single server, a message and the
+        confirmation of its duty go in one round trip, and a record and the next job's message in one step.
     """
 
     broker: RedisBroker
@@ -102,7 +103,7 @@ class RedisCourier(Courier):
             text: Any = self.broker.scripts["dispatch"].script
             script = text.decode() if isinstance(text, bytes) else text
             onward = Onward(duty, script, self.broker.namespace, self._arguments(prepared[0]))
-        except Exception as error:  # once the duty is owed, this is met again, and the run fails of it
+        except Exception as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
             logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
             return self._store.record(record, caller)
         reply = self._store.record_and_send(record, caller, onward)
@@ -111,9 +112,13 @@ class RedisCourier(Courier):
         return reply
 
     def is_first_copy(self, message: Any) -> bool:
-        """Redis gives a message to another worker only when the first one has been silent for the heartbeat timeout.
-        Half of that leaves room for clocks that differ. Whoever else enqueues a copy, such as the delay queue, gives it
-        an id in the queue that isn't one of ours."""
+        """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout
+        ago.
+
+        Dramatiq gives a message to another worker only when the first one has been silent for the heartbeat timeout;
+        the other half leaves room for clocks that differ. A copy that something else enqueues, such as the delay queue,
+        has an id in its queue that doesn't begin as this package's ids do.
+        """
         if not str(message.options.get("redis_message_id")).startswith(_own_copy(message.message_id)):
             return False
         age = current_millis() - message.message_timestamp
@@ -125,10 +130,11 @@ class RedisCourier(Courier):
     def is_outage(self, error: Exception) -> bool:
         return is_outage(error)
 
-    # What goes over the wire
+    # Batches, and the wire
 
     def _batches(self, outgoing: Sequence[Outgoing]) -> Iterator[tuple[Sequence[Outgoing], list[list[Any]]]]:
-        """The messages, some at a time, ready to be sent, and with what the broker's script takes for each."""
+        """Yields the messages in batches, ready to be sent, each batch with the arguments of the broker's script for
+        each of its messages. Calls the hook `before_enqueue`."""
         prepared, calls, size = list[Outgoing](), list[list[Any]](), 0
         is_awaited = self._is_awaited("before_enqueue")
         for message, delay in outgoing:
@@ -145,8 +151,12 @@ class RedisCourier(Courier):
             yield prepared, calls
 
     def _send(self, prepared: Sequence[Outgoing], calls: list[list[Any]], along: Sequence[resp.Command]) -> list[Any]:
-        """Run the broker's script for all calls in one round trip, and what goes along with it, whose answers it
-        returns. After a SCRIPT FLUSH, those that found no script have done nothing and are repeated."""
+        """Run the broker's script for all `calls` in one round trip, with the commands that go `along` behind them.
+        Returns the answers to these commands.
+
+        After a SCRIPT FLUSH the server doesn't know the script, so calls that got NOSCRIPT have done nothing and are
+        repeated once.
+        """
         broker, dispatch = self.broker, self.broker.scripts["dispatch"]
         for last_try in (False, True):
             commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
@@ -184,18 +194,20 @@ class RedisCourier(Courier):
                 emit("enqueue", message, delay)
 
     def _is_awaited(self, hook: str) -> bool:
-        """Whether any middleware does something there: calling 10 empty methods costs more than sending a message."""
+        """Whether any middleware implements this hook. It is asked because calling ten empty methods for a message
+        costs more than sending it."""
         return any(getattr(type(known), hook) is not getattr(Middleware, hook) for known in self.broker.middleware)
 
 
 def _own_copy(message_id: str) -> str:
-    """How the id begins that a message has in its queue, if it was put there by this package: it tells our copies from
-    those that somebody else enqueues."""
+    """What the id of a message in its queue begins with if this package has put it there. It tells these copies from
+    those that anything else enqueues."""
     return f"{message_id}:"
 
 
 def _prepared(message: Message[Any], delay: int | None) -> Outgoing:
-    """What `RedisBroker.enqueue` does to a message: an id of its own for each copy, and an eta if it is delayed."""
+    """A message as `RedisBroker.enqueue` would prepare it: each copy gets an id of its own, and an eta if it is
+    delayed."""
     in_queue = _own_copy(message.message_id) + new_token(12)
     options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
     if delay is None:

@@ -1,8 +1,9 @@
-"""The names of a run's keys. What each of them holds is in the README of the folder above."""
+"""The names of a run's keys. The README of the folder above says what each of them holds."""
 
 from __future__ import annotations
 
-#: The parts of a stage's keys, by whether they are those of the stage before, of this one, or of the next one.
+#: The parts of the keys of stages that a script may name, by table: the distance of the stage from the one that the
+#: script is called for (the stage before, this stage, or the next one), and the parts.
 OF_STAGE = {
     "before": (-1, ("members", "standing", "dead", "attempts")),
     "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items")),
@@ -11,13 +12,16 @@ OF_STAGE = {
 
 
 def key(namespace: str, run_id: str, part: str, generation: str = "") -> str:
-    """The name of a key. Only the head, the tombstone and the channel (bell) go by the run's id alone: all others are
-    of one generation, so that nobody finds anything of another run that has had the id."""
+    """The name of a key, such as `dramatiq-clutch:{my-run}:members:0:76543210`.
+
+    The head, the tombstone, the draft and the channel (`bell`) go by the run's id alone. All other names end with the
+    generation, so that nobody finds anything of another run that has had the same id.
+    """
     return f"{namespace}:{{{run_id}}}:{part}" + (f":{generation}" if generation else "")
 
 
 def keys_of(namespace: str, run_id: str, stage: int, generation: str) -> dict[str, str]:
-    """All keys of a run that a script may name, those of stages beside this one."""
+    """All keys of a run that a script may name, including those of this stage, the one before and the next one."""
     begin, end = f"{namespace}:{{{run_id}}}:", f":{generation}" if generation else ""
     keys = {
         "head": f"{begin}head",

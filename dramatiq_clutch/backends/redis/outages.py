@@ -1,4 +1,5 @@
-"""What an error of a Redis server means: what to do about it, and whether the server refuses just this payload."""
+"""Tells what an error of a Redis server means: what the operator can do about it, and whether the server only refuses
+this payload."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ from redis.exceptions import RedisClusterException
 
 from ... import outages
 
-#: From how many bytes on a request is one that a server may refuse for its size: the least that a server can be set to
-#: take (proto-max-bulk-len) is 1 MiB.
+#: From how many bytes on a server may refuse a request for its size. It is half of the smallest limit that a server can
+#: be set to (1 MiB, by proto-max-bulk-len), so that everything smaller is certain to be taken.
 LARGE = 512 * 1024
 
 #: Which settings bound the size of a request, for the text of an error.
 LIMITS = "see the server's proto-max-bulk-len and client-query-buffer-limit, and the limits of a proxy before it"
 
-#: What a server answers that refuses to work for now.
+#: The codes with which a server refuses to work for now, and what the operator can do.
 CURABLE = {
     "LOADING": "the server is still loading its data",
     "READONLY": "this server is a replica: point the URL at the primary, or wait for the failover to end",
@@ -32,7 +33,7 @@ CURABLE = {
     "WRONGTYPE": "another program has written to this key: remove it",
 }
 
-#: redis-py takes the code out of the text of those that it has a class for.
+#: The codes of errors for which redis-py has a class, since it takes the code out of their text.
 CLASSES: dict[type[Exception], str] = {
     exceptions.BusyLoadingError: "LOADING",
     exceptions.ReadOnlyError: "READONLY",
@@ -43,11 +44,12 @@ CLASSES: dict[type[Exception], str] = {
     exceptions.NoPermissionError: "NOPERM",
 }
 
-#: In the text of an error the code comes first, or after what redis-py (a pipeline) or the server (a script) put there.
+#: Finds the code in the text of an error. It stands at the beginning, or behind what a pipeline of redis-py (`caused
+#: error: `) or a script on the server (`: -`) puts before it.
 CODE = re.compile(r"(?:^|caused error: |: -)([A-Z]+) ")
 
-#: What a server says of a length that it doesn't take. It says the same of bytes that were garbled on the way, so this
-#: means something for a large request only.
+#: What a server says of a length that it doesn't take. It says the same of bytes that were garbled on the way, so it is
+#: taken for a refusal of a large request only.
 LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk|inline|mbulk))", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""Hearing, over Redis's pub/sub, what is said of names."""
+"""Listens to hints over Redis's pub/sub."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from dramatiq.logging import get_logger
 from ...backend import Listener
 from ...errors import StateUnavailable
 
-#: How many channels are subscribed to in one command, and how many messages are read before they are looked at.
+#: How many channels are subscribed to in one command, and how many names one call of `hear` returns at most.
 CHUNK, MOST = 500, 1_000
 
-#: A pool that is smaller than this has no connection to spare: one would be kept for listening.
+#: A pool with fewer connections than this has none to spare for listening, which keeps one all the time.
 LEAST_POOL = 3
 
-#: What is in the answer to a command that isn't allowed, or isn't known.
+#: Words in a server's or a proxy's answer to a command that it doesn't allow, or doesn't know.
 REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
 
 logger = get_logger(__name__)
 
 
 def channel(namespace: str, name: str) -> str:
-    """Where something is said of a name. The scripts say there that a run has come to rest."""
+    """The channel for hints about a name. The scripts publish there that a run has come to rest."""
     return f"{namespace}:{{{name}}}:bell"
 
 
 class RedisListener(Listener):
-    """Keeps one connection of the client's pool while it listens.
+    """Listens over one connection of the client's pool, which it keeps while it listens.
 
     Parameters:
-      told: the reasons for deafness that were logged already; one is logged once.
+      client: the client, whose pool gives the connection.
+      namespace: what the names of all channels begin with.
+      told: the reasons for deafness that were logged already, since each is logged once. It is shared by all listeners
+        of a store, and added to.
     """
 
     def __init__(self, client: Any, namespace: str, told: set[str]) -> None:
@@ -81,7 +84,7 @@ class RedisListener(Listener):
 
     def wake(self) -> None:
         self._woken.set()
-        if self._pubsub is None:  # it will look for what is new when it has connected
+        if self._pubsub is None:  # not connected yet: `hear` returns soon anyway, once the subscriptions have begun
             return
         try:
             self._client.publish(self._own, "")
@@ -98,7 +101,8 @@ class RedisListener(Listener):
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The subscription to all names, made anew where it was lost. What refuses it for good makes this one deaf."""
+        """The subscription to all names, which is made anew if it was lost. If the server refuses it for good, this
+        listener is deaf from then on."""
         try:
             if self._pubsub is None:
                 self._pubsub = self._client.pubsub()
@@ -130,7 +134,8 @@ class RedisListener(Listener):
 
 
 def _refuses(error: redis.RedisError) -> bool:
-    """Whether a server, or a proxy before it, says that this user may not do that, or that it can't be done there."""
+    """Whether a server, or a proxy before it, says that this user may not use the command, or that it doesn't know
+    it."""
     said = str(error).lower()
     return isinstance(error, redis.ResponseError) and any(word in said for word in REFUSALS)
 

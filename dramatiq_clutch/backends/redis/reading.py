@@ -1,4 +1,4 @@
-"""What can be read of runs in Redis, and the index of those that are at work."""
+"""Reads what can be read of runs without a script, and keeps the index of the runs at work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .pubsub import RedisListener, channel
 from .replies import is_rest
 from .scripts import script
 
-#: How long the index lives after its last change, in milliseconds: longer than any run, for a run that is delayed for
-#: long changes nothing. What is left in it of runs that are gone, a sweeper takes out.
+#: How long the index lives after its last change, in milliseconds. That has to be longer than runs live, because a run
+#: that is delayed for months changes nothing in the index. Sweepers take out runs that are gone.
 INDEX_TTL = 400 * 86_400_000
 
 #: How many rows or results travel in one command.
@@ -85,7 +85,7 @@ class RedisReading(ClutchBackend):
             pipe: Any = self.client.pipeline(transaction=False)
             pipe.hmget(self._key(run_id, "head"), ["era", "revival"])
             pipe.hmget(recorded, names)
-            for scores in (standing, dead):  # by name: what a pipeline makes of the answer differs with the client
+            for scores in (standing, dead):  # not by `zmscore`: clients differ in how its answer is converted
                 pipe.execute_command("ZMSCORE", scores, *names)
             (era, revival), marked, *scores_of = pipe.execute()
         return [
@@ -162,7 +162,7 @@ class RedisReading(ClutchBackend):
         except RedisError as error:
             logger.debug("Nobody hears of %s: %s", name, error)
 
-    # What is used by all of these
+    # Helpers
 
     def _key(self, run_id: str, part: str, generation: str = "") -> str:
         return key(self.namespace, run_id, part, generation)
@@ -176,7 +176,7 @@ class RedisReading(ClutchBackend):
         return cast("bytes | None", found) if not generation or whose == generation.encode() else None
 
     def _generation(self, run_id: str) -> str:
-        """The present generation of a run, or that of what is left of it."""
+        """The generation of the run that has this id, or else of its tombstone; an empty string if there is neither."""
         found = self.generation(run_id)
         if found is None:
             tombstone: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "tombstone")))

@@ -1,4 +1,4 @@
-"""What the scripts return, and what is read of their keys, as values."""
+"""Turns the scripts' answers, and the fields of a head, into values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .outages import way_out
 
 
 def reply_from(raw: Any, generation: str, onward: SendMembers | None = None) -> Reply:
-    """A transition's answer. `onward` is the duty that the script could do by itself."""
+    """A transition's answer. `onward` is the duty whose message the script was given to send in the same step; the
+    answer says whether it has."""
     word, note, *duties = raw if len(raw) > 1 else (*raw, b"")
     if word == b"foreign":
         return Reply("foreign", note=cast(Note, note.decode()))
@@ -49,7 +50,7 @@ def duty_from(raw: Any, generation: str) -> Duty:
 
 
 def _ahead_from(duty: SendMembers, ahead: Any) -> SendMembers | None:
-    """The duty that will follow this one; whoever is to do it adds the result to its line."""
+    """The duty that will follow this one. Its `previous` has no result yet: the process that does the job adds it."""
     if not ahead:
         return None
     line, row = ahead
@@ -66,9 +67,11 @@ def _ahead_from(duty: SendMembers, ahead: Any) -> SendMembers | None:
 
 
 def is_rest(found: Any) -> bool:
-    """Whether these fields of a head, state and format, are of a run at rest.
+    """Whether these fields of a head, state and format, are of a run at rest (or of no run).
 
-    It is so, too, for an error that waiting doesn't cure, and for a newer format: whoever reads the run gets that."""
+    A newer format counts as rest, too, because whoever then reads the run gets the error that says so. Raises the error
+    that a server gave instead of the fields.
+    """
     if isinstance(found, Exception):
         if way_out(found) is not None:
             raise found

@@ -1,11 +1,12 @@
-"""Commands straight over one of a client's connections, several threads' in one round trip.
+"""Sends commands straight over one of a client's connections, those of several threads in one round trip.
 
-What the client itself does for each command costs as much again as the command, and it repeats one whose reply is lost,
-when nobody can tell whether it was done twice. Here an error is the caller's to handle.
+There are two reasons not to let the client send them. Its own work for a command takes as long as the command itself;
+and it repeats a command whose reply was lost, so that nobody can tell whether the command was done twice. Here the
+caller handles every error.
 
-A large command travels alone, so that nobody else's suffers if it is refused. Servers and proxies often don't say that
-they refuse it: they close the connection in the middle of it. What tells that from an outage is that the server does a
-small call right afterwards, several times in a row.
+A large command travels alone, so that no other command is lost if it is refused. Servers and proxies often don't say
+that they refuse it: they close the connection in the middle of it. That is told from an outage by a small call right
+afterwards: if the server answers the small call each time, several times in a row, it has refused the large one.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from .outages import LARGE, LENGTH, LIMITS, in_words, refuses
 
 Command = Sequence[Any]
 
-#: How many commands may travel with those of others. More go by themselves: nobody else is to wait for them.
+#: How many commands a call may have to share a round trip with those of other threads. A call with more commands makes
+#: a round trip of its own, so that nobody else waits for them.
 FEW = 10
 
-#: How long to wait between the tries to get a large command through, in seconds. The server has refused it when it has
-#: closed the connection once more than that.
+#: How long to wait between two tries to send a large command, in seconds. If the connection is closed at the last try,
+#: too, the server has refused the command.
 PAUSES = (0.1, 0.5)
 
 #: A command as it goes over the wire.
@@ -41,11 +43,11 @@ _wires: WeakKeyDictionary[redis.Redis, Combining[Sequence[Packed], list[Any]]] =
 
 
 def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    """The answers to commands that are sent in one round trip; an error of the server is an answer, too. A large one
-    makes a round trip of its own, between those before and those behind it.
+    """Send commands in one round trip, and return their answers; an error of the server is an answer, too. A large
+    command makes a round trip of its own, between the commands before it and those behind it.
 
-    Raises ConnectionError or TimeoutError: then some may have been done. Raises PayloadRefused if the server doesn't
-    take a large one; those before it have been done.
+    Raises ConnectionError or TimeoutError: then some of the commands may have been done. Raises PayloadRefused if the
+    server doesn't take a large command: then those before it have been done.
     """
     ready = [packed(command) for command in commands]
     if any(len(one) >= LARGE for one in ready):
@@ -54,13 +56,14 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         return _send(client, ready)
     wire = _wires.get(client)
     if wire is None:
-        the_client = ref(client)  # a wire that held its client would keep it for ever
+        the_client = ref(client)  # a strong reference from the value would keep the weak dictionary's key for ever
         wire = _wires.setdefault(client, Combining(lambda batches: _send_all(the_client(), batches), _interrupted))
     return wire(ready)
 
 
 def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
-    """The answer to one command; `alone` waits for nobody else's. Raises what the server answers, besides."""
+    """Send one command, and return its answer. With `alone` it doesn't wait for, or travel with, other threads'
+    commands. Raises what `send` raises, and an error that the server answers."""
     (answer,) = _send_apart(client, [command], [packed(command)]) if alone else send(client, [command])
     if isinstance(answer, Exception):
         raise answer
@@ -68,11 +71,11 @@ def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
 
 
 def renew_pool(client: redis.Redis) -> None:
-    """Begin a client's pool anew in a forked child, in place, for others may share it.
+    """Begin a client's pool anew in a forked child; in place, because other clients may share the pool.
 
-    A pool notices a fork by itself and drops its connections, but newer ones (redis-py 8.1) take their lock for that,
-    which another thread of the parent may have held. Pools of other classes are left as they are: nobody knows what
-    they were made of.
+    A pool notices a fork by itself and drops its connections. But since redis-py 8.1 it takes its lock to do so, which
+    another thread of the parent may have held when the process forked. Pools of other classes are left as they are,
+    because it isn't known with which parameters they were made.
     """
     pool: Any = client.connection_pool
     made_of = {"connection_class": pool.connection_class, "max_connections": pool.max_connections}
@@ -84,7 +87,7 @@ def renew_pool(client: redis.Redis) -> None:
 
 
 class _Pools:
-    """Those of all clients that send over a wire."""
+    """The pools of all clients that commands were sent for, to be renewed in forked children."""
 
     def renew(self) -> None:
         for client in list(_wires):
@@ -96,16 +99,17 @@ renew_in_children(_pools)
 
 
 def size_of(parts: Sequence[Any]) -> int:
-    """About how many bytes a command, or a part of one, takes on the wire; never more."""
+    """About how many bytes a command, or a part of one, takes on the wire. The estimate is never too high: it leaves
+    out numbers and the protocol's own bytes."""
     return sum(len(part) for part in parts if isinstance(part, bytes | str))
 
 
 def carry(size: int, call: Callable[[], Any], works: Callable[[], bool]) -> Any:
-    """What a call returns that carries a payload of `size` bytes.
+    """Make a call that carries a payload of `size` bytes, and return what it returns.
 
     Parameters:
-      works: Says whether the server does a small call. Where it does, a connection that it closes on the large one is
-        taken for a refusal, if that happens three times in a row.
+      works: says whether the server answers a small call. If it does, while the connection is closed on the large call
+        three times in a row, the server has refused the large one.
 
     Raises PayloadRefused, and what the call raises.
     """
@@ -117,7 +121,8 @@ def carry(size: int, call: Callable[[], Any], works: Callable[[], bool]) -> Any:
                 raise _refused(size, error) from error
             raise
         except redis.ConnectionError as error:
-            # Its subclasses are answers (LOADING, NOAUTH), or no connection is left in the pool.
+            # Subclasses of ConnectionError don't mean that the connection was closed: they are answers (LOADING,
+            # NOAUTH), or say that the pool has no connection left.
             if type(error) is not redis.ConnectionError or not works():
                 raise
             if pause is None:
@@ -127,7 +132,7 @@ def carry(size: int, call: Callable[[], Any], works: Callable[[], bool]) -> Any:
 
 
 def small_call(command: Command) -> Command:
-    """A small script on the first key of a large one: a proxy sends it to the same server, and whoever may call the
+    """A small script on the first key of a large one: a proxy sends both to the same server, and a user that may call
     one may call the other."""
     return "EVAL", "return 1", 1, command[3]
 
@@ -139,7 +144,7 @@ def _refused(size: int, error: Exception) -> PayloadRefused:
 
 
 def _send_apart(client: redis.Redis, commands: Sequence[Command], ready: Sequence[Packed]) -> list[Any]:
-    """The large ones one by one, and the others as they stand between them."""
+    """Send each large command in a round trip of its own, and those between two large ones together; all in order."""
     answers: list[Any] = []
     for is_large, group in groupby(zip(commands, ready, strict=True), key=lambda pair: len(pair[1]) >= LARGE):
         if is_large:
@@ -160,14 +165,14 @@ def _send_large(client: redis.Redis, command: Command, ready: Packed) -> Any:
 
 
 def _works(client: redis.Redis, command: Command) -> bool:
-    """Whether the server does this call, over a connection of its own."""
+    """Whether the server answers this call, which is made over a new connection."""
     pool: Any = client.connection_pool
     connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
     try:
         connection.send_packed_command([packed(command)])
         return bool(connection.read_response() == 1)
     except redis.exceptions.NoPermissionError:
-        return True  # its own word, too
+        return True  # the server has answered, though it doesn't allow the call
     except (redis.RedisError, OSError):
         return False
     finally:
@@ -175,7 +180,7 @@ def _works(client: redis.Redis, command: Command) -> bool:
 
 
 def _send_all(client: redis.Redis | None, batches: Sequence[Sequence[Packed]]) -> list[list[Any]]:
-    assert client is not None  # whoever calls holds it
+    assert client is not None  # `send` holds the client while this runs
     answers = iter(_send(client, list(chain(*batches))))
     return [list(islice(answers, len(batch))) for batch in batches]
 
@@ -191,18 +196,18 @@ def _send(client: redis.Redis, ready: Sequence[Packed]) -> list[Any]:
         connection.send_packed_command([b"".join(ready)])
         answers = [_answer(connection) for _ in ready]
     except BaseException:
-        connection.disconnect()  # or the next one to use it would read our answers
+        connection.disconnect()  # otherwise the next user of the connection would read these answers
         raise
     else:
         if isinstance(answers[-1], redis.ResponseError) and LENGTH.search(str(answers[-1])):
-            connection.disconnect()  # the server closes it now
+            connection.disconnect()  # after a protocol error the server closes its end, too
         return answers
     finally:
         pool.release(connection)
 
 
 def packed(command: Command) -> Packed:
-    """A command as RESP, the servers' protocol; a client's own packing takes four times as long."""
+    """A command in RESP, the protocol of Redis. The client's own packing takes four times as long."""
     values: list[Any] = [len(command)]
     for part in command:
         blob = part if type(part) is bytes else str(part).encode()

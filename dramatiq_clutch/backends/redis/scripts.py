@@ -1,15 +1,16 @@
-"""The scripts: put together from their pieces, called by names, and their errors told by file and line.
+"""Puts the scripts together from their pieces, binds their keys and arguments by name, and finds the file and line of
+an error.
 
-A script of the folder `lua` begins with a comment that says what it takes:
+A script in the folder `lua` begins with a comment that says what the script takes:
 
-    -- USES take, life            pieces of `lua/lib` that go before it, and whatever those use
-    -- KEYS head, here.members      its keys; those with a dot are fields of a table
+    -- USES take, life              pieces of `lua/lib` that are put before it, with all pieces that these use
+    -- KEYS head, here.members      its keys; names with a dot are fields of a table
     -- ARGV member, epoch number, renew flag, results...
 
-and each piece has such a header of its own. They are bound to local variables of these names. The last key may have a
-question mark, which says that not every call has it. An argument is a string, unless it is said to be a `number`, or a
-`flag`, which is '1' or ''; the one with dots, if any, is a list of all that are left. So nobody counts places, here or
-there.
+Each piece has such a header of its own. Keys and arguments are bound to local variables of these names, so that no
+place is counted, in Lua or in Python. The last key may have a question mark: then a call may leave it out. An argument
+is a string, unless the header says that it is a `number`, or a `flag` (which is '1' or ''). An argument whose name ends
+with three dots is the list of all arguments that are left.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from typing import Any
 
 from .constants import CONSTANTS
 
-#: The order in which pieces are put together: each may use those before it.
+#: The order in which pieces are put together. Each may use those before it.
 PIECES = (
     *("run", "line", "members", "nested", "snapshot", "carry", "outbox", "onward", "take", "release", "limit"),
     *("waiting", "callbacks", "rest", "parent", "life", "tombstone", "expiry", "revival"),
 )
 
-#: What is put together from the broker's own script, where a message goes onward in the same step.
+#: The name in Lua of the function that is made of the broker's own script, to send a message in the same step.
 ENQUEUE = "enqueue"
 
 #: How an argument is read, by its kind.
@@ -38,7 +39,7 @@ READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
 
 
 def text_of(name: str) -> str:
-    """What a file of Lua has."""
+    """The text of a file of Lua, by its path in the folder `lua`."""
     return (resources.files(__package__) / "lua" / name).read_text()
 
 
@@ -71,9 +72,9 @@ class Source:
 class Script:
     """A whole script, as the server gets it.
 
-    `keys` and `arguments` are the names of what it takes, in order. It may be given `last_key` or not, and `rest` is
-    the name of the list of all arguments that follow, if it takes one. `sha` is the name under which the server keeps
-    it, and `origin` has the file and the line that each of its lines is from.
+    `keys` and `arguments` are the names of what it takes, in order. `last_key` is a key that a call may leave out, or
+    ''. `rest` is the name of the list of all arguments that follow, or None if it takes none. `sha` is the name under
+    which the server caches the script. `origin` has, for each line of the `text`, the file and the line it comes from.
     """
 
     name: str
@@ -86,9 +87,10 @@ class Script:
     origin: tuple[tuple[str, int], ...]
 
     def call(self, keys: Mapping[str, str], given: Mapping[str, Any], rest: Sequence[Any] = ()) -> tuple[Any, ...]:
-        """What follows the script, or its name, in a call: the number of keys, the keys, the arguments.
+        """What follows the script, or its SHA, in a call of EVAL or EVALSHA: the number of keys, the keys, the
+        arguments. `rest` goes into the list that the script takes last.
 
-        Raises TypeError for arguments that it doesn't take, or that it lacks.
+        Raises TypeError for arguments that the script doesn't take, or that are missing.
         """
         if len(given) != len(self.arguments) or (rest and self.rest is None):
             raise TypeError(
@@ -103,7 +105,7 @@ class Script:
             raise TypeError(f"script {self.name!r} also takes {error}") from error
 
     def located(self, message: str) -> str:
-        """What the server says of an error, with the file and the line in it that it is in."""
+        """An error's text, with the file and the line of the source in place of the line of the whole script."""
         return re.sub(r"@?user_script:(\d+)", lambda found: self._origin_of(int(found[1])), message)
 
     def _origin_of(self, line: int) -> str:
@@ -119,7 +121,8 @@ def script_names() -> list[str]:
 
 @cache
 def script(name: str, enqueue: str = "") -> Script:
-    """A script by its name. With `enqueue`, the text of a broker's own script, it also sends a message onward."""
+    """A script by its name. With `enqueue`, the text of a broker's own script, it can also send the next job's message
+    in the same step (see `lib/onward.lua`)."""
     main = Source.read(f"{name}.lua")
     pieces = _pieces_of(main, (*main.uses, *(["onward"] if enqueue else ())))
     sources = [*pieces, main]
@@ -150,7 +153,8 @@ def script(name: str, enqueue: str = "") -> Script:
 
 
 def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
-    """The pieces that it takes for these, in order. Raises ValueError for one that uses what comes after it."""
+    """The pieces that a script uses, with those that these use, in order. Raises ValueError for a piece that uses one
+    that comes after it, and for one that doesn't exist."""
     wanted, found = set(uses), list[Source]()
     for name in reversed(PIECES):
         if name in wanted:
@@ -167,8 +171,9 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
 def _lines(
     source: Source, places: Mapping[str, str], bound: set[str], rest_at: int, enqueue: str
 ) -> Iterator[tuple[str, str, int]]:
-    """The lines of a piece without its comments, each with its file and number, after those that bind its slots, unless
-    they are `bound` already."""
+    """The lines of a file of Lua without those that are comments, each with the file's name and the line's number.
+    Before them come lines that bind the file's keys (unless they are `bound` already) and arguments to local
+    variables."""
     if source.name == "lib/onward.lua":
         wrapped = [f"local function {ENQUEUE}(KEYS, ARGV)", *enqueue.splitlines(), "end"]
         yield from ((line, "the broker's script", at) for at, line in enumerate(wrapped))
@@ -191,14 +196,14 @@ def _lines(
 
 
 def _constants(body: Sequence[tuple[str, str, int]]) -> str:
-    """Those constants that occur, as Lua."""
+    """A line of Lua that defines the constants that occur in these lines; an empty string if there are none."""
     words = {word for line, _, _ in body for word in re.findall(r"\b[A-Z_]{3,}\b", line)}
     used = [name for name in CONSTANTS if name in words]
     return f"local {', '.join(used)} = {', '.join(str(CONSTANTS[name]) for name in used)}" if used else ""
 
 
 def _tables(places: Mapping[str, str]) -> str:
-    """The tables of those keys whose names have a dot, as Lua."""
+    """A line of Lua that defines the tables of the keys whose names have a dot, such as `here` for `here.members`."""
     tables: dict[str, list[str]] = {}
     for slot, place in places.items():
         table, dot, field = slot.partition(".")

@@ -33,12 +33,15 @@ from .scripts import script
 if TYPE_CHECKING:
     from .courier import Onward
 
-#: When a sweeper looks at the earliest for a run that is being written, in milliseconds, however short a lease is.
+#: After how many milliseconds a sweeper looks for a run that is being written, at the earliest, even if a lease is
+#: shorter.
 LEAST_LEASE = 1_000
 
 
 class RedisBackend(RedisCalling):
-    """Keeps runs in Redis.
+    """Keeps runs in Redis, or in a server that speaks its protocol.
+
+    For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
 
     Parameters:
       client: a ready client; all other connection parameters are then ignored.
@@ -46,6 +49,8 @@ class RedisBackend(RedisCalling):
       namespace: what all keys begin with. Applications that share a server should each have their own.
       encoder: encodes results; default is Dramatiq's global encoder.
       **parameters: passed to ``redis.Redis``.
+
+    Raises ValueError for a client with ``decode_responses=True``, because stored values are bytes.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class RedisBackend(RedisCalling):
     def warnings(self) -> Sequence[str]:
         try:
             memory: dict[str, Any] = self.calls.ask(lambda: self.client.info("memory"))
-        except StateUnavailable:  # it is away, or INFO isn't allowed: then nothing can be said
+        except StateUnavailable:  # the server is away, or doesn't allow INFO, so its settings aren't known
             return ()
         policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
         if policy == "noeviction" or not most:
@@ -90,7 +95,7 @@ class RedisBackend(RedisCalling):
             pipe.zadd(runs, {run_id: caller.now + max(caller.lease_ms, LEAST_LEASE)})
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
             is_small = resp.size_of(rows) < LARGE
-            if is_small:  # by its text, for a pipeline can't ask again when a server doesn't know a script's name
+            if is_small:  # by the script's text: a pipeline can't send that later if the server doesn't know the SHA
                 pipe.execute_command("EVAL", write.text, *arguments)
             answer = pipe.execute()[-1]
         if not is_small:
@@ -161,30 +166,31 @@ class RedisBackend(RedisCalling):
             word = self._count(record)
             if word == b"counts":
                 return Reply("counts")
-            if word == b"last":  # the whole transition finds it applied
+            if word == b"last":  # it is recorded; `record.lua` answers `duplicate`, and gives the duties that follow
                 return replace(self._record(record, caller), word="counts")
         return self._record(record, caller)
 
     def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
         """Record a success, and enqueue the message of the duty that it causes in the same step. The reply says in
-        `sent` whether that was done; where it wasn't, the duty is owed as ever."""
-        if record.is_common and not caller.touch:  # it causes no duty
+        `sent` whether the message was enqueued; if it wasn't, the duty is owed like any other."""
+        if record.is_common and not caller.touch:  # such a record causes no duty of this kind
             return self.record(record, caller)
         try:
             return self._record(record, caller, onward)
-        except PayloadRefused:  # the next message was too much; it may be so for the result as well
+        except PayloadRefused:  # the next message may have been too large; if the result is, this raises it again
             return self._record(record, caller)
 
     def _count(self, record: Record) -> bytes:
-        """The common case, with others' unless the server refuses them together, or this one might be refused."""
+        """Record a success in the common case: in one call with other threads' records, unless this one is large, or
+        the server has refused them together."""
         if len(record.payload) < LARGE:
-            with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
+            with suppress(PayloadRefused):  # each record is then sent by itself, and only the refused one raises
                 return self._succeed(record)
         (word,) = self._succeed_together([record])
         return word
 
     def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
-        """The common case for several records: one call for each stage that they are of."""
+        """Record successes in the common case: one call for each stage that they belong to. Returns a word for each."""
         stages: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             tag = record.tag
@@ -248,8 +254,9 @@ class RedisBackend(RedisCalling):
         return self._present("tidy", run_id, caller, {"id": duty.id}).word if word == "tidy" else word
 
     def confirmation(self, run_id: str, duty: Duty, caller: Caller, queue: str, ids: Sequence[str]) -> resp.Command:
-        """What confirms a duty over the wire, right behind the messages that were sent for it: only if those with these
-        ids are the last in the broker's `queue`, for an error in front of a command doesn't stop it."""
+        """The command that confirms a duty, to be sent in one pipeline right behind the duty's messages. It confirms
+        only if the messages with these ids are the last in the broker's `queue`, because the server carries on with a
+        pipeline after an error."""
         confirm, keys = script("confirm"), {**self._keys_of_confirmation(run_id, duty), "queue": queue}
         return ("EVALSHA", confirm.sha, *confirm.call(keys, self._of_confirmation(duty, caller, ""), ids))
 
@@ -296,7 +303,8 @@ class RedisBackend(RedisCalling):
 
 
 def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
+    """The records in groups, each small enough for a call that isn't LARGE; a record that is too large for that is a
+    group of its own."""
     batch, size = list[Record](), 0
     for record in records:
         if batch and size + len(record.payload) > LARGE // 2:

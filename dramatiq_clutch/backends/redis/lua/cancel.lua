@@ -1,10 +1,11 @@
--- Bring the run to rest: nothing is sent or started any more, nothing counts.
+-- Bring the run to rest: from here on nothing is sent or started, and no record of a job counts.
 -- USES take, release, life, tombstone, expiry
 -- KEYS here.halted
 -- ARGV bury
--- `bury` is the epoch of the parent that is cancelled, or '': it doesn't concern a run that it has revived since, and
--- one that isn't there is not to be started in it.
--- returns {'cancelled' | 'over' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+-- `bury` is '', or, if the run is cancelled because its parent is, the epoch that the parent was in. Then a run that
+-- the parent has revived in a later epoch is left alone; and if the run isn't there, a tombstone is left, so that the
+-- parent can't start it in this epoch or an earlier one.
+-- returns {'cancelled' | 'over' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't the present stage
 if not run.state then
   local what, whose, epoch = read_tombstone()
   local known = what and whose == generation

@@ -1,10 +1,12 @@
--- A duty is done, or done up to a cursor: then its lease begins anew.
+-- Confirm that a duty is done, or that it is done up to a cursor: then its lease begins anew.
 -- KEYS head, outbox, queue?
 -- ARGV duty, cursor, now, lease, lease_ms, sent...
--- `cursor` is '' when the duty is done. `queue` is the broker's, where this goes with what has been sent for the duty,
--- and `sent` are the ids that must be the last in it then; otherwise there are none.
--- returns 'confirmed'; 'rests': so it is, and the run is at rest and owes nothing more; 'lost'; and having changed
---         nothing, 'unseen', or 'tidy': it is the last one of a run that has succeeded
+-- `cursor` is '' when the duty is done. `queue` and `sent` are given when this call travels in one pipeline behind the
+-- duty's messages: the duty is confirmed only if the ids in `sent` are the last ones in the broker's queue, because the
+-- server carries on with a pipeline after an error.
+-- returns 'confirmed'; 'rests': confirmed, and the run is at rest and owes nothing more; 'lost': the caller doesn't
+--         hold the duty. Two answers mean that nothing was changed: 'unseen': the messages aren't in the queue; 'tidy':
+--         this is the last duty of a run that has succeeded, so call the script of that name instead
 local stored = redis.call('HGET', outbox, duty)
 local owed = stored and cjson.decode(stored)
 if not owed or owed.parked or owed.lease ~= lease then return 'lost' end

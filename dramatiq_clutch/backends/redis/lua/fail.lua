@@ -1,7 +1,8 @@
--- A duty can't be done, and waiting doesn't cure it: the run fails. A retry owes it again, unless it is a callback.
+-- Let the run fail, because a duty can't be done and waiting doesn't cure that. `retry` owes the duty again, unless it
+-- is a callback.
 -- USES take, life, expiry
 -- ARGV id, details
--- returns {'failed' | 'lost', note, duty...}, or {'moved'}: it is at another stage now
+-- returns {'failed' | 'lost', note, duty...}; or {'moved'} if `stage` isn't the present stage
 local duty = run.state and held(id)
 if not duty then return {'lost', ''} end
 if run.stage ~= stage then return {'moved'} end
@@ -22,7 +23,7 @@ end
 set('error', details)
 if run.state == 'running' then
   set('state', 'failed')
-  if not callback then ring('alarmed', 'on_failure') end -- one that can't be sent isn't reported through itself
+  if not callback then ring('alarmed', 'on_failure') end -- a callback that can't be sent causes no other callback
   rest('failed')
 end
 tell()

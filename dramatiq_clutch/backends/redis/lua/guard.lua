@@ -1,4 +1,4 @@
--- Say whether a job is still wanted. Changes nothing.
+-- Say whether a job is still wanted. This changes nothing.
 -- KEYS head, tombstone, members
 -- ARGV stage number, member, of number, generation
 -- `members` are those of the job's stage, and `of` is how many members the message says that it has.

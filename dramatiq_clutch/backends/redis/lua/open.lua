@@ -1,4 +1,4 @@
--- Say how many members a stage has. An empty one is complete at once.
+-- Store how many members a released stage has that is mapped or empty. An empty stage is complete at once.
 -- USES take, life, expiry
 -- ARGV id, total
 -- returns {'opened' | 'lost', note, duty...}

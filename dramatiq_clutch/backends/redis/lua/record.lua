@@ -2,12 +2,12 @@
 -- USES take, life, tombstone, expiry
 -- KEYS here.halted
 -- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number
--- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''; `of_run`
--- says that this is the word of a nested run; `renew`, that the expiry of all keys is to be renewed (those that this
--- call makes get one in any case); `due` is when the next attempt is due (ms), or 0.
+-- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''. `of_run`
+-- says that a nested run tells how it stands. `renew`: renew the expiry of all the run's keys (keys that this call
+-- makes get one in any case). `due` is when the next attempt is due (UNIX ms), or 0.
 -- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; {'onward', note, {line, row} of
---         what comes next, duty...}: it counts, and the message has gone; or {'over'}: `owed` has the keys for what
---         there may be to do
+--         the stage after the next, duty...}: it counts, and the next stage's message is sent; or {'over'}: it doesn't
+--         count, so call `owed`, which gets the keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 
 if not run.state then return {has_tombstone() and 'over' or 'unknown', ''} end
@@ -39,7 +39,7 @@ elseif ending == 'succeeded' and nested == '' then
 elseif ending == 'succeeded' then
   call('HSET', here.members, member, 'N')
   call('HSET', here.nests, member, nested)
-  call('HDEL', here.attempts, member) -- its runs tell in an order of their own
+  call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   stand(member, WORKING)
   owe('start:' .. stage .. ':' .. member)
 elseif is_newer(member, epoch, attempt) then

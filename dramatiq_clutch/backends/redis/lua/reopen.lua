@@ -1,10 +1,10 @@
--- Give the holder of a `retry` the next members to send again, no more than there is room for. It gets the same ones
--- again until it has said that they are sent.
+-- Give the holder of a `retry` duty the next members to send again, no more than the stage's limit leaves room for. The
+-- holder gets the same members again until it has said that they are sent.
 -- USES outbox, limit, waiting, expiry
 -- ARGV id, done number
--- `done` is how many times it has sent what it got.
+-- `done` is how many times the holder has sent the members that it got.
 -- returns {'some', epoch, member...}; {'done'}: there are none, or there is no room, and the duty is confirmed;
---         {'lost'}; or {'moved'}: it is at another stage now
+--         {'lost'}; or {'moved'} if `stage` isn't the present stage
 local duty = run.state and held(id)
 if not duty then return {'lost'} end
 if run.stage ~= stage then return {'moved'} end

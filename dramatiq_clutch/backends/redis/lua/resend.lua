@@ -1,6 +1,6 @@
--- A new epoch, in which all unsettled members are sent again: their messages were lost.
+-- Begin a new epoch in which all unsettled members are sent again, because their messages were lost.
 -- USES take, expiry
--- returns {'resent' | 'nothing' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+-- returns {'resent' | 'nothing' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 local total = total_of(run.line)

@@ -1,12 +1,12 @@
--- A new epoch, in which the dead members work again; of a cancelled run, all that have not succeeded.
+-- Begin a new epoch in which the dead members work again; in a cancelled run, all members that haven't succeeded do.
 -- USES take, life, revival, expiry
 -- ARGV revived_in
--- `revived_in` is the epoch of the parent that revives it, or ''.
--- returns {'retried' | 'nothing' | 'unknown', note, duty...}, or {'moved'}: it is at another stage now
+-- `revived_in` is '', or, if the run's parent revives it, the epoch that the parent is in.
+-- returns {'retried' | 'nothing' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 if revived_in ~= '' then
-  -- Its parent's `retry` and `revive` duties may both come to it. Once for each of the parent's epochs is enough.
+  -- The parent's `retry` and `revive` duties may both reach this run: it is revived once for each epoch of the parent.
   if tonumber(call('HGET', head, 'since')) >= tonumber(revived_in) then return answer('nothing') end
   call('HSET', head, 'since', revived_in)
 end
@@ -15,7 +15,7 @@ local cancelled, succeeded, total = run.state == 'cancelled', run.state == 'succ
 local dead, parked = succeeded and 0 or count_dead(), parked_duties()
 local nested = not succeeded and total and has_nested()
 local revived = cancelled or dead > 0 or next(parked) ~= nil or (run.error ~= '' and not succeeded)
--- A parent that was cancelled hasn't heard that this run is failing, or was, and takes it for open.
+-- A parent that was cancelled hasn't heard that this run is or was failing, and counts it as working.
 local unheard = revived_in ~= '' and (run.told == 'failing' or run.told == 'attempted')
 if not (revived or nested) then
   tell(unheard)
@@ -32,9 +32,9 @@ end
 local limit = limit_of(run.line)
 local to = limit and run.sent or total
 if cancelled then owe_unattempted(total, to, nested) end
-if total and not succeeded then -- and those that have had an attempt; with a limit, `fill` sends them
+if total and not succeeded then -- members that have had an attempt; in a stage with a limit, `fill` sends them
   if nested and not cancelled then owe_shares('revive', to) end
-  -- Of many nested runs those with shares have most retry; what is left then is whoever's that comes.
+  -- Where shares revive many nested runs, the duty to send the other members again is for anybody.
   if not limit and run.retrying == '' and count_waiting() > 0 then
     owe_retry(nested and to > few_runs() and '' or nil)
   end

@@ -1,11 +1,11 @@
--- Make a written plan a run, and owe its first stage.
+-- Make a run of a plan whose rows are written, and owe its first stage.
 -- USES take, life, tombstone, expiry
 -- KEYS draft
 -- ARGV run_ttl number, result_ttl, claim, parent_epoch, rows number, app, due number, fresh_for number, more...
--- `draft` has the rows as they were written, and `rows` is how many it has to have. `parent_epoch` is '' for a run that
--- isn't nested. The first stage is delayed until `due` (ms), or 0. `more` are fields of the head and their values.
--- A draft is fresh for so many ms: after that a sweeper that knows of the run may find that it isn't there, and forget
--- it for ever.
+-- `draft` is the list of written rows, and `rows` is how many it must have. `claim` is the clutch's fingerprint, or ''.
+-- `parent_epoch` is '' for a run that isn't nested. `due` is until when the first stage is delayed (UNIX ms), or 0.
+-- `more` are fields of the head, each followed by its value. A draft is fresh for `fresh_for` ms after its last row was
+-- written; later than that a sweeper may have looked for the run in vain and have taken it out of the index for good.
 -- returns {'created' | 'exists' | 'taken' | 'foreign' | 'expired' | 'late', note, duty...}
 local nested = parent_epoch ~= ''
 if run.state or (stranger and not nested) then
@@ -29,7 +29,7 @@ end
 if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end
 if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
 call('DEL', tombstone)
-if stranger then call('UNLINK', head) end -- it was nested in another run that had our parent's id
+if stranger then call('UNLINK', head) end -- it was nested in an earlier run under our parent's id
 
 for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,

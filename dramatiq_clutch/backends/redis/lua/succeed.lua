@@ -1,11 +1,12 @@
--- The common case of `record`: members' first attempts succeed, and others are still to come.
+-- Record successes of members of one stage, in the common case of `record`: the stage isn't complete with them.
 -- KEYS members
 -- ARGV total number, batch number, results...
--- `members` are those of the jobs' stage, which has `total` members; `batch` is how many attempts make a look worth
--- while, or 0; `results` are, for each of some members, its index and 'S' .. result.
--- returns for each: 'counts'; 'last': it counts, and the whole transition has to see what that means; 'look': nothing
---         is recorded here, that is left to the whole transition. So it is with the member that completes the stage:
---         no moment lies between its success and what that means.
+-- `members` is the hash of the jobs' stage, which has `total` members. `batch` is after how many successes of a stage
+-- with a limit it is worth looking for members to send, or 0. `results` has for each member its index, and 'S' before
+-- its result.
+-- returns for each member: 'counts'; 'last': it counts and fills a batch, so call `record` to find out what follows;
+--         'look': nothing is recorded here, because the member is known already, the key is gone, or the member would
+--         complete the stage, so call `record`, which records it and completes the stage in the same step
 local words, fresh, latest = {}, 0, nil
 for index = 1, #results, 2 do
   local counts = redis.call('HSETNX', members, results[index], results[index + 1]) == 1
@@ -13,7 +14,7 @@ for index = 1, #results, 2 do
   if counts then fresh, latest = fresh + 1, #words end
 end
 local fields = redis.call('HLEN', members)
-if fields == fresh then -- no live key: the stage is over, or has expired
+if fields == fresh then -- the key was missing, since a live one has the field '': the stage is over, or has expired
   redis.call('DEL', members)
   for index = 1, #words do words[index] = 'look' end
 elseif latest then

@@ -1,11 +1,11 @@
--- `owed` for a sweeper, who also wants to know whether anything happens to the run.
+-- Do what `owed` does, for a sweeper, which also has to find out whether anything happens to the run.
 -- USES take, life, expiry
 -- ARGV stalled_after number, waits_for_jobs flag
--- After `stalled_after` ms in which nothing happens it counts as stalled. `waits_for_jobs` says that the caller knows
--- that some member that is unsettled is a job: of a stage with nested runs only it can tell.
--- returns {'owing' | 'works' | 'quiet' | 'stalled' | 'rests' | 'unknown', note, duty...}, or {'moved'}. `quiet`:
---         nothing has happened for so long, and the caller has to see what its nested runs do. `stalled`: this call
---         has found it out
+-- The run is stalled when nothing has happened to it for `stalled_after` ms. `waits_for_jobs` says that the caller has
+-- found an unsettled member that is a job: in a stage with nested runs this script can't tell jobs from runs.
+-- returns {'owing' | 'works' | 'quiet' | 'stalled' | 'rests' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't
+--         the present stage. 'quiet': nothing has happened for `stalled_after` ms, and the caller has to find out
+--         whether the stage waits for nested runs only. 'stalled': this call has found that the run is stalled
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 look()

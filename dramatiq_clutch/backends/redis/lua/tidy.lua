@@ -1,7 +1,7 @@
--- The last duty of a run that has succeeded is done: only its status and result stay.
+-- Confirm the last duty of a run that has succeeded, and delete everything but the run's status and result.
 -- USES expiry
 -- ARGV id
--- returns {'ends' | 'confirmed' | 'lost', note}, or {'moved'}: it is at another stage now
+-- returns {'ends' | 'confirmed' | 'lost', note}; or {'moved'} if `stage` isn't the present stage
 if not run.state or not held(id) then return {'lost', ''} end
 if run.stage ~= stage then return {'moved'} end
 call('HDEL', outbox, id)

@@ -1,13 +1,13 @@
--- Put the expiry of the run's keys off.
+-- Put off the expiry of the run's keys.
 -- USES expiry
 -- ARGV due number
--- Something of it is delayed until `due` (ms), or 0.
--- returns {'touched' | 'unknown'}, or {'moved'}: it is at another stage now
+-- `due` is until when something of the run is delayed (UNIX ms), or 0.
+-- returns {'touched' | 'unknown'}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 wait_until(due)
 if run.state == 'succeeded' then
-  clean_up() -- it lives for its result_ttl, or as long as its callbacks
+  clean_up() -- a succeeded run lives for its result_ttl, or until its callbacks have ended
 else
   touch()
 end

@@ -1,8 +1,9 @@
--- What comes along with a duty to send a few members, to save its holder reading it.
+-- Collect what the holder of a duty to send a few members needs, so that it needn't read that itself.
 -- USES line
 -- KEYS plan, before.members, here.members
 
--- The stage that follows, if it is one job. The first stage asks for none: whoever sends it seldom does its job.
+-- The line and the row of the stage that follows, if that is one job; {} otherwise. It is {} for the first stage, too,
+-- because the process that sends that stage (the producer) seldom does its job.
 local function next_of(index)
   local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
   local offset, total = string.match(line, '^(%d+) (%d+) ')
@@ -11,7 +12,8 @@ local function next_of(index)
   return row and #row <= LITTLE and {line, row} or {}
 end
 
--- The spec, the members' rows, the result of a stage of one before them, and what follows them.
+-- For a `send` duty: the spec, the members' rows, the line and the result of the stage before if that has one member,
+-- and the stage that follows. All are empty if the duty has too many members.
 local function needs(id, line)
   local index, from, to = string.match(id, '^send:(%d+):(%d+):(%d+)')
   local offset = string.match(line, '^%d+')

@@ -1,9 +1,9 @@
--- How long the run's keys live.
+-- Renew the expiry of the run's keys, and delete what a succeeded run doesn't need.
 -- USES outbox
 -- KEYS plan, callbacks, tombstone, before.members, before.standing, before.dead, before.attempts
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
 
--- Renew the expiry of all its keys.
+-- Renew the expiry of all the run's keys.
 local function touch()
   update()
   local ttl = lifetime()
@@ -13,9 +13,9 @@ local function touch()
   end
 end
 
--- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates are
--- known; of a nested run, which has told its parent, no more than the tombstone. Callbacks that haven't ended yet keep
--- the status.
+-- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates of its
+-- messages are recognised. A nested run has told its parent by then, so only its tombstone stays. While callbacks
+-- haven't ended, the status stays in any case, because they may read it.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do

@@ -1,9 +1,9 @@
--- What follows from how the members stand: the stage is complete, the run fails, more members are sent.
+-- Do what follows from how the members stand: complete the stage, let the run fail, or send more members.
 -- USES rest, limit, parent
 -- KEYS before.members, before.standing, before.dead, before.attempts
 -- KEYS here.members, here.standing, here.dead, here.nests, here.items, after.members
 
--- The stage is complete: its results stay for the next one, and what the stage before it has left goes.
+-- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go.
 local function complete(dead)
   call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.nests, here.items)
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
@@ -19,7 +19,7 @@ end
 
 local function judge()
   local total, there = total_of(run.line), call('HLEN', here.members)
-  if not total or there == 0 then return end -- not opened yet; expired: missing state releases nothing
+  if not total or there == 0 then return end -- the stage isn't opened yet; or it has expired, and so releases nothing
   local recorded, standing, buried = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
   local working, failing, dead = 0, 0, 0
   if standing + buried > 0 then
@@ -39,7 +39,8 @@ local function judge()
   end
 end
 
--- What is owed is a function of the state, so this may be called at any time, by anybody, and as often as wanted.
+-- Owe whatever follows from the state. That depends on the state alone, so this may be called at any time, by anybody,
+-- and any number of times.
 local function look(unheard)
   if run.stage ~= stage then return end -- the keys are of another stage
   local works = run.state == 'running' or run.state == 'failed'

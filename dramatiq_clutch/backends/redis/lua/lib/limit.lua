@@ -1,18 +1,19 @@
--- A stage with a limit: its members are sent one after another, as others are settled.
+-- Refill a stage with a limit: more members are sent as others are settled.
 -- USES release, members
 
--- The members that wait are to be sent again, some at a time (see `reopen`).
+-- Owe that the waiting members are sent again. The duty's holder gets them from `reopen`, some at a time.
 local function owe_retry(whose)
   set('retrying', 'retry:' .. stage .. ':' .. call('HINCRBY', head, 'retries', 1) .. ':' .. run.epoch)
   owe(run.retrying, nil, whose)
 end
 
--- How many members may still be sent: a member has its place until it is settled.
+-- How many members may still be sent. A member counts against the limit from when it is sent until it is settled.
 local function room_in(limit, recorded)
   return limit - (run.sent - recorded) - count(WORKING, FAILING)
 end
 
--- Send as many members as there is room for; those first that wait to be sent again.
+-- Owe that as many members are sent as there is room for. Members that wait to be sent again come before those that
+-- have never been sent.
 local function fill(total, recorded)
   local limit = limit_of(run.line)
   if not limit then return end

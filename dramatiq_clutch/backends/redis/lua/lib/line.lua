@@ -1,4 +1,5 @@
--- A stage's line: '<first row> <members> <flags> <limit> ...'. The members are '?' until a mapped stage is opened.
+-- Read a stage's line: '<first row> <members> <flags> <limit> ...'. The number of members is '?' until a mapped stage
+-- is opened.
 -- USES run
 local function line_of(index)
   if index == stage and run.line ~= '' then return run.line end

@@ -1,16 +1,16 @@
--- How the members of the stage stand. `standing` has those that have had an attempt and are unsettled, `dead` the dead
--- ones; each has those, too, that wait to be sent again.
+-- Tell how the members of the stage stand. `standing` holds the unsettled members that have had an attempt, and `dead`
+-- the dead ones. A member that waits to be sent again stays where it was.
 -- USES run
 -- KEYS here.standing, here.dead, here.attempts
--- A retry begins a new revival (of a cancelled run, a new era too): whatever has a lower one in its score waits to be
--- sent again. So a retry of 100,000 members is one number, and nobody has to visit them in one step.
+-- A retry begins a new revival, and a new era if the run was cancelled. Every member whose score has an earlier revival
+-- or era waits to be sent again. So a retry of 100,000 members changes two numbers, and no script visits them all.
 
--- A bound that isn't included. A score has more digits than Lua writes by itself.
+-- An upper bound that is itself excluded. It is formatted, because Lua by itself writes fewer digits than a score has.
 local function below(score)
   return string.format('(%.0f', score)
 end
 
--- How many members are of these kinds, in the present era.
+-- How many members are of the kinds from `kind` to `last` (by default of `kind` only), in the present era.
 local function count(kind, last)
   local from = run.era * ERA
   return call('ZCOUNT', here.standing, from + kind * SPAN, below(from + ((last or kind) + 1) * SPAN))
@@ -20,7 +20,7 @@ local function count_dead()
   return call('ZCOUNT', here.dead, run.revival * SPAN, '+inf')
 end
 
--- How many wait to be sent again: those of an earlier revival, or era.
+-- How many members wait to be sent again: the dead of earlier revivals, and the unsettled of earlier eras.
 local function count_waiting()
   local dead = run.revival > 0 and call('ZCOUNT', here.dead, '-inf', below(run.revival * SPAN)) or 0
   return dead + (run.era > 0 and call('ZCOUNT', here.standing, '-inf', below(run.era * ERA)) or 0)
@@ -36,14 +36,14 @@ local function stand(member, kind)
   end
 end
 
--- The member has succeeded, and doesn't stand anywhere any more.
+-- Take a member that has succeeded out of `standing`, `dead` and `attempts`.
 local function unstand(member)
   call('ZREM', here.standing, member)
   call('ZREM', here.dead, member)
   call('HDEL', here.attempts, member)
 end
 
--- Whether this attempt is later than the last one that was recorded: of a later epoch, or later in the same one.
+-- Whether this attempt is later than the last recorded one: it is of a later epoch, or a later attempt of the same one.
 local function is_newer(member, epoch, attempt)
   local last_epoch, last_attempt = string.match(call('HGET', here.attempts, member) or '-1 -1 ', '^(%-?%d+) (%-?%d+) ')
   last_epoch, last_attempt = tonumber(last_epoch), tonumber(last_attempt)

@@ -1,14 +1,15 @@
--- What the run owes: a duty is written down with the transition that causes it, and is the caller's from the start.
+-- Write down what the run owes. A duty is written in the transition that causes it, under the caller's lease.
 -- USES run
 -- KEYS outbox
 -- ARGV owner, lease, lease_ms number
 local own = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
-local fresh = {} -- ids of the shares that it creates for anybody
-local woken = false -- whether it has brought a run that was at rest back to work, or has it owe something again
-local go_onward -- does a duty in this very call, if it can
-local has_gone = false -- whether it has done so
+local fresh = {} -- ids of the shares that this call creates for anybody
+local woken = false -- whether this call has brought a run at rest back to work, or owes parked duties again
+local go_onward -- a function that does a duty in this same call; nil unless `lib/onward` is part of the script
+local has_gone = false -- whether `go_onward` has sent the duty's message
 
--- Write a duty down: for the caller, or for `whose` message; `anybody` may have it at once if that is ''.
+-- Write a duty down. Its owner is the caller, unless `whose` names another one. If `whose` is '', the duty is a share
+-- for anybody and can be taken at once. `shown` is the snapshot that goes with it, if any.
 local function owe(id, shown, whose)
   if go_onward and go_onward(id) then return end
   local duty = {
@@ -21,8 +22,8 @@ local function owe(id, shown, whose)
   end
 end
 
--- Whether a duty has nothing to do any more: it would send or start what its stage needed, and that is over. Somebody
--- has done it and not confirmed it. What it would read is perhaps gone.
+-- Whether a duty is moot: it would send or start members of a stage that is over. Somebody has done it without
+-- confirming it, and what it would read may be gone.
 local MOVES = {send = true, open = true, start = true, retry = true, resume = true, revive = true, resend = true}
 
 local function is_moot(id)
@@ -30,15 +31,15 @@ local function is_moot(id)
   return MOVES[kind] and (tonumber(index) < run.stage or run.state == 'succeeded')
 end
 
--- The duty, if the caller holds it.
+-- The duty if the caller holds its lease, or nil.
 local function held(id)
   local stored = call('HGET', outbox, id)
   local duty = stored and cjson.decode(stored)
   return duty and not duty.parked and duty.lease == lease and duty or nil
 end
 
--- Whether the caller may have a duty. A share for anybody is for sweepers: whoever else comes by, such as a nested run
--- that tells how it stands, has somebody waiting for it.
+-- Whether the caller may have a duty: it owns it, or the lease has lapsed. A share for anybody is given to sweepers
+-- only, because every other caller (say, a nested run that tells how it stands) keeps somebody waiting.
 local function may_have(duty)
   if duty.owner == owner then return true end
   return duty.due <= now and (duty.owner ~= '' or owner == 'sweeper')

@@ -1,7 +1,8 @@
--- A nested run's word to its parent.
+-- Tell the parent of a nested run how the run stands.
 -- USES outbox, members, snapshot
 
--- Owe it, whenever it changes; `unheard`: although it hasn't. A newer word takes the place of one that is not yet told.
+-- Owe a `tell` duty whenever the ending that the parent should know has changed; with `unheard`, although it hasn't. A
+-- new `tell` duty replaces one that hasn't been done yet.
 local function tell(unheard)
   if run.told == '' then return end
   local word = 'working'

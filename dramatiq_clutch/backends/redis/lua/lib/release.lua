@@ -1,7 +1,8 @@
--- Owe the members of a stage: few by the caller, many shared out.
+-- Owe that the members of a stage are sent. The caller sends a few members by itself; many are shared out.
 -- USES outbox, line, nested
 
--- Members to send. Many are shared out: the first of them own what follows, and do it as soon as they are at work.
+-- Owe that the members from `from` up to `to` (excluded) are sent. Many are shared out: the first of them are leaders,
+-- and each owns a share of the others, which it sends as soon as it is at work.
 local function owe_send(index, line, from, to)
   local lead = math.ceil(run.share * 2 / 5)
   if to - from <= 2 * run.share or has_flag('r', line) then return owe('send:' .. index .. ':' .. from .. ':' .. to) end
@@ -13,7 +14,8 @@ local function owe_send(index, line, from, to)
   end
 end
 
--- What is to be done to the nested runs among many members: some by the caller, and the rest by whichever worker comes.
+-- Owe `kind` (resume, revive or halt) for the first `to` members of a stage with nested runs. The caller does that for
+-- the first few; the rest are shares for anybody, of which each sweeper takes one at a time.
 local function owe_shares(kind, to)
   if to == 0 then return end
   local size = math.max(math.ceil(run.share * 2 / 5), math.ceil(to / 50))
@@ -25,6 +27,7 @@ local function owe_shares(kind, to)
   end
 end
 
+-- Owe that a stage is opened, or that its members are sent, no more than its limit.
 local function owe_stage(index, line)
   local total, limit = total_of(line), limit_of(line)
   if not total or total == 0 then return owe('open:' .. index) end

@@ -1,4 +1,4 @@
--- The run comes to rest, or back to work.
+-- Bring the run to rest, or back to work.
 -- USES callbacks
 -- KEYS bell
 local function rest(state)
@@ -9,10 +9,11 @@ local function rest(state)
   end
   owe_callback('on_finish')
   set('state', state)
-  redis.pcall('PUBLISH', bell, state) -- a hint; without the right to give it the run comes to rest all the same
+  redis.pcall('PUBLISH', bell, state) -- only a hint, so a user without permission to publish gets no error
 end
 
--- A run that has failed, or was cancelled, works again. What is dead already has been mourned.
+-- Put a run that has failed or was cancelled back to work. `on_failure` may fire again; `on_death` may do so only if no
+-- member is still dead, because it has fired for a dead one.
 local function heal(dead)
   if run.state ~= 'running' then woken = true end
   set('state', 'running')

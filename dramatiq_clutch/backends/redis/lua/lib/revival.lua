@@ -2,7 +2,7 @@
 -- USES release, members
 -- KEYS here.halted, here.members
 
--- The duties that couldn't be done.
+-- The duties that are parked because they couldn't be done, by their ids.
 local function parked_duties()
   local parked, all = {}, call('HGETALL', outbox)
   for index = 1, #all, 2 do
@@ -12,7 +12,7 @@ local function parked_duties()
   return parked
 end
 
--- The caller owes them again.
+-- Owe parked duties again, by the caller.
 local function owe_parked(parked)
   for id, duty in pairs(parked) do
     duty.parked, duty.owner, duty.due = nil, owner, 0
@@ -21,14 +21,15 @@ local function owe_parked(parked)
   end
 end
 
--- Whatever stands in the present revival waits from now on; in the present era, too, if that ends.
+-- Begin a new epoch. If the revival ends with the old one, all members that are dead wait to be sent again from here
+-- on; if the era does, all unsettled members that have had an attempt do, too.
 local function begin_epoch(ends_era, ends_revival)
   set('epoch', run.epoch + 1)
   if ends_revival then set('revival', run.revival + 1) end
   if ends_era then set('era', run.era + 1) end
 end
 
--- Successes count again, and the cancel of nested runs that hasn't got through yet goes no further.
+-- Make records count again, by renaming `halted` back to `members`; and drop the duties that would cancel nested runs.
 local function undo_cancel()
   for _, id in ipairs(call('HKEYS', outbox)) do
     if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end
@@ -37,7 +38,8 @@ local function undo_cancel()
   call('HSET', here.members, '', '')
 end
 
--- The members of a cancelled run that have had no attempt. They have their places.
+-- Owe that those members of a cancelled run are sent that have had no attempt. They were owed before the cancel, so in
+-- a stage with a limit they count against it already.
 local function owe_unattempted(total, to, nested)
   if not total or total == 0 then
     owe_stage(stage, run.line)

@@ -1,8 +1,8 @@
--- The run: its fields as they were when the script began, and how they are written.
+-- Read the fields of the run as they are when the script begins, and write them.
 -- KEYS head
 -- ARGV stage number, now number, generation
--- `stage` is the one that the keys of a stage are of. A run that has another generation is a stranger: it has this
--- run's id now, or had it before, and isn't ours to read or change.
+-- `stage` is the stage whose keys the script was given. A run with another generation is a stranger: it has had this id
+-- before the caller's run or after it, and is neither read nor changed.
 local call = redis.call
 local run = {}
 
@@ -31,7 +31,7 @@ local function set(field, value)
   call('HSET', head, field, value)
 end
 
--- Note that something has happened to the run.
+-- Note that something has happened to the run: so it isn't stalled.
 local function update()
   call('HSET', head, 'updated', now)
   if run.stalled then
@@ -40,12 +40,12 @@ local function update()
   end
 end
 
--- How long the run's keys live: from now, or from when what is delayed is due.
+-- For how many ms from now the run's keys live: its ttl, counted from now, or from when a delayed part of it is due.
 local function lifetime()
   return run.ttl + math.max(run.due - now, 0)
 end
 
--- Something of the run is delayed until then.
+-- Note that something of the run is delayed until `due`.
 local function wait_until(due)
   if due > run.due then
     run.due = due

@@ -1,13 +1,13 @@
--- How the run stands, at one moment.
+-- Show how the run stands at one moment.
 -- USES members
 -- KEYS here.members, here.halted
 
--- What changes whenever anything happens to the run.
+-- A text that changes whenever anything happens to the run.
 local function present(updated)
   return stage .. ' ' .. call('HLEN', here.members) .. ' ' .. updated
 end
 
--- Its first failures: member and details of each.
+-- The first failures of the present stage, each as {member, details}.
 local function failures()
   local from = run.era * ERA + FAILING * SPAN
   local found = call('ZRANGEBYSCORE', here.standing, from, below(from + SPAN), 'LIMIT', 0, MOST_FAILURES)
@@ -29,15 +29,16 @@ local function counts()
   }
 end
 
--- As JSON: the run's fields but the opaque spec, the counts of its present stage, its first failures.
+-- The snapshot as JSON: the run's fields (without the spec, which only Python reads), the counts of its present stage,
+-- and its first failures.
 local function snapshot()
   local all, shown = call('HGETALL', head), {}
   for index = 1, #all, 2 do
     if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
   end
-  shown.state, shown.stage = run.state, tostring(run.stage) -- they may be about to be written
+  shown.state, shown.stage = run.state, tostring(run.stage) -- the script may not have written them yet
   if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
-  if run.stage ~= stage then -- a stage that has just been released
+  if run.stage ~= stage then -- this script has just released the next stage, in which nothing has happened
     return cjson.encode({
       head = shown, counts = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
     })
@@ -45,7 +46,7 @@ local function snapshot()
   return cjson.encode({head = shown, counts = counts(), failures = failures()})
 end
 
--- The snapshot that goes with a duty, of this moment.
+-- The snapshot that goes with a duty that this script causes.
 local function moment()
   update()
   return snapshot()

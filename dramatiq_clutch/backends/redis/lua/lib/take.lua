@@ -1,12 +1,12 @@
--- A script's reply: a word, a note, and the duties that are the caller's now.
+-- Make a script's reply: a word, a note, and the duties that are given to the caller.
 -- USES outbox, line, carry
--- A note is '', or 'ends': the run has succeeded and owes nothing; 'rests': it is at rest otherwise, and owes nothing;
--- 'wakes': it was at rest and works again, or owes something again; 'more': there are shares that the caller hasn't
--- been given, for anybody. A duty is {id, lease, cursor, repeated, line, snapshot}, and for a small `send` what it
--- needs: spec, {row...}, {line of the stage before, what its only member has left}, or {}; and what comes next, where
--- one job follows another: {line, row}, or {}.
+-- The note is '', 'ends' (the run has succeeded and owes nothing), 'rests' (it is at rest otherwise, and owes nothing),
+-- 'wakes' (it was at rest, and works or owes something again) or 'more' (there are shares for anybody that the caller
+-- wasn't given). A duty is {id, lease, cursor, repeated, line, snapshot}. A `send` duty has four parts more: spec,
+-- {row...}, {line of the stage before, field of its only member} or {}, and {line, row} of the stage that follows or
+-- {}; see `lib/carry`.
 
--- Hand a duty to the caller, under its lease.
+-- Give a duty to the caller, under the caller's lease.
 local function hand(id, duty)
   local repeated = not own[id] and duty.lease ~= '' and '1' or '0'
   if not own[id] then
@@ -19,9 +19,9 @@ local function hand(id, duty)
   return handed
 end
 
--- The duties that are the caller's now, in the order in which they came up; whether anything is owed at all; whether
--- there are more shares for anybody; and whether anything is parked. Of the shares a caller gets one at a time, so that
--- others can help.
+-- Returns the duties that the caller is given, in the order in which they came up; whether anything is owed, by
+-- whomever; whether there are more shares for anybody; and whether a duty is parked. A caller gets one share at a time,
+-- so that others can take the next ones.
 local function take()
   local all, found, owing, more, parked = call('HGETALL', outbox), {}, false, false, false
   for index = 1, #all, 2 do
@@ -46,7 +46,7 @@ local function take()
   return duties, owing, more, parked
 end
 
--- The script's reply. Where something is owed, `owing_word` may take the place of the word.
+-- The script's reply. If anything is owed, `owing_word`, if given, takes the place of `word`.
 local function answer(word, owing_word)
   local reply, owing, more, parked = take()
   local note = more and 'more' or woken and 'wakes' or ''

@@ -1,5 +1,5 @@
--- What is left of a run under its id: 'done' or 'buried', its generation, and its claim and application, or the epoch
--- in which it was buried.
+-- Read the tombstone under the run's id: 'done', the run's generation, claim and application; or 'buried', the
+-- generation, and the epoch of the parent up to which the run isn't to be started.
 -- USES run
 -- KEYS tombstone
 local function read_tombstone()

@@ -1,7 +1,7 @@
--- Members that wait to be sent again: those of an earlier revival, or era.
+-- Take up members that wait to be sent again: the dead of earlier revivals, and the unsettled of earlier eras.
 -- USES members
 
--- Some of them.
+-- The first of these members, at most `most`.
 local function next_waiting(most)
   local found = call('ZRANGEBYSCORE', here.dead, '-inf', below(run.revival * SPAN), 'LIMIT', 0, most)
   if #found < most then
@@ -11,7 +11,7 @@ local function next_waiting(most)
   return found
 end
 
--- They are open again, as `stand` does it for each, in two calls for all.
+-- Make these members `working` again. `stand` would do so for one member; this takes two calls for all of them.
 local function work_again(members)
   local standing = {}
   for index, member in ipairs(members) do
