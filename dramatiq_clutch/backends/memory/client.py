@@ -1,4 +1,4 @@
-"""As much of a Redis client as the backend uses, for a keyspace in this process."""
+"""The part of a Redis client that the store uses, on a keyspace in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scripts import Scripts
 
 
 class Commands(abc.ABC):
-    """A method for each command that the backend calls by name, as in `redis.Redis`."""
+    """A method for each command that the store calls by name, as in `redis.Redis`."""
 
     @abc.abstractmethod
     def execute_command(self, name: str, *args: Any) -> Any:
@@ -62,7 +62,7 @@ class Commands(abc.ABC):
 
 
 class MemoryClient(Commands):
-    """Does one command after another, for any number of threads."""
+    """Does one command at a time, for any number of threads."""
 
     def __init__(self, keys: Keyspace) -> None:
         self.keys = keys
@@ -77,18 +77,18 @@ class MemoryClient(Commands):
         self.keys.publish = self._tell
 
     def get_encoder(self) -> SimpleNamespace:
-        """How replies are given: as bytes."""
+        """Says, as a client's encoder does, that replies are bytes."""
         return SimpleNamespace(decode_responses=False)
 
     def execute_command(self, name: str, *args: Any) -> Any:
-        """Do one command. Raises what the server would answer."""
+        """Do one command. Raises the error that the server would answer."""
         ready = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
         with self.lock:
             self.keys.begin()
             try:
                 return self._reply(name, ready)
             except redis.ResponseError as error:
-                raise type(error)(str(error).removeprefix("ERR ")) from None  # as redis-py reads it
+                raise type(error)(str(error).removeprefix("ERR ")) from None  # redis-py drops this prefix, too
 
     def _reply(self, name: str, args: Sequence[bytes]) -> Any:
         if name == "EVAL":
@@ -116,7 +116,7 @@ class MemoryClient(Commands):
 
 
 class MemoryPipeline(Commands):
-    """Commands that are done when `execute` is called, one after the other."""
+    """Collects commands, and does them one after the other when `execute` is called."""
 
     def __init__(self, client: MemoryClient) -> None:
         self._client = client
@@ -127,7 +127,8 @@ class MemoryPipeline(Commands):
         return self
 
     def execute(self, *, raise_on_error: bool = True) -> list[Any]:
-        """The replies to all, of which some may be errors. Raises the first of those if it is to."""
+        """Do all commands, and return their replies. With `raise_on_error` it raises the first error; otherwise errors
+        are among the replies."""
         replies = [self._reply(*command) for command in self._commands]
         for reply in replies:
             if raise_on_error and isinstance(reply, Exception):
@@ -142,7 +143,8 @@ class MemoryPipeline(Commands):
 
 
 class MemoryPubSub:
-    """What is published on the channels that it is subscribed to. Any thread may tell it, and one reads."""
+    """Receives what is published on the channels that it is subscribed to. Any thread may call `tell`, and one thread
+    reads."""
 
     def __init__(self, listeners: WeakSet[MemoryPubSub]) -> None:
         self._channels: frozenset[bytes] = frozenset()
@@ -165,7 +167,7 @@ class MemoryPubSub:
         return is_heard
 
     def get_message(self, *, timeout: float = 0) -> dict[str, Any] | None:
-        """The next message, for which it waits `timeout` seconds at most; None if there is none."""
+        """Return the next message, after waiting for it for `timeout` seconds at most; None if there is none."""
         try:
             return self._messages.get(block=timeout > 0, timeout=timeout if timeout > 0 else None)
         except Empty:

@@ -1,7 +1,7 @@
-"""The Redis commands that the scripts and the backend call, on a keyspace. There are no others.
+"""The Redis commands that the scripts and the store call, on a keyspace. Other commands aren't implemented.
 
 Every argument is bytes. A command returns what the server replies: None, an int, bytes, a Status, or a list of these.
-It raises ResponseError with the server's words.
+It raises ResponseError with the same text as the server.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ COMMANDS: dict[bytes, Command] = {}
 
 
 class Status(bytes):
-    """What the server replies to a command that has nothing to say, such as OK."""
+    """A status reply, such as OK, which scripts see as a table."""
 
 
 class UnknownCommand(NotImplementedError):
-    """The store in memory has no such command: it has to be written in `commands` first."""
+    """The store in memory doesn't implement the command: it has to be added to this module."""
 
 
 OK = Status(b"OK")
 
 
 def command(function: Command) -> Command:
-    """Make a function the command of its name."""
+    """Register a function as the command of its name. Use it as a decorator."""
     COMMANDS[function.__name__.strip("_").upper().encode()] = function
     return function
 
@@ -39,7 +39,7 @@ def command(function: Command) -> Command:
 def execute(keys: Keyspace, name: bytes, args: Sequence[bytes]) -> Any:
     """Run a command, whose name is in capitals.
 
-    Raises UnknownCommand with its name, and ResponseError with the server's words.
+    Raises UnknownCommand with its name, and ResponseError with the server's text.
     """
     found = COMMANDS.get(name)
     if found is None:

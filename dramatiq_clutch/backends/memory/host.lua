@@ -1,5 +1,5 @@
--- What the server gives to a script: `redis`, `cjson`, Lua's own functions, and no way out of the script.
--- This chunk gets three functions of the host's:
+-- Give a script what the server gives it (`redis`, `cjson` and Lua's own functions), and nothing else.
+-- This chunk gets three functions of the host, which is Python:
 --   execute(command, argument...) -> reply, or nil and the text of the error
 --   encode(value) -> JSON
 --   decode(JSON) -> value, or nil and what is wrong with it
@@ -7,7 +7,7 @@
 local execute, encode, decode = ...
 local getinfo = debug.getinfo
 
--- The line of the script that is at work; it can't be told of what is returned by calling something.
+-- The line of the script that is at work, or nil: Lua knows no line of a function that ends with a tail call.
 local function line_of_script()
   local level, place = 2, nil
   repeat
@@ -46,8 +46,8 @@ function cjson.decode(text)
   return value
 end
 
--- All that a script sees. As on the server, it can't make a global of its own, and asking for one that isn't there is an
--- error.
+-- All global variables that a script sees. As on the server, it is an error to assign to a global variable, or to read
+-- one that doesn't exist.
 local globals = {redis = redis, cjson = cjson}
 for _, name in ipairs({
   'assert', 'error', 'getmetatable', 'ipairs', 'loadstring', 'math', 'next', 'pairs', 'pcall', 'rawequal', 'rawget',
@@ -65,7 +65,7 @@ setmetatable(globals, {
   end,
 })
 
--- An exception of the host's passes as it is.
+-- Make an error a table with its line. An exception of the host (a userdata) passes as it is.
 local function with_place(found)
   if type(found) == 'userdata' then return found end
   if type(found) ~= 'table' then found = {err = 'ERR ' .. tostring(found)} end
@@ -80,7 +80,7 @@ end
 local function run(script, keys, argv)
   globals.KEYS, globals.ARGV = keys, argv
   local works, found = xpcall(script, with_place)
-  return works, found -- two values, although it may return none
+  return works, found -- always two values: a script that returns nothing gives nil
 end
 
 return prepare, run

@@ -14,18 +14,19 @@ Value = TypeVar("Value")
 
 
 class Hash(dict[bytes, bytes]):
-    """A field, and its value."""
+    """Fields and their values."""
 
 
 class SortedSet(dict[bytes, float]):
-    """A member, and its score."""
+    """Members and their scores."""
 
 
 class Clock:
-    """The time of a store in memory, in UNIX milliseconds.
+    """The clock of a store in memory, in UNIX milliseconds. A test advances it instead of waiting: with
+    ``store = StubBackend(clock=Clock(at=0))``, ``store.clock.advance(60_000)`` is a minute.
 
     Parameters:
-      at: The time at which it stands still until it is advanced. Without one it goes as real time does.
+      at: the time at which the clock stands still until it is advanced. Without it the clock runs as real time does.
     """
 
     def __init__(self, at: int | None = None) -> None:
@@ -33,23 +34,23 @@ class Clock:
         self._ahead = 0
 
     def now(self) -> int:
-        """The time, in UNIX milliseconds."""
+        """The clock's time, in UNIX milliseconds."""
         base = time.time_ns() // 1_000_000 if self._at is None else self._at
         return base + self._ahead
 
     def advance(self, ms: int) -> None:
-        """Move on by so many milliseconds. Raises ValueError for a negative number: time doesn't go back."""
+        """Advance the clock by `ms` milliseconds. Raises ValueError for a negative number: time doesn't go back."""
         if ms < 0:
             raise ValueError(f"a clock can't be advanced by {ms} ms: time doesn't go back")
         self._ahead += ms
 
     def reset(self) -> None:
-        """Forget how far it was advanced."""
+        """Undo all advances."""
         self._ahead = 0
 
     @property
     def ahead(self) -> int:
-        """By how many milliseconds it was advanced."""
+        """By how many milliseconds the clock was advanced."""
         return self._ahead
 
     @ahead.setter
@@ -59,7 +60,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A copy of all keys at one moment, and by how much the clock was advanced then."""
+    """A copy of all keys at one moment, and by how many milliseconds the clock was advanced (`ahead`)."""
 
     values: dict[bytes, Any]
     expires: dict[bytes, int]
@@ -67,11 +68,11 @@ class Saved:
 
 
 class Keyspace:
-    """All keys. What each command does with them is in `commands`.
+    """Holds all keys. What each command does with them is in `commands`.
 
-    A value is bytes (what the server calls a string), a list or a set of bytes, a Hash or a SortedSet; one that gets
-    empty goes. `now` is set once for each command of a client or script, so that time stands still while it works, as
-    on the server.
+    A value is bytes (what the server calls a string), a list or a set of bytes, a Hash or a SortedSet; a key whose
+    value gets empty is removed. `now` is set when a client's command or script begins, so that time stands still while
+    it works, as it does on the server.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -82,11 +83,11 @@ class Keyspace:
         self.publish: Callable[[bytes, bytes], int] = lambda _channel, _message: 0
 
     def begin(self) -> None:
-        """Look at the clock, before a command or a script."""
+        """Set `now` by the clock, before a command or a script."""
         self.now = self.clock.now()
 
     def is_there(self, key: bytes) -> bool:
-        """Whether a key is there; one whose time has come goes at this."""
+        """Whether a key exists. A key that has expired is removed by asking for it."""
         if key not in self.values:
             return False
         if self.expires.get(key, self.now + 1) > self.now:
@@ -95,7 +96,7 @@ class Keyspace:
         return False
 
     def find(self, key: bytes, kind: type[Value]) -> Value | None:
-        """A key's value, or None. Raises ResponseError if it is of another kind."""
+        """A key's value; None if there is none. Raises ResponseError if it is of another kind."""
         if not self.is_there(key):
             return None
         value = self.values[key]
@@ -104,7 +105,7 @@ class Keyspace:
         return value
 
     def find_or_make(self, key: bytes, kind: type[Value]) -> Value:
-        """A key's value, which is made if there is none. Raises ResponseError if it is of another kind."""
+        """A key's value, which is created if there is none. Raises ResponseError if it is of another kind."""
         found = self.find(key, kind)
         if found is None:
             found = self.values[key] = kind()
@@ -123,7 +124,8 @@ class Keyspace:
         self.expires.clear()
 
     def expire(self) -> None:
-        """Remove every key whose time has come. A key goes when it is asked for, so this is for who looks at all."""
+        """Remove every key that has expired. Call it before looking at all keys, because an expired key otherwise stays
+        until it is asked for."""
         self.begin()
         for key, at in list(self.expires.items()):
             if at <= self.now:

@@ -1,4 +1,4 @@
-"""Numbers and ranges, as the server reads and writes them."""
+"""Reads and writes numbers and ranges as the server does."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def text_of(number: float) -> bytes:
 
 
 def integer_of(text: bytes, error: str = NOT_AN_INTEGER) -> int:
-    """Raises ResponseError with these words if it is none."""
+    """The integer that a text is. Raises ResponseError with the text `error` if it isn't one."""
     try:
         value = int(text)
     except ValueError:
         value = None
-    # The server takes neither spaces, underscores nor signs that don't have to be there.
+    # Unlike Python, the server takes no spaces, no underscores, no leading zeros and no plus sign.
     if value is None or b"%d" % value != text or not -(2**63) <= value < 2**63:
         raise redis.ResponseError(error)
     return value
 
 
 def score_of(text: bytes, error: str = NOT_A_FLOAT) -> float:
-    """Raises ResponseError with these words if it is none."""
+    """The score that a text is. Raises ResponseError with the text `error` if it isn't one."""
     try:
         value = float(text)
     except ValueError:
@@ -48,7 +48,7 @@ def bound_of(text: bytes) -> tuple[float, bool]:
 
 
 def between(scores: SortedSet | None, least: bytes, most: bytes) -> Iterable[tuple[bytes, float]]:
-    """The members whose scores lie between two bounds, and these."""
+    """The members whose scores lie between two bounds, with their scores."""
     (low, with_low), (high, with_high) = bound_of(least), bound_of(most)
     return (
         pair
@@ -58,12 +58,12 @@ def between(scores: SortedSet | None, least: bytes, most: bytes) -> Iterable[tup
 
 
 def in_order(scores: Iterable[tuple[bytes, float]]) -> list[bytes]:
-    """Members by their scores, and those with the same score by their names."""
+    """Members in the order of their scores; members with the same score in the order of their names."""
     return [member for member, _ in sorted(scores, key=lambda pair: (pair[1], pair[0]))]
 
 
 def range_of(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
-    """Both ends belong to it; a negative one counts from the end."""
+    """The values with indexes from `start` to `stop`, both included. A negative index counts from the end."""
     first, last = integer_of(start), integer_of(stop)
     first = max(first + len(values), 0) if first < 0 else first
     last = last + len(values) if last < 0 else last

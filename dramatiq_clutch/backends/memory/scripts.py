@@ -1,4 +1,4 @@
-"""Scripts as the server runs them: Lua 5.1 with `redis` and `cjson`, each script compiled once."""
+"""Runs scripts as the server does: in Lua 5.1 with `redis` and `cjson`, and compiles each script once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from .commands import Status, execute
 from .keyspace import Keyspace
 from .numbers import text_of
 
-# Not when it is first used: a process that is forked while another thread imports could never import it.
+# It is imported here and not at its first use, because a process that is forked while another thread imports it could
+# never do so.
 try:
     from lupa import lua51
 except ImportError:
     lua51 = None
 
-#: How to get what runs Lua, for the text of an error.
+#: How to install `lupa`, for the text of an error.
 INSTALL = 'pip install "dramatiq-clutch[testing]"'
 
-#: Bytes that are no text in UTF-8 get through JSON unharmed, as on the server, which doesn't look at them.
+#: How bytes become text and back. Bytes that aren't UTF-8 pass through JSON unchanged, as they do on the server.
 UTF8 = ("utf-8", "surrogateescape")
 
 
 class Scripts:
-    """Runs scripts on a keyspace. One thread at a time may.
+    """Runs scripts on a keyspace. Only one thread at a time may use it.
 
     Raises NotConfigured if there is no `lupa`; the message says how to install it.
     """
@@ -49,12 +50,13 @@ class Scripts:
         host = (resources.files(__package__) / "host.lua").read_bytes()
         self._prepare: Any
         self._run: Any
-        # Lua holds what it is given, unseen by the collector: it must not hold its own owner.
+        # The garbage collector doesn't see what Lua holds. So Lua gets weak methods: it must not hold this object,
+        # which holds Lua.
         given = map(_weakly, (self._execute, self._encode, self._decode))
         self._prepare, self._run = self._lua.execute(host, *given)
 
     def run(self, sha: str, text: bytes, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
-        """What a script returns, as the server replies it. Raises ResponseError as the server does."""
+        """Run a script, and return what the server would reply. Raises ResponseError as the server does."""
         script = self._compiled.get(sha)
         if script is None:
             script = self._compiled[sha] = self._compile(text)
@@ -62,7 +64,7 @@ class Scripts:
         works, found = self._run(script, table(keys), table(args))
         if works:
             return self._reply(found)
-        if isinstance(found, BaseException):  # a fault in this program, or what has interrupted it
+        if isinstance(found, BaseException):  # a fault in this program, or an interrupt such as a time limit
             raise found
         words, line = found[b"err"].decode(*UTF8), found[b"line"]
         raise redis.ResponseError(f"{words} script: {sha}, on @user_script:{line}." if line else words)
@@ -77,7 +79,7 @@ class Scripts:
         return script
 
     def _execute(self, *command: Any) -> Any:
-        """A script's call of a command: a reply, or None and what the server says against it."""
+        """Do a command that a script calls. Returns the reply; or, after an error, None and the error's text."""
         try:
             name, *args = [part if type(part) is bytes else _text_of(part) for part in command]
             reply = execute(self._keys, name, args)
@@ -88,12 +90,13 @@ class Scripts:
     def _to_lua(self, reply: Any) -> Any:
         if reply is None:
             return False
-        if isinstance(reply, list):  # of bytes and None, for no command has other lists
+        if isinstance(reply, list):  # it holds bytes and None only: no command here replies with another list
             return self._lua.table_from([False if part is None else part for part in reply])
         return self._lua.table_from({b"ok": bytes(reply)}) if isinstance(reply, Status) else reply
 
     def _reply(self, value: Any) -> Any:
-        """What a script has returned: an array ends before its first nil, and a number loses its fraction."""
+        """Convert what a script has returned, as the server does: an array ends before its first nil, and a number
+        loses its fraction."""
         if type(value) is bytes:
             return value
         if value is None or value is False:
@@ -134,7 +137,7 @@ class Scripts:
         }
 
     def _decode(self, text: bytes) -> Any:
-        """What the JSON says, or None and what is wrong with it."""
+        """The value that a JSON text stands for; or, if the text is wrong, None and the text of the error."""
         try:
             return self._table(json.loads(text.decode(*UTF8)))
         except json.JSONDecodeError as error:
@@ -153,13 +156,13 @@ class Scripts:
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that doesn't keep its object."""
+    """A function that calls a method without keeping the method's object alive."""
     found: Any = WeakMethod(method)
     return lambda *args: found()(*args)
 
 
 def _text_of(argument: Any) -> bytes:
-    """An argument of a command that isn't text."""
+    """A command's argument that isn't bytes, as text: scripts may pass numbers. Raises ResponseError for others."""
     if isinstance(argument, int | float) and not isinstance(argument, bool):
         return text_of(argument)
     raise redis.ResponseError("ERR Command arguments must be strings or integers")

@@ -1,4 +1,4 @@
-"""The backend: RedisBackend, on a keyspace in this process."""
+"""The store in memory: RedisBackend on a keyspace in this process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from .keyspace import Clock, Keyspace, Saved
 
 
 class StubBackend(RedisBackend):
-    """Keeps runs in this process, by the same scripts as RedisBackend: for tests, which then need no server.
+    """Keeps runs in this process, by the same scripts as RedisBackend. It is meant for tests, which then need no
+    server: ``broker.add_middleware(ClutchMiddleware(StubBackend()))``.
 
-    It does what a server does, expiry included, but for this: no message goes onward in a script, because no broker
-    shares this store.
+    It does everything that a server does, expiry included, with one exception: a job's record doesn't send the next
+    job's message in the same step, because no broker shares this store.
 
     Parameters:
       namespace: what all keys begin with.
       encoder: encodes results; default is Dramatiq's global encoder.
-      clock: the time of all that happens to runs: of expiry, leases, the sweeper. Default is one that goes as real time
-        does, and can be advanced.
+      clock: gives the time to everything: expiry, leases, the sweeper. Default is a clock that runs as real time does,
+        and can be advanced.
 
     Raises NotConfigured if `lupa`, which runs the scripts, isn't installed.
     """
