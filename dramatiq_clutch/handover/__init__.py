@@ -1,8 +1,8 @@
-"""Does what a transition owes: opens and sends stages, sends callbacks, starts nested runs, tells the parent; then
-confirms.
+"""Does the duties that transitions owe: opens and sends stages, sends callbacks, starts nested runs, tells the parent.
+Then it confirms them.
 
-A duty may be done twice (its lease lapsed while its holder slept), so everything here can be: messages and nested runs
-have derived ids, and a second copy is known by its member's state.
+A duty may be done twice, because its lease may lapse while its holder is held up. That does no harm: messages and
+nested runs have derived ids, and a second copy of a message is recognised by how its member stands.
 """
 
 from .doing import hand_over

@@ -1,4 +1,4 @@
-"""A run's messages on their way to the broker."""
+"""Gives a run's messages to the courier, and keeps the run alive until the last of them is due."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from ..stored.duties import SendMembers
 
 
 def deliver(engine: Engine, run_id: str, outgoing: Sequence[Outgoing]) -> None:
-    """Send messages of a run. It lives until the last of them is due, and its keys for their time to live from then."""
+    """Send messages of a run. If some are delayed, the run's time to live counts from when the last of them is due."""
     _expect(engine, run_id, outgoing)
     engine.courier.send(outgoing)
 
 
 def deliver_all(engine: Engine, run_id: str, outgoing: Sequence[Outgoing], duty: SendMembers, caller: Caller) -> bool:
-    """The same with all messages of a duty, so that its confirmation may go along. Returns whether it has."""
+    """Send all messages of a duty. The courier may confirm the duty in the same round trip: returns whether nothing is
+    left to confirm."""
     _expect(engine, run_id, outgoing)
     return engine.courier.send_and_confirm(outgoing, run_id, duty, caller)
 

@@ -1,4 +1,4 @@
-"""The duties of a reply are done one after the other, each in the way of its kind, and confirmed."""
+"""Does the duties of a reply one after the other, each by the function for its kind, and confirms them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from .nesting import halt, start_nested, tell
 from .sending import open_stage, send_again, send_members, send_range
 from .work import Caused, Work
 
-#: The work of one duty, which ends with what comes of it.
+#: The work of one duty. It returns the reply of the transition that the duty has caused in its own run, if any.
 Doing = Generator["Work | Caused", None, Reply | None]
 
 logger = get_logger(__name__)
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do a transition's duties, and all that follows from them, in order.
+    """Do a transition's duties, and all duties that follow from them, in order.
 
-    A run fails with an error that is known to be final. Raises all others: Unavailable, NewerRelease, and those of our
-    own code; what is owed then stays owed.
+    An error that is known to be final fails the run. All other errors are raised: Unavailable, NewerRelease, and faults
+    in this package or in a hook. What wasn't done then stays owed.
     """
     if not reply.duties:  # as for most jobs
         _heed(engine, run_id, reply, caller)
@@ -75,7 +75,7 @@ def _all(lease: Lease, caused: Caused) -> Work:
                 if not is_final(error):
                     raise
                 more = engine.backend.fail(run_id, duty, failure_details(error), at_present(engine, caller))
-                if more.word == "lost":  # somebody else holds it by now, or has done it
+                if more.word == "lost":  # another caller holds the duty by now, or has done it
                     logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
                 else:
                     logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
@@ -88,13 +88,13 @@ def _all(lease: Lease, caused: Caused) -> Work:
 
 
 def _heed(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do what a reply's note asks for. A sweeper sees to a run at rest by itself."""
+    """Do what a reply's note asks for. A sweeper ignores `rests`, because it takes the run out of the index itself."""
     if not (reply.note == "rests" and caller.owner == owners.SWEEPER):
         engine.note(run_id, reply.note)
 
 
 def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
-    """Do one duty and confirm it. Returns what comes of it."""
+    """Do one duty and confirm it. Returns the reply of the transition that it has caused in the same run, if any."""
     match duty:
         case SendMembers():
             if (yield from send_members(engine, run_id, duty, caller)):
@@ -125,5 +125,5 @@ def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
 
 
 def _never(duty: NoReturn) -> NoReturn:
-    """What mypy takes only where no kind of duty is left over."""
+    """Raises TypeError. mypy accepts a call of it only if the `match` above it leaves no kind of duty out."""
     raise TypeError(f"{duty!r} is no duty")

@@ -1,4 +1,4 @@
-"""The duties that one hand-over holds, and for how long they are its own."""
+"""Renews the lease of the duties that one hand-over holds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..stored.duties import Duty
 
 @dataclass(slots=True)
 class Lease:
-    """The duties that one hand-over holds and hasn't done yet. What holds them up, be it hundreds of nested runs, must
-    not make them lapse, or others would do them once more: so their lease is renewed by time."""
+    """The duties that one hand-over holds and hasn't done yet. Doing them may take long, say, because they start
+    hundreds of nested runs. Their lease is renewed meanwhile, so that nobody else does them a second time."""
 
     engine: Engine
     held: list[tuple[str, Duty, Caller]] = field(default_factory=list)
     renewed: float = field(default_factory=time.monotonic)
 
     def renew(self) -> None:
-        """Do so, if a third of it has passed."""
+        """Renew the lease of all duties that are held, if a third of it has passed since the last time."""
         if time.monotonic() - self.renewed < self.engine.lease_ms / 3_000:
             return
         for run_id, duty, caller in self.held:
@@ -28,7 +28,7 @@ class Lease:
         self.renewed = time.monotonic()
 
     def give_back(self) -> None:
-        """Leave all of them to others, at once: to sweepers of a newer release."""
+        """Let the lease of all duties that are held lapse at once, so that a sweeper of a newer release may do them."""
         for run_id, duty, caller in self.held:
             self.engine.backend.confirm(
                 run_id, duty, replace(at_present(self.engine, caller), lease_ms=0), cursor=duty.cursor
@@ -37,5 +37,5 @@ class Lease:
 
 
 def at_present(engine: Engine, caller: Caller) -> Caller:
-    """The same caller, at the present time."""
+    """The same caller at the present time."""
     return replace(caller, now=engine.now())

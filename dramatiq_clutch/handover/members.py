@@ -1,4 +1,4 @@
-"""The members of a stage as they were written, read from the plan and made ready to be sent or started."""
+"""Reads the members of a stage from the plan, and makes them ready to be sent or started."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..stored.places import OPTION, Place, Tag
 from ..stored.plan import Plan, Spec, StageLine, changed, from_row
 from .work import CHUNK
 
-#: How many bytes of what a stage is mapped over are written at a time.
+#: How many bytes of a mapped stage's items are written at a time.
 MOST_BYTES = 1_000_000
 
-#: Specs of so many bytes are remembered; one that was given more would take the worker's memory.
+#: How many bytes a spec may have at most to be cached. Larger ones would take too much of the worker's memory.
 LITTLE = 10_000
 
 
 class Members:
-    """The members of a stage as they were written, ready to be sent or started."""
+    """The members of the stage that a duty concerns. What came along with the duty isn't read again."""
 
     def __init__(self, engine: Engine, run_id: str, duty: OfStage) -> None:
         self.engine, self.run_id, self.stage, self.duty = engine, run_id, duty.stage, duty
@@ -43,13 +43,17 @@ class Members:
         return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
 
     def nested(self, members: Sequence[int]) -> dict[int, Plan]:
-        """What jobs among these members have nested: it stands in their place."""
+        """The plans of the runs that jobs among these members have nested, by member."""
         found = self.engine.backend.nested(self.run_id, self.stage, members, generation=self.duty.generation)
         return {member: Plan.from_bytes(plan) for member, plan in found.items()}
 
     def count_items(self, duty: OpenStage) -> int:
-        """Over how many items a mapped stage is mapped. Those of a list are written down, each by itself, for whoever
-        sends some of them. Raises HandOverFailed if it isn't a list."""
+        """How many items a mapped stage has.
+
+        If the stage before has one member, its result must be a list; the items are then written down one by one, so
+        that a share needn't read all of them. Raises HandOverFailed if the result isn't a list, or an item can't be
+        encoded.
+        """
         line = self._source
         if line and line.many:
             return line.total or 0
@@ -59,7 +63,7 @@ class Members:
         return len(items)
 
     def items(self, start: int, end: int) -> list[Any]:
-        """Some of them; no more is read than that. Raises ResultsGone."""
+        """The items `start` ≤ i < `end` of a mapped stage. Only these are read. Raises ResultsGone."""
         generation, line = self.duty.generation, self._source
         if line and line.many:
             return self.engine.reader.results(self.run_id, self.stage - 1, generation, line, start, end)
@@ -71,11 +75,13 @@ class Members:
 
     @cached_property
     def _source(self) -> StageLine | None:
-        """The stage before; None where that is no stage of this run."""
+        """The line of the stage before; None in the first stage of the run."""
         return self.engine.reader.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
 
     def _read_list(self) -> list[Any]:
-        """The list that a stage of one has left."""
+        """The items, if they aren't the results of a `parallel` or `map` stage of this run: the results that a nested
+        run inherits from such a stage, or the list that is the only result. Raises HandOverFailed if that isn't a
+        list."""
         many, results = self._previous
         if many:
             return results
@@ -111,8 +117,8 @@ class Members:
         return steps
 
     def pick(self, members: Sequence[int]) -> list[Message[Any] | Plan]:
-        """These members, in ascending order, wherever they are in their stage; what their jobs have nested, instead of
-        those."""
+        """These members, which must be in ascending order. A job that has nested runs is replaced by the plan of
+        these."""
         steps: dict[int, Message[Any] | Plan] = {}
         for start, end in _spans(members):
             steps |= zip(range(start, end), self.read(start, end), strict=True)
@@ -120,7 +126,7 @@ class Members:
         return [steps[member] for member in members]
 
     def runs(self, start: int, end: int) -> list[int]:
-        """Which of them are runs."""
+        """Which of the members `start` ≤ i < `end` are nested runs, or jobs that have nested runs."""
         if not self.line.nested:
             written: Iterable[int] = ()
         elif self.line.mapped:
@@ -143,7 +149,7 @@ class Members:
         if isinstance(step, Message):
             return step.copy(args=(*step.args, value))
         if self.line.piped:
-            return step  # it inherits the value
+            return step  # a nested run reads the value by itself (`Spec.inherits`)
         return replace(step, spec=replace(step.spec, item=self.engine.reader.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
@@ -159,7 +165,7 @@ class Members:
 
 @lru_cache(maxsize=16)
 def _spec_from(data: bytes) -> Spec:
-    """The spec that comes along with duty after duty of a series."""
+    """The decoded spec. It is cached, because it comes along with each duty of a series."""
     return Spec.from_bytes(data)
 
 
@@ -169,7 +175,7 @@ def _ignores(step: Message[Any] | Plan) -> bool:
 
 
 def _spans(members: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Members in ascending order as ranges `start` ≤ i < `end`."""
+    """The ranges `start` ≤ i < `end` that consecutive members make. The members must be in ascending order."""
     start = end = -1
     for member in members:
         if member == end:
@@ -183,7 +189,7 @@ def _spans(members: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """The items, some at a time, each time with the index of the first."""
+    """Yields the items in batches, each with the index of its first item."""
     start, batch, size = 0, list[bytes](), 0
     for item in items:
         batch.append(item)
@@ -196,8 +202,8 @@ def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
-    """A plan's message, ready to be sent: in its place, with a derived id, the run's queue and a fresh timestamp
-    (AgeLimit looks at it)."""
+    """A plan's message, ready to be sent: with its tag, its derived id, the run's queue, and the present time as its
+    timestamp, because AgeLimit looks at that."""
     return changed(
         message,
         queue_name=spec.queue or message.queue_name,
@@ -208,7 +214,8 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
 
 
 def delay_of(message: Message[Any], spec: Spec, now: int) -> int | None:
-    """How long a message is to wait: its own delay counts from now, its stage's release; the run's from `run()`."""
+    """For how many milliseconds from now a message is delayed, or None. Its own delay counts from now, when its stage
+    is released; the delay of the run counts from `run()`. Raises HandOverFailed for a delay that isn't a number."""
     own = message.options.get("delay") or 0
     if not isinstance(own, int | float):
         raise HandOverFailed(f"the delay of message {message.message_id} isn't a number of milliseconds: {own!r}")

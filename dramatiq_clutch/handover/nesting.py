@@ -1,4 +1,4 @@
-"""Nested runs are started, revived and cancelled; and tell their parents how they stand."""
+"""Starts, revives and cancels nested runs, and tells their parents how they stand."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ logger = get_logger(__name__)
 
 
 def start_nested(engine: Engine, run_id: str, duty: StartNested) -> Work:
-    """Start what a job has nested, now that it has succeeded."""
+    """Start the runs that a job has nested, after the job has succeeded."""
     plan = Members(engine, run_id, duty).nested([duty.member]).get(duty.member)
-    if plan is not None:  # else its stage is over, or its run cancelled
+    if plan is not None:  # otherwise its stage is over, or its run was cancelled
         yield start_run(engine, Place(run_id, duty.stage, duty.member, generation=duty.generation), plan)
 
 
 def start_run(engine: Engine, place: Place, plan: Plan) -> Work:
-    """Start the run that stands there. Starting it twice makes one."""
+    """Start the nested run that stands at a place. If that is done twice, there is still one run, for its id is
+    derived."""
     caller = engine.caller(owners.parent("start", place.epoch))
     reply = engine.create(place.child_id, plan.at(place), caller)
     yield Caused(place.child_id, reply, caller)
 
 
 def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Work:
-    """Have a nested run retry, or send its unsettled members again; start it anew if it is gone.
+    """Have a nested run retry, or `by_hand` send its unsettled members again. If it is gone, start it anew.
 
-    Somebody else who was to start it in an earlier epoch may do so at this very moment, and it may then be cancelled
-    for that epoch. So one that is there by now is asked again.
+    Another process that was to start it in an earlier epoch may do so between the two calls here, and the run may then
+    be cancelled for that epoch. So if it exists when it is to be started, it is revived again.
     """
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend
@@ -59,7 +60,8 @@ def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Wo
 
 
 def halt(engine: Engine, run_id: str, duty: Halt) -> Work:
-    """Cancel the nested runs of a cancelled one, also those that are just being started."""
+    """Cancel the nested runs of a cancelled run. One that doesn't exist yet is kept from being started (see
+    `cancel.lua`, `bury`)."""
     members = Members(engine, run_id, duty)
     for start, end in chunks(duty.start, duty.end):
         for member in members.runs(start, end):
@@ -70,7 +72,8 @@ def halt(engine: Engine, run_id: str, duty: Halt) -> Work:
 
 
 def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
-    """Say to the parent how this run stands: its present state, with a revision, and its result."""
+    """Tell the parent how this run stood when the duty was caused, and its result or its first failure. If the result
+    can't be stored with the parent, the run is recorded there as dead."""
     spec = engine.reader.spec(run_id, duty.generation)
     if duty.snapshot is None or spec.parent is None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot, or the run no parent")
@@ -82,7 +85,7 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
         except Exception as error:
             if not is_final(error):
                 raise
-            # The parent would wait for ever.
+            # The run has succeeded and won't tell again, so the parent has to hear that it is dead.
             logger.exception("The result of nested run %s can't be handed on", run_id)
             ending, payload = "dead", failure_details(error, message_id=run_id)
     place = spec.parent
@@ -100,7 +103,8 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
 
 
 def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
-    """A succeeded run's result as bytes; of runs that a job nested, what the job returned."""
+    """A succeeded run's result as bytes. The result of a wrapper, which has all runs that a job has nested, is that of
+    the job: what the job returned, or the results of the handles that it returned."""
     if spec.own is not None:
         return spec.own
     if not status.stages:
@@ -121,5 +125,5 @@ def _result_of(engine: Engine, status: RunStatus, spec: Spec) -> bytes:
 
 
 def tag_of_run(place: Place) -> Tag:
-    """The tag under which the run that stands there is recorded with its parent."""
+    """The tag under which the run at this place is recorded with its parent."""
     return Tag(place.run_id, place.stage, place.member, place.member + 1, place.epoch, generation=place.generation)

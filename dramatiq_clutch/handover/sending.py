@@ -1,4 +1,4 @@
-"""Stages are opened, and their members sent: for the first time, or once more."""
+"""Opens stages, and sends their members for the first time or again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .members import Members
 from .nesting import revive_run, start_run
 from .work import Caused, Work, chunks
 
-#: What is done to some of the members of a range.
+#: The duties that `send_range` does: each concerns some of the members of a range.
 Range: TypeAlias = Resume | Resend | Revive
 
 
 def open_stage(engine: Engine, run_id: str, duty: OpenStage, caller: Caller) -> Reply:
-    """Say how many members the stage has."""
+    """Find out how many members the stage has, and store that."""
     members = Members(engine, run_id, duty)
     total = members.count_items(duty) if members.line.mapped else 0
     return engine.backend.open(run_id, duty, total, at_present(engine, caller))
@@ -34,9 +34,10 @@ def open_stage(engine: Engine, run_id: str, duty: OpenStage, caller: Caller) -> 
 def send_members(
     engine: Engine, run_id: str, duty: SendMembers, caller: Caller
 ) -> Generator[Work | Caused, None, bool]:
-    """Send and start members, chunk by chunk. Returns whether that has been confirmed."""
+    """Send jobs and start nested runs, chunk by chunk. Returns whether the duty has been confirmed with its last
+    messages, or has turned out to be another caller's."""
     members = Members(engine, run_id, duty)
-    if duty.leaders:  # should they come late, a sweeper does what they own
+    if duty.leaders:  # if a leader doesn't send its share within the lease, a sweeper does
         engine.look_again(run_id, engine.now() + engine.lease_ms)
     for start, end in chunks(max(duty.start, duty.cursor), duty.end):
         outgoing, starting = [], []
@@ -57,12 +58,12 @@ def send_members(
             yield start_run(engine, members.place(member, 0), step)
         yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, at_present(engine, caller), cursor=end) == "lost":
-            break  # the lease has passed to somebody else, who sends the rest
+            break  # the lease has passed to another caller, which sends the rest
     return False
 
 
 def remember(engine: Engine, run_id: str, sent: SendMembers, total: int) -> None:
-    """Remember that these members were sent just now, and what comes after them."""
+    """Remember that members of this stage were sent just now, and which duty follows."""
     engine.remembered.let_go(run_id, sent.generation, sent.stage, total)
     if engine.courier.sends_onward:
         engine.remembered.look_ahead(run_id, sent.ahead)
@@ -78,7 +79,8 @@ def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:
 
 
 def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> Work:
-    """Send again what waits for that, and have nested runs do the same, some at a time."""
+    """Send the waiting members again, some at a time, and have nested runs retry. `reopen` gives the members, and
+    confirms the duty when there are no more."""
     members, done = Members(engine, run_id, duty), duty.cursor
     while True:
         found = engine.backend.reopen(run_id, duty, done, at_present(engine, caller))
@@ -100,7 +102,7 @@ def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> 
 
 
 def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work:
-    """Send members of a range again, in a new epoch, and have nested runs do the same."""
+    """Send those members of a range that the duty concerns, in a new epoch; nested runs retry or resend instead."""
     members = Members(engine, run_id, duty)
     for start, end in chunks(max(duty.start, duty.cursor), duty.end):
         standing = engine.backend.standing(run_id, duty.stage, range(start, end), generation=duty.generation)
@@ -122,12 +124,15 @@ def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work
 
 
 def _is_wanted(duty: Range, line: StageLine, step: Message[Any] | Plan, stands: Standing | None) -> bool:
-    """Whether a duty concerns a member that stands so. What waits to be sent again is a `SendAgain`'s; but nested runs
-    are many hands' work, unless it has to be seen what there is room for."""
+    """Whether a duty concerns a member that stands so.
+
+    Members that wait to be sent again are left to a `SendAgain` duty. Nested runs that wait are done here, too, because
+    there are shares for them; except in a stage with a limit, where only `reopen` knows how many there is room for.
+    """
     if isinstance(step, Plan) and stands == "waiting" and not isinstance(duty, Resend):
         return line.limit is None
     if isinstance(duty, Resume):
-        # A nested run may have told only now that it is dead, or failing, for it was cancelled with its parent.
+        # A nested run that was cancelled with its parent may tell after the parent's retry that it is dead or failing.
         return stands is None or (isinstance(step, Plan) and stands != "succeeded")
     if isinstance(duty, Revive) and not isinstance(step, Plan):
         return False

@@ -1,4 +1,4 @@
-"""The sweeper finishes what is owed and nobody does, and looks at runs to which nothing happens."""
+"""Sweeps: does duties that nobody else does, and finds runs that are stalled or gone."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from .members import Members
 from .nesting import tag_of_run
 from .work import chunks
 
-#: After how many runs in a row for which it can't send anything a sweeper takes the broker for away.
+#: A sweep ends after so many runs in a row for which nothing could be sent, because then the broker is away.
 PATIENCE = 5
 
-#: The id of no run.
+#: An id that no run has.
 NOBODY = "!nobody"
 
 logger = get_logger(__name__)
 
 
 def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
-    """Finish what is owed and nobody does, until nothing is left of what was due at the beginning: duties whose lease
-    has lapsed, shares that are for anybody, runs to which nothing happens. Returns how many runs were looked at."""
+    """Look at all runs that are due in the index at the beginning, at most `limit` at a time, until none is left or
+    `is_stopping()`. Duties whose lease has lapsed are done, and shares that are for anybody; stalled runs are reported,
+    or sent again.
+
+    Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable.
+    """
     looked, began = 0, engine.now()
     while True:
         at = engine.now() + 2 * engine.lease_ms
@@ -45,8 +49,8 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 in_vain = 0
             except NewerRelease as error:
                 engine.leave_to_newer(run_id, error)
-                engine.look_again(run_id, engine.now() + 1)  # whoever comes next may be newer
-            except ForeignRun as error:  # somebody has tried to start it here, or to change it
+                engine.look_again(run_id, engine.now() + 1)  # the next sweeper may be of the newer release
+            except ForeignRun as error:  # it got into this index when this application tried to start or change it
                 logger.info("The sweeper lets go of run %s: %s", run_id, error)
                 engine.look_again(run_id, None)
             except Exception as error:  # one run must not stop the others; it is looked at again later
@@ -64,8 +68,8 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
 
 
 def _answers(engine: Engine) -> bool:
-    """Whether the state store can be used at all, though it can't for some run: it does the same for a run that isn't
-    there."""
+    """Whether the state store works, although it has failed for one run. It is asked to sweep a run that doesn't
+    exist."""
     try:
         engine.backend.sweep(NOBODY, engine.caller(SWEEPER), stalled_after=engine.stalled_after)
     except Unavailable:
@@ -74,24 +78,25 @@ def _answers(engine: Engine) -> bool:
 
 
 def _put_back(engine: Engine, run_ids: Sequence[str]) -> None:
-    """Have the next sweep begin with these: those that held this one up would hold up every other one, too."""
+    """Make these runs due at once. The next sweep then begins with them, and not with the runs that this one has failed
+    at, and which could hold up every sweep."""
     try:
         for run_id in run_ids:
             engine.look_again(run_id, engine.now(), known=True)
     except Unavailable as error:
-        logger.debug("They are looked at later: %s", error)  # so they are put down already
+        logger.debug("They are looked at later: %s", error)  # `due` has put all of them down for a later time
 
 
 def _look_at(
     engine: Engine, run_id: str, at: int, is_stopping: Callable[[], bool], *, waits_for_jobs: bool = False
 ) -> None:
-    """See to a run that is put down in the index for another look `at` some time, should this one break off."""
+    """Sweep one run. It stays in the index for another look `at` a later time, in case this one breaks off."""
     while True:
         caller = engine.caller(SWEEPER)
         reply = engine.backend.sweep(run_id, caller, stalled_after=engine.stalled_after, waits_for_jobs=waits_for_jobs)
         hand_over(engine, run_id, reply, caller)
         if reply.note != "more" or is_stopping():
-            break  # there is no share left for this sweeper
+            break  # no share is left, or this worker stops
     if reply.word in ("unknown", "rests"):
         engine.backend.forget(run_id, at, application=engine.application)
     elif reply.word == "quiet":
@@ -109,14 +114,14 @@ def _look_at(
 
 
 def _is_stalled(engine: Engine, run_id: str) -> bool:
-    """Whether that has been found out before, and nothing has happened since: whoever did so may have died before
-    anything was sent again, or the state store may have forgotten that it was."""
+    """Whether the run was found to be stalled before, and nothing has happened since. Then it is sent again: the
+    process that found it may have died first, or the state store may have lost what followed."""
     snapshot = engine.backend.snapshot(run_id)
     return snapshot is not None and is_stalled(snapshot)
 
 
 def _tell_stalled(engine: Engine, run_id: str) -> None:
-    """Nothing has happened to a run for too long, though members are unsettled: their messages may be lost."""
+    """Log that a run is stalled, and send its unsettled members again if the settings say so."""
     seconds = engine.stalled_after / 1000
     if not engine.resend_stalled:
         logger.warning(
@@ -136,8 +141,8 @@ def _tell_stalled(engine: Engine, run_id: str) -> None:
 
 
 def _waits_for_jobs(engine: Engine, run_id: str) -> bool:
-    """Whether a stage with nested runs waits for a job, too. A run that it waits for has an eye on itself; one that is
-    gone is told of, and so is one at rest whose word was lost."""
+    """Whether the present stage of a run with nested runs also waits for a job. Sweepers look at each nested run by
+    itself, so here it is only made sure that the parent has heard how it stands, or that it is gone."""
     backend = engine.backend
     snapshot, generation = backend.snapshot(run_id), backend.generation(run_id)
     if snapshot is None or generation is None:
@@ -162,7 +167,7 @@ def _waits_for_jobs(engine: Engine, run_id: str) -> bool:
 
 
 def _ask_after(engine: Engine, place: Place) -> None:
-    """Make sure that a nested run is there, and that its parent knows how it stands."""
+    """Have a nested run tell its parent again how it stands; if it is gone, tell the parent that."""
     child, backend = place.child_id, engine.backend
     if backend.generation(child) != place.child_generation:
         report_gone(engine, child, place.child_generation)
@@ -172,7 +177,8 @@ def _ask_after(engine: Engine, place: Place) -> None:
 
 
 def report_gone(engine: Engine, run_id: str, generation: str) -> None:
-    """Tell the parent of a nested run that it isn't there any more, if that is the one that it was nested in."""
+    """Tell the parent of a nested run that the run is gone. A parent of another generation isn't told, because the run
+    wasn't nested in that one."""
     place = Place.of_child(run_id)
     if place is None:
         return

@@ -1,4 +1,4 @@
-"""What doing a duty is made of: steps that yield what has to be done before they go on."""
+"""How the work of a duty is written: as generators that yield what has to be done before they go on."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import TypeAlias
 
 from ..backend import Caller, Reply
 
-#: How many members are sent between two confirmations.
+#: How many members are sent between two confirmations of a duty, at most.
 CHUNK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Caused:
-    """What doing a duty has caused: a transition of a run, whose `reply` has duties for this `caller`."""
+    """A transition that doing a duty has caused, of this or another run. Its `reply` has duties for this `caller`."""
 
     run_id: str
     reply: Reply
     caller: Caller
 
 
-#: A duty's work. It yields what has to be done before it goes on, be it other work or what that has caused: what is
-#: owed is confirmed only after all that follows from it is done, however deep runs nest, and without deep recursion.
+#: The work of a duty. It yields other work, or a transition that it has caused, and goes on when all that follows from
+#: that is done. So a duty is confirmed only after everything that it causes, and runs may be nested deeply, because
+#: `doing.hand_over` keeps the work on a list and doesn't recurse.
 Work: TypeAlias = "Iterator[Work | Caused]"
 
 
 def chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The range `start` ≤ i < `end` in pieces of at most CHUNK."""
     for at in range(start, end, CHUNK):
         yield at, min(at + CHUNK, end)
