@@ -1,6 +1,7 @@
-"""What a transition obliges its caller to do: one class a kind of duty, and the one place that writes and reads ids.
+"""The duties that transitions owe: one class for each kind, and the only place in Python that writes and reads their
+ids.
 
-A duty stands in its run's outbox under its id, which the scripts write, too:
+A duty is in its run's outbox under its id. The scripts write these ids, too:
 
     id       = kind *( ":" number )
     number   = decimal digits, without a sign and without leading zeros
@@ -16,7 +17,7 @@ A duty stands in its run's outbox under its id, which the scripts write, too:
     tell:REVISION                     Tell            tell:3
     EVENT:STAGE:NUMBER                CallBack        on_death:0:4
 
-The id is all that tells one duty of a run from another. The rest comes along when a caller is given the duty.
+The id identifies a duty within its run. Everything else comes along when a caller is given the duty.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ from .plan import EVENTS
 class Owed:
     """What comes along with every duty.
 
-    Confirming a duty names its `id` and the `lease` under which it was given. `cursor` says how far whoever had it
-    before has come: the first member that isn't sent yet; of a `SendAgain`, how many times it has sent members.
-    `repeated` says that the duty was handed out before, so that messages may be second copies. `generation` is the
-    run's.
+    `lease`: the token under which it was given, which is needed to confirm it. `cursor`: how far a former holder has
+    come, as the first member that isn't sent yet; of a `SendAgain`, as how many times members were sent. `repeated`:
+    the duty was given to somebody before, so its messages may be second copies. `generation`: the run's.
     """
 
     WORD: ClassVar[str]
@@ -60,7 +60,7 @@ class Owed:
 
 @dataclass(frozen=True, slots=True)
 class OfStage(Owed):
-    """A duty that concerns a `stage`; `line` is its `StageLine`, as it is stored."""
+    """A duty that concerns a `stage`; `line` is the `StageLine` of that stage, as it is stored."""
 
     stage: int
     line: str = field(default="", kw_only=True)
@@ -68,12 +68,12 @@ class OfStage(Owed):
 
 @dataclass(frozen=True, slots=True)
 class SendMembers(OfStage):
-    """Send, or start, the members `start` ≤ i < `end`, from `cursor` on. The first `leaders` of them own the shares
-    that follow, and send those as soon as they are at work.
+    """Send or start the members `start` ≤ i < `end`, from `cursor` on. The first `leaders` of them own the shares that
+    follow, and send these as soon as they are at work.
 
-    What that needs may come along, to save reading it: the encoded `spec`, the `rows`, and `previous`, the result of a
-    stage of one (its line, and the field of its member). So may `ahead`, the duty that follows, where one job comes
-    after another.
+    Four fields may come along, to save reading what they hold. `spec`: the encoded spec. `rows`: the members' rows.
+    `previous`: the line of the stage before, and the field of its only member. `ahead`: the duty that will follow, if
+    this stage and the next one have one job each.
     """
 
     WORD: ClassVar[str] = "send"
@@ -94,7 +94,7 @@ class SendMembers(OfStage):
 
 @dataclass(frozen=True, slots=True)
 class OpenStage(OfStage):
-    """Find out how many members a stage has that is empty or mapped, and say so."""
+    """Find out how many members a stage has that is empty or mapped, and store that."""
 
     WORD: ClassVar[str] = "open"
 
@@ -105,7 +105,7 @@ class OpenStage(OfStage):
 
 @dataclass(frozen=True, slots=True)
 class StartNested(OfStage):
-    """Start the runs that a job has nested, which is this `member`."""
+    """Start the runs that a job, which is this `member`, has nested."""
 
     WORD: ClassVar[str] = "start"
 
@@ -118,8 +118,8 @@ class StartNested(OfStage):
 
 @dataclass(frozen=True, slots=True)
 class SendAgain(OfStage):
-    """Send again what waits for that since a `retry()`, some at a time, as the store's `reopen` gives it. `number`
-    counts a run's duties of this kind; `epoch` is the one that the retry has begun."""
+    """Send the members again that wait for it since a `retry()`; the store's `reopen` gives some of them at a time.
+    `number` counts a run's duties of this kind; `epoch` is the epoch that the retry has begun."""
 
     WORD: ClassVar[str] = "retry"
 
@@ -153,7 +153,7 @@ class Resume(OfRange):
 
 @dataclass(frozen=True, slots=True)
 class Resend(OfRange):
-    """Send the members that aren't settled once more: somebody has asked for it by hand."""
+    """Send all unsettled members again, because somebody has called `resend()`."""
 
     WORD: ClassVar[str] = "resend"
 
@@ -174,8 +174,7 @@ class Halt(OfRange):
 
 @dataclass(frozen=True, slots=True)
 class Tell(Owed):
-    """Say to the parent how the run stands, which is in the `snapshot`. Of two words the one with the higher `revision`
-    is the newer."""
+    """Tell the parent how the run stands; `snapshot` has it. What is told with a higher `revision` is newer."""
 
     WORD: ClassVar[str] = "tell"
 
@@ -189,7 +188,8 @@ class Tell(Owed):
 
 @dataclass(frozen=True, slots=True)
 class CallBack(OfStage):
-    """Send the callbacks for an `event`, with the `snapshot` of its moment. `number` counts those of a run."""
+    """Send the callbacks for an `event`, with the `snapshot` of the run at that moment. `number` counts a run's duties
+    of this kind."""
 
     event: str
     number: int
@@ -206,7 +206,7 @@ class CallBack(OfStage):
 
 @dataclass(frozen=True, slots=True)
 class Unknown(Owed):
-    """A duty of a kind that this release doesn't know: it is left to a newer one."""
+    """A duty of a kind that this release doesn't know. It is left to a newer release."""
 
     unread: str
 
@@ -219,7 +219,7 @@ class Unknown(Owed):
         return self.unread
 
 
-#: Every duty that there is; a `match` over them that leaves one out is an error of types.
+#: Every kind of duty. mypy reports a `match` that leaves one out.
 Duty: TypeAlias = (
     SendMembers | OpenStage | StartNested | SendAgain | Resume | Resend | Revive | Halt | Tell | CallBack | Unknown
 )
@@ -248,8 +248,8 @@ def parse(
     line: str = "",
     **more: Any,
 ) -> Duty:
-    """The duty that an id names, with what comes along with it; `more` is what only some kinds have. A `line` is left
-    out where it is none of the duty's. Raises DamagedState for an id that no release writes."""
+    """The duty that an id names, with what comes along with it. `more` has the fields that only some kinds have; `line`
+    is ignored for a kind that concerns no stage. Raises DamagedState for an id that no release writes."""
     kind, *numbers = id.split(":")
     reader = _READERS.get(kind)
     if reader is None:
@@ -258,7 +258,7 @@ def parse(
         more["line"] = line
     try:
         duty = reader(*map(int, numbers), lease=lease, cursor=cursor, repeated=repeated, generation=generation, **more)
-    except (ValueError, TypeError) as error:  # something is no number; there are too many of them, or too few
+    except (ValueError, TypeError) as error:  # a part isn't a number, or there are too many or too few of them
         raise DamagedState(f"the duty {id!r} can't be read: {error}") from error
     if "-" in id or duty.id != id:
         raise DamagedState(f"the duty {id!r} can't be read: no release writes it so")

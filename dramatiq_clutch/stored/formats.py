@@ -1,6 +1,7 @@
-"""The small formats of what is stored, each with its grammar; and what Python writes and reads of them.
+"""The small formats of what is stored, each with its grammar, and the functions that write and read them.
 
-What the scripts alone write and read is here for its grammar only. What has a class of its own is written there.
+A format that has a class of its own is written and read by that class, and one that only the scripts use by them; here
+are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
                     0 3 pm 20                                 `plan.StageLine`
@@ -19,7 +20,7 @@ What the scripts alone write and read is here for its grammar only. What has a c
 
     member's field  "S" RESULT / "N" / "R" / ""               in the hash `members`, whose field "" tells a live key
                     it has succeeded / its job has nested runs / it is a run, or a job, that has had an attempt
-    standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 open, 1 attempted, 2 failing
+    standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 working, 1 attempted, 2 failing
     dead            REVIVAL * 2^32 + MEMBER                   a score
     attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
                     0 2 {"actor": "job", ...}
@@ -37,22 +38,25 @@ from typing import Any, Literal
 
 from ..errors import DamagedState, NewerRelease
 
-#: How a member stands that has had an attempt: `waiting` to be sent again by a retry, or as it ended.
+#: How a member stands that has had an attempt: it is `waiting` to be sent again by a retry; it is `working`, because a
+#: retry has sent it again, or because it is a run at work; or its last attempt ended as the other words say.
 Standing = Literal["waiting", "working", "attempted", "failing", "dead", "succeeded"]
 
 #: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `recorded`,
-#: `working`, `attempted`, `failing`, `dead`) and `failures` (`[member, failure]`). A callback's status is made of it.
+#: `working`, `attempted`, `failing`, `dead`) and `failures` (a list of `[member, failure]`). A `RunStatus` is made of
+#: it.
 Snapshot = Mapping[str, Any]
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1
 
-#: What a row of a plan begins with: it holds a message, or the plan of a nested run.
+#: The first byte of a row of a plan, which says whether it holds a message or the plan of a nested run.
 MESSAGE, NESTED = b"m", b"r"
 
 
 def refuse_newer(version: Any, what: str) -> None:
-    """Raises NewerRelease for a format that is newer than this release reads, DamagedState for what is none."""
+    """Raises NewerRelease if a format's version is higher than this release reads, and DamagedState if it isn't a
+    version. `what` begins the error's text."""
     if type(version) is not int or version < 1:
         raise DamagedState(f"{what} has the format {version!r}, which no release writes")
     if version > FORMAT:
@@ -97,24 +101,26 @@ def result_in(field: bytes | None) -> bytes | None:
     return field[1:] if field is not None and field[:1] == _SUCCEEDED else None
 
 
-#: The field of a member whose job has nested runs, of a nested run that has had an attempt, and of a job that has.
+#: The field of a member that is a job which has nested runs, of a nested run, and of a job that has had an attempt but
+#: no success.
 HAS_NESTED, IS_RUN, IS_JOB = b"N", b"R", b""
 
 
 # Scores
 
 
-#: The kinds of members that have a score in `standing`, by their number.
+#: The kinds of members that have a score in `standing`, in the order of their numbers in it.
 KINDS: tuple[Standing, ...] = ("working", "attempted", "failing")
 
-#: More than a stage has members; and more than all kinds of them have.
+#: Factors of scores: SPAN is more than the members that a stage can have, and ERA is the range of four kinds.
 SPAN = 2**32
 ERA = 4 * SPAN
 
 
 def standing_of(field: bytes | None, standing: Any, dead: Any, *, era: int, revival: int) -> Standing | None:
-    """How a member stands that has this field, and these scores or None; None if it has had no attempt. Whatever is of
-    an earlier era, or revival, than the run's waits to be sent again."""
+    """How a member stands, by its field in `members` and its scores in `standing` and `dead` (None if it has none);
+    None if it has had no attempt. A member whose score is of an earlier era or revival than the run's waits to be sent
+    again."""
     if field is not None and field[:1] == _SUCCEEDED:
         return "succeeded"
     if dead is not None:
@@ -125,26 +131,26 @@ def standing_of(field: bytes | None, standing: Any, dead: Any, *, era: int, revi
     return KINDS[rest // SPAN] if its_era == era else "waiting"
 
 
-# What is read of others
+# Values that the scripts write and Python reads
 
 
 def failure_in(details: bytes) -> bytes:
-    """What follows the epoch and the attempt."""
+    """The failure in an entry of `attempts`, behind the epoch and the attempt."""
     return details.split(b" ", 2)[-1] if details else b""
 
 
 def generation_in(tombstone: bytes | None) -> str:
-    """Whose tombstone it is; an empty string where there is none."""
+    """The generation of the run that a tombstone is of; an empty string if there is no tombstone."""
     return [*(tombstone or b"").decode().split(" "), "", ""][1]
 
 
 def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:
-    """A snapshot as the scripts encode it: an empty list comes as an empty dict."""
+    """A snapshot that the scripts have encoded: Lua's JSON writes an empty list as an empty dict."""
     return {**snapshot, "failures": list(snapshot["failures"] or ())}
 
 
 def told_in(snapshot: Snapshot) -> Any:
-    """What a nested run has decided to tell its parent: how the member that it is has ended."""
+    """The ending that a nested run tells its parent: how the member that it is stands."""
     return snapshot["head"]["told"]
 
 
@@ -154,13 +160,14 @@ def is_stalled(snapshot: Snapshot) -> bool:
 
 
 def present_stage(snapshot: Snapshot) -> tuple[int, str, int]:
-    """The stage at which the run is, its line, and how many of its members have been sent, if it has a limit."""
+    """The present stage, its line, and how many of its members were sent, which only means something if the line has a
+    limit."""
     head = snapshot["head"]
     stage = int(head["stage"])
     return stage, head[f"s{stage}"], int(head.get("sent", 0))
 
 
 def is_done(answer: Any) -> bool:
-    """Whether what `confirm` answers says that nothing is left to do for the caller: it has confirmed the duty, or
-    somebody else holds it."""
+    """Whether an answer of the script `confirm` says that the caller has nothing more to do for the duty: it is
+    confirmed, or another caller holds it."""
     return answer in (b"confirmed", b"lost")

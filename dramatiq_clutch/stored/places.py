@@ -1,6 +1,6 @@
-"""Where something stands: a job or a nested run in its stage, a callback in its run; and the ids that follow from it.
+"""Where jobs, nested runs and callbacks stand, and the ids that are derived from their places.
 
-All ids are derived, so that doing something twice makes one. No I/O.
+Because the ids are derived, sending a message or starting a run twice gives a second copy that can be recognised.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .formats import FORMAT, refuse_newer
 #: The option under which a message carries its `Tag`, or its `CallbackTag`.
 OPTION = "clutch"
 
-#: Between a run's id and the place of a run nested in it. An id that a user gives can't contain it.
+#: What is between a run's id and the place of a run nested in it, as in `run~1.0`. An id that a user gives can't
+#: contain it.
 BELOW = "~"
 
-#: How many hexadecimal digits tell the runs apart that one id has had. A run has its id for itself at any one time, so
-#: these need not be unique in the world.
+#: How many hexadecimal digits a generation has. Few are enough: they only tell apart the runs that one id has had.
 GENERATION_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a nested run stands: it is this member of its parent. `epoch` is the parent's when it was started, and
-    `generation` tells the parent from other runs that have had its id."""
+    """Where a nested run stands: it is member `member` of stage `stage` of its parent, whose id is `run_id`. `epoch`
+    is the parent's epoch when the run was started, and `generation` is the parent's."""
 
     run_id: str
     stage: int
@@ -38,26 +38,27 @@ class Place:
 
     @property
     def child_id(self) -> str:
-        """The id of the run that stands there: derived, so that starting it twice makes one."""
+        """The id of the run at this place, such as `run~1.0`. It is derived, so starting it twice makes one run."""
         return f"{self.run_id}{BELOW}{self.stage}.{self.member}"
 
     @property
     def child_generation(self) -> str:
-        """The generation of that run: derived too, so that it belongs to this parent and not to one of its name."""
+        """The generation of the run at this place. It is derived from the parent's, so that the run isn't taken for one
+        that was nested in another run of the parent's id."""
         return hashlib.sha1(
             f"{self.generation}/{self.stage}.{self.member}".encode(), usedforsecurity=False
         ).hexdigest()[:GENERATION_DIGITS]
 
     @classmethod
     def of_child(cls, run_id: str) -> Place | None:
-        """The place that a nested run's id names; None for the id of another run."""
+        """The place that a nested run's id names; None for the id of a run that isn't nested."""
         parent, _, place = run_id.rpartition(BELOW)
         stage, _, member = place.partition(".")
         return cls(parent, int(stage), int(member)) if parent and stage.isdecimal() and member.isdecimal() else None
 
 
 def new_generation() -> str:
-    """What tells a run from others that have had, or will have, its id."""
+    """A random generation, which tells a run from others that have had, or will have, its id."""
     return secrets.token_hex(GENERATION_DIGITS // 2)
 
 
@@ -70,12 +71,11 @@ def derived_id(generation: str, place: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What a job's message says of its place: member `member` of the `of` members of a stage of a run, of which
-    `generation` tells it from others that have had its id.
+    """What a job's message says of its place: it is member `member` of the `of` members of a stage of a run.
 
-    `repeated` says that the message may be a second copy, so that its worker asks before it runs it. One that `leads`
-    has a share of its stage's release to do. `batch` is its stage's. `actor` is whose message it is: the message says
-    that by itself, so the option doesn't.
+    `repeated`: the message may be a second copy, so a worker asks whether it is wanted before it runs the job. `leads`:
+    the job has a share of its stage's release to send. `batch`: the stage's (see `StageLine.batch`). `generation`: the
+    run's. `actor`: the name of the message's actor; it isn't part of the option, because the message has it anyway.
     """
 
     run_id: str
@@ -91,13 +91,13 @@ class Tag:
 
     @property
     def message_id(self) -> str:
-        """The id of the job's message: derived, so that a second copy is known, and a stranger that has been given the
-        same options, or is a copy for another actor, isn't taken for it."""
+        """The id of the job's message. It is derived, so that a second copy is recognised. A message that has another
+        id, or is for another actor, isn't the job's, even if somebody has copied the options to it."""
         return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")
 
     @property
     def owner(self) -> str:
-        """Who owns a share of its stage's release, and what the record of its first attempt causes."""
+        """The owner of the share that the job leads, and of the duties that the record of its first attempt causes."""
         return owners.job(self.stage, self.member)
 
     def __str__(self) -> str:
@@ -113,8 +113,8 @@ class Tag:
 
     @classmethod
     def from_option(cls, option: Any, actor: str = "") -> Tag:
-        """Raises DamagedState unless the option is one that `to_option` could have written, and NewerRelease if that
-        of a newer release has."""
+        """The tag that an option holds. Raises DamagedState if `to_option` can't have written it, and NewerRelease if a
+        newer release has written it."""
         run_id, generation = _names_in(option)
         numbers: list[Any] = [option.get(name) for name in ("stage", "member", "of")]
         numbers += [option.get(name, 0) for name in ("epoch", "batch")]
@@ -130,7 +130,7 @@ class Tag:
 @dataclass(frozen=True, slots=True)
 class CallbackTag:
     """What a callback's message says of itself: which event of which run it tells of. `duty` is the id of the duty that
-    has sent it, and `index` its place among the messages for that event. `actor` is as in a `Tag`."""
+    sent it, and `index` its position among the messages of that duty. `actor` is as in a `Tag`."""
 
     run_id: str
     generation: str
@@ -140,7 +140,7 @@ class CallbackTag:
 
     @property
     def message_id(self) -> str:
-        """The id of the callback's message: derived, so that a second copy is known."""
+        """The id of the callback's message. It is derived, so that a second copy is recognised."""
         return derived_id(self.generation, f"{self.run_id}/{self.duty}.{self.index}/{self.actor}")
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ class CallbackTag:
 
     @classmethod
     def from_option(cls, option: Any, actor: str = "") -> CallbackTag:
-        """Raises what `Tag.from_option` raises."""
+        """The tag that an option holds. Raises what `Tag.from_option` raises."""
         run_id, generation = _names_in(option)
         duty, index = option.get("callback"), option.get("index")
         if not isinstance(duty, str) or type(index) is not int:
@@ -161,7 +161,7 @@ class CallbackTag:
 
 
 def tag_of(option: Any, actor: str) -> Tag | CallbackTag:
-    """What the option of a message for this actor says. Raises DamagedState, or NewerRelease."""
+    """The tag that the option of a message for this actor holds. Raises DamagedState, or NewerRelease."""
     is_callback = isinstance(option, dict) and "callback" in option
     return CallbackTag.from_option(option, actor) if is_callback else Tag.from_option(option, actor)
 

@@ -1,4 +1,4 @@
-"""What is stored of a clutch: frozen values, to and from bytes. No I/O."""
+"""What is stored of a clutch: a plan, with its spec, stage lines and rows; and its fingerprint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..errors import DamagedState
 from .formats import FORMAT, MESSAGE, NESTED, pack, refuse_newer, unpack
 from .places import Place
 
-#: The callback that a Dramatiq group brings along; it takes no status.
+#: The event of the callbacks that a Dramatiq group brings along. They take no status.
 COMPLETION = "completion"
 
-#: The callbacks of a clutch, in the order in which one transition fires them.
+#: The events for which a clutch may have callbacks, in the order in which one transition fires them.
 EVENTS = ("on_failure", "on_death", COMPLETION, "on_success", "on_finish")
 
 
@@ -27,10 +27,13 @@ EVENTS = ("on_failure", "on_death", COMPLETION, "on_success", "on_finish")
 class StageLine:
     """One stage, as the scripts see it: where its rows begin in the plan, how many members it has, how it was written.
 
-    `total` is None for a mapped stage until it is opened. `many` says that it was written with `parallel` or `map`,
-    never how many members it happens to have. A `tolerant` stage allows failures, a `piped` one appends the result of
-    the stage before, `nested` says that some of its rows are runs. No more than `limit` members are to be unsettled at
-    a time. `unknown_flags` and `unknown_words` are what a newer release of the same format has added: they are kept.
+    `offset` is the index of its first row in the plan, and `total` how many members it has; None for a mapped stage
+    until it is opened. `many`: it was written with `parallel` or `map`, however many members it has. `mapped`: it was
+    written with `map`. `tolerant`: it allows failures. `piped`: the result of the stage before is appended to its
+    members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled at a time.
+    `unknown_flags` and `unknown_words`: what a newer release of the same format has added, which is kept.
+
+    For example, `0 3 pm 20` is ``StageLine(0, 3, many=True, mapped=True, limit=20)``.
     """
 
     offset: int
@@ -52,15 +55,15 @@ class StageLine:
 
     @property
     def batch(self) -> int:
-        """How many successes make it worth while to look for members that may be sent now; 0 without a limit.
+        """After how many successes it is worth looking whether more members may be sent; 0 without a limit.
 
-        A tenth of the limit, so that little is idle and a look is rare; each success of a stage that is kept small.
+        It is a tenth of the limit, so that few places are idle and looks are rare; and 1 if the limit is below 20.
         """
         return max(1, self.limit // 10) if self.limit else 0
 
     @classmethod
     def parse(cls, line: str) -> StageLine:
-        """Raises DamagedState for a line that `str()` didn't write."""
+        """The opposite of `str()`. Raises DamagedState for a line that `str()` didn't write."""
         try:
             offset, total, flags, *words = line.split(" ")
             known = {name: letter in flags for letter, name in _FLAGS.items()}
@@ -77,12 +80,14 @@ _FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "neste
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What holds for all stages of a run. Opaque to the scripts.
+    """What holds for all stages of a run. The scripts don't look into it.
 
-    `item` is what a mapped run was made for, encoded: its first stage finds it in place of the previous results, which
-    a run that `inherits` finds. `yields` is for the runs that a job nested: which of them make the job's result (their
-    positions in a list, or one position), else `own` is that result. `generation` tells the run from others that have
-    had its id. `unknown` are the fields that a newer release of the same format has added: they are kept.
+    `item`: in a run that is a member of a mapped stage, the encoded item that it was made for, which its first stage
+    sees as previous result. `inherits`: the first stage of this nested run sees what its parent's stage sees. `yields`
+    and `own` are for a wrapper, which has the runs that a job nested: `yields` says which of their results make the
+    job's result (one position, or several for a list); if it is None, `own` is the encoded result of the job.
+    `generation` tells the run from others that have had its id. `unknown` are the fields that a newer release of the
+    same format has added, which are kept.
     """
 
     name: str | None = None
@@ -118,7 +123,8 @@ class Spec:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Spec:
-        """Raises DamagedState for bytes of another format, or of none."""
+        """The opposite of `to_bytes`. Raises DamagedState for bytes that it didn't write, and NewerRelease for those
+        that a newer release has written."""
         try:
             head, *blobs = unpack(data)
             about = json.loads(head)
@@ -162,7 +168,7 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
-        """Raises DamagedState for what `to_bytes` didn't write."""
+        """The opposite of `to_bytes`. Raises DamagedState for bytes that it didn't write."""
         try:
             spec, lines, *rows = unpack(data)
             parsed = tuple(StageLine.parse(line) for line in lines.decode().split("\n") if line)
@@ -171,28 +177,31 @@ class Plan:
         return cls(Spec.from_bytes(spec), parsed, tuple(rows))
 
     def to_row(self) -> bytes:
-        """The plan as a member of another one."""
+        """The plan as a row of another plan, in which it is a member."""
         return NESTED + self.to_bytes()
 
     def at(self, place: Place) -> Plan:
-        """The same plan, for the run that stands there."""
+        """The same plan for the nested run at this place: with the place as its parent, and with its generation."""
         return replace(self, spec=replace(self.spec, parent=place, generation=place.child_generation))
 
 
 def rows_of(lines: Sequence[StageLine]) -> int:
-    """How many rows the stages of a plan have; a mapped one has its template."""
+    """How many rows the stages of a plan have. A mapped stage has one, its template."""
     return lines[-1].offset + (1 if lines[-1].mapped else lines[-1].total or 0) if lines else 0
 
 
 class Fingerprint:
-    """What tells two clutches apart that are run under one id: what their messages say, and not how that is encoded (in
-    which order a dict's keys come, or a set's members, which goes by a hash seed). A delay is none of it."""
+    """Tells apart two clutches that are run under one id.
+
+    It is made of what the messages say, and not of how that is encoded: the order of a dict's keys, or of a set's
+    members, makes no difference. The delay of a run is left out.
+    """
 
     def __init__(self) -> None:
         self._rows = hashlib.sha256()
 
     def add(self, rows: Sequence[bytes]) -> None:
-        """The next rows of the plan. Raises what the encoder raises."""
+        """Add the next rows of the plan. Raises what the encoder raises."""
         for row in rows:
             self._rows.update(_meaning(row))
 
@@ -206,7 +215,7 @@ class Fingerprint:
 
 
 def _meaning(row: bytes) -> bytes:
-    """The digest of what a row says."""
+    """The digest of what a row says, however it is encoded."""
     kind, data = row[:1], row[1:]
     if kind != NESTED:
         return hashlib.sha256(kind + canonical(data, get_encoder())).digest()
@@ -216,17 +225,18 @@ def _meaning(row: bytes) -> bytes:
 
 
 def to_row(message: Message[Any]) -> bytes:
-    """A message as Dramatiq's encoder writes it, without what is given when it is sent: id and timestamp."""
+    """A message as a row. Dramatiq's encoder writes it, without id and timestamp, which it gets when it is sent."""
     return MESSAGE + get_encoder().encode({**vars(message), "message_id": "", "message_timestamp": 0})
 
 
 def changed(message: Message[Any], **fields: Any) -> Message[Any]:
-    """`message.copy(**fields)`, but that `options` are the new ones, whole; at a third of its cost."""
+    """A copy of a message with these fields. Unlike `message.copy(**fields)` it replaces `options` and doesn't merge
+    them, and it takes a third of the time."""
     return Message(**{**vars(message), **fields})
 
 
 def from_row(row: bytes) -> Message[Any] | Plan:
-    """Raises DamagedState for a row that holds neither a message nor a plan."""
+    """The message or the plan that a row holds. Raises DamagedState for a row that holds neither."""
     kind, data = row[:1], row[1:]
     if kind == NESTED:
         return Plan.from_bytes(data)
@@ -236,8 +246,8 @@ def from_row(row: bytes) -> Message[Any] | Plan:
 
 
 def message_from(row: bytes) -> Message[Any]:
-    """Raises DamagedState for a row that holds no message."""
+    """The message that a row holds. Raises DamagedState for a row that holds none."""
     try:
         return Message.decode(row.removeprefix(MESSAGE))
-    except Exception as error:  # DecodeError since 1.12; a foreign encoder may raise anything
+    except Exception as error:  # Dramatiq's encoder raises DecodeError, and a user's may raise anything
         raise DamagedState(f"a stored message can't be decoded: {error}") from error
