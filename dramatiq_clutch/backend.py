@@ -1,8 +1,12 @@
-"""The contract of a state store: one method is one atomic transition of one run.
+"""The contract of a state store: each method under *Transitions* is one atomic transition of one run.
 
-Every method takes the time (`now`, UNIX milliseconds) from its caller, can be applied twice without harm (a client may
-repeat a call whose reply was lost), and raises `StateUnavailable` for every error that isn't known to be final. Those
-that are: what the methods name, and `PayloadRefused` for a payload that the store doesn't take, however often it comes.
+Every method takes the time (`now`, in UNIX milliseconds) from its caller. Every method can be applied twice without
+harm, because a client may repeat a call whose reply was lost. Every method raises `StateUnavailable` for an error that
+isn't known to be final. Final errors are those that a method's docstring names, and `PayloadRefused` for a payload that
+the store will never take.
+
+Most transitions return a `Reply` or a word. The words are quoted in the docstrings, and `backends/README.md` has them
+all, with a table of what each call does in each state of a run.
 """
 
 from __future__ import annotations
@@ -20,35 +24,44 @@ from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Tag
 from .stored.plan import Plan
 
-#: `working` is a nested run's word: it works again, and has had no attempt since.
+#: How an attempt ended, or how a nested run tells that it stands. Only a nested run tells `working`: it is at work, and
+#: hasn't told that it is failing since it began or was retried.
 Ending = Literal["succeeded", "working", "attempted", "failing", "dead"]
 
-#: What became of a record: it `counts`; it changed nothing, as a `duplicate` or being `stale`; its stage is `over`, or
-#: its run cancelled; the place doesn't exist (`refused`); the run isn't there (`unknown`).
+#: What became of a record. It `counts`; or it changed nothing, because the member has succeeded already (`duplicate`),
+#: because a newer attempt is recorded (`stale`), because its stage is over, or its run has succeeded or was cancelled
+#: (`over`), because the stage has no such member (`refused`), or because there is no such run (`unknown`).
 RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown"]
 
-#: Whether to run a job: `go`; its member has succeeded (`done`); its stage is `over`, or its run cancelled; its place
-#: doesn't exist, or hasn't been opened (`unknown`).
+#: Whether to run a job. `go` means yes. The job isn't wanted if its member has succeeded (`done`), if its stage is
+#: over, or its run has succeeded or was cancelled (`over`), or if there is no such run or no such place in it
+#: (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: What else a reply says of the run: it `ends`, for it has succeeded and owes nothing more; it `rests` otherwise, and
-#: owes nothing more until somebody has it retry; it was at rest and `wakes`; there are `more` shares, for anybody.
+#: What else a reply says of the run. `ends`: it has succeeded and owes nothing more. `rests`: it is failed or
+#: cancelled, and owes nothing more until somebody retries it. `wakes`: it was at rest, and works or owes something
+#: again. `more`: there are shares for anybody that the caller wasn't given.
 Note = Literal["", "ends", "rests", "wakes", "more"]
 
-#: What sweepers listen for: that there is work for them before their interval is over.
+#: The name under which sweepers listen for hints that there is work for them before their interval is over.
 SWEEP = "!sweep"
 
-#: How many members of a stage one caller sends at least. A range of more than twice that is shared out.
+#: How many members of a large stage one caller sends at least. A stage with more than twice as many is shared out.
 SHARE = 250
 
-#: The order of what a gone run would have told: after whatever it did tell. A retry begins a new epoch.
+#: The attempt under which it is recorded that a nested run is gone. It is higher than any revision that the run can
+#: have told, so `dead` is the last word on it until a retry begins the next epoch.
 LAST = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A transition's answer: what became of it, and the duties that are now the caller's. What it has `sent` onward by
-    itself is nobody's any more."""
+    """A transition's answer.
+
+    `word`: what became of the call. `duties`: those that the caller is given, in the order in which it is to do them.
+    `sent`: a duty that was done in the same step, so nobody has to do it. `note`: see `Note`; for the word `foreign`,
+    the name of the run's application.
+    """
 
     word: str
     duties: tuple[Duty, ...] = ()
@@ -58,10 +71,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the `owner` of duties, the time, and the `lease` under which it takes them, for `lease_ms`.
+    """Who asks the store for something.
 
-    `touch` says that it's time to put the expiry of the run's keys off, which the common case leaves out. `application`
-    is whose runs it may start, sweep and change.
+    `owner`: the name under which it is given duties (see `stored/owners.py`). `now`: the time, in UNIX milliseconds.
+    `lease`: the token under which it takes duties, for `lease_ms` milliseconds. `touch`: the call is to put off the
+    expiry of the run's keys; the common case of a record doesn't. `application`: whose runs it may start and change.
     """
 
     owner: str
@@ -76,9 +90,10 @@ class Caller:
 class Record:
     """How one attempt of a job ended, or how a nested run (`of_run`) stands.
 
-    `payload` is the encoded result, or the failure's details; `nested` the plan of the runs that a job which has
-    succeeded has started: they take its place. An `attempt` of LAST is the word of a run that is gone: it counts as the
-    last one of the present epoch. `due` is when the next attempt comes, in UNIX milliseconds, if one does.
+    `tag`: the place of the job or nested run. `attempt`: its number, or the revision of what a nested run tells; LAST
+    records that a nested run is gone, in the present epoch. `payload`: the encoded result, or the failure's details
+    (`status.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
+    takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does.
     """
 
     tag: Tag
@@ -91,45 +106,50 @@ class Record:
 
     @property
     def is_common(self) -> bool:
-        """Whether nothing but its place may have to change: a job in parallel with others has succeeded."""
+        """Whether this is the common case: one of several jobs in parallel has succeeded. Recording it usually changes
+        its member only, so a store may have a cheaper way for it."""
         plain = not (self.nested or self.of_run or self.tag.leads)
         return self.ending == "succeeded" and self.tag.of > 1 and plain
 
 
 class Listener(abc.ABC):
-    """Hears what is said of names: ids of runs, and words such as SWEEP. One thread uses it; any may `wake` it.
+    """Listens for hints about names, which are ids of runs, or SWEEP. One thread uses it; any thread may call `wake`.
 
-    `is_deaf` says that the store lets nobody listen, so that the caller has to look by itself now and then; it is known
-    once `hear` has been called.
+    `is_deaf` says that the store lets nobody listen, so that the caller has to look by itself now and then. It is valid
+    after the first call of `hear`.
     """
 
     is_deaf = False
 
     @abc.abstractmethod
     def add(self, names: Iterable[str]) -> None:
-        """Listen for these names, too. Raises StateUnavailable; they are listened for all the same when it is back."""
+        """Listen for these names as well. Raises StateUnavailable; the names are listened for all the same, once the
+        store is back."""
 
     @abc.abstractmethod
     def remove(self, names: Iterable[str]) -> None:
-        """Don't listen for these names any more. Raises StateUnavailable."""
+        """Stop listening for these names. Raises StateUnavailable."""
 
     @abc.abstractmethod
     def hear(self, timeout: float) -> Sequence[str]:
-        """Wait, for `timeout` seconds at most. Returns the names of which something was said, and those for which
-        listening has just begun (for the first time, or again after an outage): whatever happened before that wasn't
-        heard, so the caller looks once. Raises StateUnavailable."""
+        """Wait for hints, for `timeout` seconds at most.
+
+        Returns the names about which there was a hint, and the names for which listening has just begun, for the first
+        time or after an outage. Earlier hints about these weren't heard, so the caller looks at them once. Raises
+        StateUnavailable.
+        """
 
     @abc.abstractmethod
     def wake(self) -> None:
-        """Have `hear` return soon. That may be lost, like a hint."""
+        """Make `hear` return soon, in whichever thread it waits. Like a hint, this may be lost."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of the connection."""
+        """Give back the connection."""
 
 
 class ClutchBackend(abc.ABC):
-    """Keeps the state of runs. See the module for what holds for every method."""
+    """Keeps the state of runs. The module's docstring says what holds for every method."""
 
     def __init__(self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None) -> None:
         self.namespace = namespace
@@ -137,19 +157,20 @@ class ClutchBackend(abc.ABC):
 
     @property
     def encoder(self) -> Encoder:
-        """Encodes results: the one given, or Dramatiq's global one, as set at the time of use."""
+        """The encoder of results: the one that was given, or else Dramatiq's global encoder at the time of use."""
         return self._encoder or get_encoder()
 
     def encode(self, result: Any) -> bytes:
-        """A result as bytes: like Dramatiq's Results, whose encoders take any value. Raises what the encoder raises."""
+        """A result as bytes. Like those of Dramatiq's Results, it may be any value. Raises what the encoder raises."""
         return self.encoder.encode(result)
 
     def warnings(self) -> Sequence[str]:
-        """What is wrong with how the store is set up, for the log of a worker that boots."""
+        """What is wrong with the settings of the store's server. A worker logs each text when it boots."""
         return ()
 
     def now(self) -> int:
-        """The time that callers give, in UNIX milliseconds: the system's, unless the store has a clock of its own."""
+        """The time that callers pass as `now`, in UNIX milliseconds: the system's, unless the store has a clock of its
+        own."""
         return current_millis()
 
     # Transitions
@@ -158,8 +179,9 @@ class ClutchBackend(abc.ABC):
     def draft(
         self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
     ) -> None:
-        """Write rows of a plan from `offset` on, under the draft's name, after an entry in the index. They expire
-        within minutes of the last such call unless `create` seals them. Raises DamagedState if those before have."""
+        """Put the run down in the index, then write rows of its plan from `offset` on, under the draft's name. They
+        expire within minutes of the last such call, unless `create` seals them. Raises DamagedState if earlier rows
+        have expired."""
 
     @abc.abstractmethod
     def create(
@@ -174,134 +196,164 @@ class ClutchBackend(abc.ABC):
         draft: str = "",
         share: int = SHARE,
     ) -> Reply:
-        """Store the plan, then seal it in one step; with a `draft`, its rows are stored already. Nothing is owed before
-        the seal. `created`; for a repeated call `exists`, or `taken` if that one's `claim` (a clutch's fingerprint) was
-        another, or `foreign` if it is of another application. A claimed id stays so for `run_ttl`, any other for a day
-        after success. A nested run takes the place of one that was nested in another run of its parent's id. Raises
-        DamagedState if the draft has expired."""
+        """Store the plan, then seal it in one step, before which nothing is owed. With a `draft`, the plan's rows are
+        stored already. `run_ttl` and `result_ttl` are in milliseconds; `claim` is the clutch's fingerprint if the user
+        gave the id, else `''`; `share` is how many members of a large stage one caller sends.
+
+        The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
+        run there has another claim, or `foreign` if it is of another application. A claimed id is in use for `run_ttl`
+        after success, any other for a day. A nested run replaces one that was nested in another run of its parent's id.
+        Raises DamagedState if the draft has expired.
+        """
 
     @abc.abstractmethod
     def guard(self, tag: Tag) -> GuardWord:
-        """Say whether a job is still wanted. Changes nothing."""
+        """Say whether a job is still wanted. This changes nothing."""
 
     @abc.abstractmethod
     def record(self, record: Record, caller: Caller) -> Reply:
-        """Record how an attempt ended. A member's first success is final; another record that isn't newer (epoch,
-        attempt) than the last one changes nothing. The stage is released by the record that completes it, once,
-        and counting is by membership: neither a duplicate nor a missing key can release anything. Of a stage with a
-        limit, as many more members are owed as have given up their places: jobs by an attempt, runs by settling.
-        In the common case (`Record.is_common`, and the caller has no need to touch) only the place changes, and no
-        duties are given."""
+        """Record how an attempt ended, or how a nested run stands. The word is a `RecordWord`.
+
+        A member's first success is final. Any other record changes nothing unless its (epoch, attempt) is higher than
+        the last one's. The record that completes a stage releases the next one, once. Members are counted by what is
+        stored of each, so neither a duplicate nor a missing key can release anything. In a stage with a limit, as many
+        more members are owed as were settled.
+
+        In the common case (`Record.is_common`, and the caller doesn't touch) a store may change the member only and
+        give no duties, as long as the stage isn't complete.
+        """
 
     @abc.abstractmethod
     def owed(self, run_id: str, caller: Caller) -> Reply:
-        """Look at what the state owes, and give the caller what is its own or whose lease has lapsed; a sweeper also
-        gets one share of what anybody may do. `owing` if there is anything to do, be it somebody else's; `clear`, or
-        `unknown`. Raises ForeignRun for a run of another application."""
+        """Write down what follows from the run's state, and give the caller the duties that it owns and those whose
+        lease has lapsed. A sweeper is also given one share for anybody, if there is one.
+
+        The word is `owing` if anything is owed, also to others; `clear` if not; `unknown` if there is no such run.
+        Raises ForeignRun for a run of another application.
+        """
 
     @abc.abstractmethod
     def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
-        """`owed` for a sweeper, who looks at a run at work again and again. `owing`; `rests`, or `unknown`; `works`;
-        `stalled`, once: members are unsettled, nothing is owed or delayed, and nothing has happened for
-        `stalled_after` milliseconds. `quiet`: so it is, but there are nested runs, and the caller has to see whether it
-        `waits_for_jobs` too. Raises ForeignRun."""
+        """Do what `owed` does, and find out whether the run is stalled.
+
+        The word is `owing` if anything is owed; `rests` if the run is at rest; `unknown` if there is no such run;
+        `works` if it is at work. It is `stalled`, once, if members are unsettled, nothing is owed or delayed, and
+        nothing has happened for `stalled_after` milliseconds. It is `quiet` instead of `stalled` if there are nested
+        runs, unless the caller says that the stage also `waits_for_jobs`: the caller has to find that out, and call
+        again if so. Raises ForeignRun.
+        """
 
     @abc.abstractmethod
     def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
-        """Say how many members a stage has. An empty one is complete at once. `opened` or `lost`."""
+        """Store how many members a mapped or empty stage has. An empty stage is complete at once. The word is `opened`;
+        or `lost`, if the lease has passed to another caller."""
 
     @abc.abstractmethod
     def confirm(self, run_id: str, duty: Duty, caller: Caller, *, cursor: int | None = None) -> str:
-        """The duty is done (or done up to `cursor`: then its lease begins anew). `confirmed`, or `ends` or
-        `rests` if the run owes nothing more (see Note); `lost` if the lease has passed to somebody else. When a
-        succeeded run owes nothing any more, all but its status and result goes; of a nested one, all but its
-        tombstone."""
+        """Confirm that a duty is done; or, with a `cursor`, that it is done up to there: then its lease begins anew.
+
+        Returns `confirmed`; `ends` or `rests` if the run owes nothing more (see `Note`); or `lost` if the lease has
+        passed to another caller. When a succeeded run owes nothing more, everything but its status and result is
+        deleted; of a nested run everything but its tombstone.
+        """
 
     @abc.abstractmethod
     def reopen(self, run_id: str, duty: SendAgain, done: int, caller: Caller) -> tuple[int, Sequence[int]] | None:
-        """The next members that this duty is to send again, at most 1,000 and no more than there is room for, and the
-        epoch in which they work. They are the same until the caller has sent them, which it says by how many times it
-        has (`done`). None if there are none, which confirms the duty, or if the lease has passed to somebody else."""
+        """The next members that this duty is to send again: the epoch in which they work, and the members, at most
+        1,000 and no more than the stage's limit leaves room for.
+
+        `done` is how many times the caller has sent the members that it got. As long as that doesn't change, it gets
+        the same members. Returns None if there are no more, which confirms the duty, or if the lease has passed to
+        another caller.
+        """
 
     @abc.abstractmethod
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        """The duty can't be done: the run fails, with these details. `failed` or `lost`. A retry owes it again, unless
-        it was a callback."""
+        """Let the run fail, because a duty can't be done; `details` says why (`status.failure_details`). A retry owes
+        the duty again, unless it is a callback. The word is `failed`; or `lost`, if the lease has passed to another
+        caller."""
 
     @abc.abstractmethod
     def heard(self, tag: CallbackTag, caller: Caller) -> str:
-        """A callback's message has ended, and won't be attempted again: what it may read of a succeeded run goes with
-        the last of them. `heard` or `unknown`."""
+        """Note that a callback's message has ended, and won't be attempted again. When the last one has, what callbacks
+        may read of a succeeded run needn't stay. Returns `heard` or `unknown`."""
 
     @abc.abstractmethod
     def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:
-        """Bring the run to rest, drop what would send or start anything, and owe the same to the runs nested in it.
-        `cancelled`; `over` if it is at rest; `unknown`. `bury` is the epoch of a parent that is cancelled: a run of
-        this `generation` that isn't there won't be started by it up to that epoch, and one that it has revived since is
-        left alone. Raises ForeignRun."""
+        """Bring the run to rest, drop the duties that would send or start anything, and owe that the runs nested in it
+        are cancelled, too. The word is `cancelled`; `over` if the run is at rest already; `unknown`.
+
+        A parent that cancels a nested run gives the `generation` of that run, and its own epoch as `bury`. If the
+        nested run doesn't exist, the parent can't start it in that epoch or an earlier one; if the parent has revived
+        it in a later epoch, it is left alone. Raises ForeignRun.
+        """
 
     @abc.abstractmethod
     def retry(self, run_id: str, caller: Caller, *, since: int | None = None, generation: str = "") -> Reply:
-        """Begin a new epoch in which the dead members work again; of a cancelled run, all that haven't succeeded. That
-        is one step, however many they are: `reopen` brings them back, some at a time. Duties that failed are owed
-        again, and the alarms rearmed. `retried`; `nothing` if there is nothing dead; `unknown`.
+        """Begin a new epoch in which the dead members work again; in a cancelled run, all members that haven't
+        succeeded. This is one step, however many they are, because `reopen` brings them back some at a time. Duties
+        that couldn't be done are owed again, and `on_failure` and `on_death` may fire again. The word is `retried`;
+        `nothing` if there is nothing to send or do again; `unknown`.
 
-        `since` is the epoch of a parent that revives it: a parent cancelled before doesn't concern it, and what a
-        cancelled parent hasn't heard (that it is failing, or was) is told again; once in each of these epochs. Raises
-        ForeignRun."""
+        A parent that revives a nested run gives its own epoch as `since`. Then a cancel of the parent in an earlier
+        epoch doesn't cancel this run any more; and the run tells again that it is or was failing, because a cancelled
+        parent hasn't heard it. Both happen once for each epoch of the parent. Raises ForeignRun.
+        """
 
     @abc.abstractmethod
     def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
-        """Begin a new epoch in which all unsettled members are sent again. `resent`, `nothing` at rest, `unknown`.
-        Raises ForeignRun."""
+        """Begin a new epoch in which all unsettled members are sent again. The word is `resent`; `nothing` if the run
+        is at rest; `unknown`. Raises ForeignRun."""
 
     @abc.abstractmethod
     def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
-        """Have a nested run tell its parent again how it stands, unless it has nothing to tell: the parent hasn't heard
-        it. `told` or `unknown`."""
+        """Have a nested run tell its parent again how it stands, because the parent hasn't heard it; nothing is told by
+        a run that last told `working`. The word is `told` or `unknown`."""
 
     @abc.abstractmethod
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
-        """Put the expiry of the run's keys off: by its ttl from now on, or from when something of it that is delayed is
-        `due` (UNIX milliseconds). `touched` or `unknown`."""
+        """Put off the expiry of the run's keys: they live for its ttl from now, or from `due` (UNIX milliseconds), if
+        something of the run is delayed until then. Returns `touched` or `unknown`."""
 
     @abc.abstractmethod
     def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
-        """Write what the duty's stage is mapped over, encoded, from `offset` on; once, however often it is called. They
-        go with the stage. Raises DamagedState if those before are gone."""
+        """Write encoded items of a mapped stage from `offset` on, once however often it is called. They are deleted
+        when the stage is complete. Raises DamagedState if earlier items are gone."""
 
     # Looking
 
     @abc.abstractmethod
     def snapshot(self, run_id: str) -> Snapshot | None:
-        """How the run stands, at one moment; None if there is none."""
+        """How the run stands at one moment; None if there is no such run."""
 
-    # These take the run's `generation`, and find nothing of another one; without it they look it up first.
+    # The following methods take the run's `generation`, and find nothing of another one. Without it they first look up
+    # the generation of the run that has the id.
 
     @abc.abstractmethod
     def generation(self, run_id: str) -> str | None:
-        """What tells the run from others that have had its id; None if there is none."""
+        """The run's generation, which tells it from others that have had its id; None if there is no such run."""
 
     @abc.abstractmethod
     def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
-        """The encoded `Spec` of the run, which never changes; None if there is none."""
+        """The run's encoded `Spec`, which never changes; None if there is no such run."""
 
     @abc.abstractmethod
     def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
-        """The `StageLine` of a stage, as a string."""
+        """The `StageLine` of a stage, as a string; None if there is none."""
 
     @abc.abstractmethod
     def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
-        """The plan's rows `start` ≤ i < `end`."""
+        """The rows `start` ≤ i < `end` of the run's plan; fewer if they are gone."""
 
     @abc.abstractmethod
     def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
-        """Of what `write_items` has written, the items `start` ≤ i < `end`."""
+        """The items `start` ≤ i < `end` that `write_items` has written; fewer if they are gone."""
 
     @abc.abstractmethod
     def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
-        """What these members have left: `S` and the encoded result; something else for one that has not succeeded;
-        None for one of which nothing is known."""
+        """The fields of the members `start` ≤ i < `end`: `S` and the encoded result of one that has succeeded; another
+        value for one that had an attempt without success; None for one that had no attempt (see
+        `stored/formats.py`)."""
 
     @abc.abstractmethod
     def standing(
@@ -311,40 +363,46 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
-        """The dead members of a stage with their details, in written order."""
+        """The dead members of a stage, each with the details of its failure, in the order in which they were
+        written."""
 
     @abc.abstractmethod
     def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
-        """The plans that jobs of a stage have nested, by member, as far as these have."""
+        """The plans that these members of a stage have nested, by member. Members that have nested none are left
+        out."""
 
     @abc.abstractmethod
     def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
-        """Which of these runs have come to rest, or are gone. Of one that can't be read it says so, too: who reads it
-        gets the error."""
+        """Whether each of these runs is at rest or gone. It is also true for a run of a newer format, because reading
+        such a run raises the error that says so."""
 
     # Hints
 
     @abc.abstractmethod
     def listen(self) -> Listener:
-        """Somebody who hears when something is said of names, by any process. It connects when it first hears."""
+        """A new listener for the hints of all processes. It connects when its `hear` is first called."""
 
     @abc.abstractmethod
     def say(self, name: str) -> None:
-        """Have all who listen for this name look at what it stands for. That a run has come to rest is said by the
-        transition itself. A hint may be lost, also because the store is away: what is stored tells, and no hint."""
+        """Give a hint about a name to all who listen for it, so that they look at what it stands for. The transition
+        that brings a run to rest gives a hint by itself. Hints may be lost, so this raises nothing if the store is
+        away."""
 
     # The index
 
     @abc.abstractmethod
     def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
-        """Runs of the application that a sweeper should look at; they are put down for `look_again_at`."""
+        """The ids of at most `limit` runs of the application that are due at `now`. They are put down for
+        `look_again_at`, so that they are looked at again even if the caller dies."""
 
     @abc.abstractmethod
     def look_again(
         self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
     ) -> None:
-        """Put a run down in the index for another time; None takes it out. With `known`, only if it is there."""
+        """Put a run down in the index, to be looked at `at` that time (UNIX milliseconds); None takes it out. With
+        `known`, a run that isn't in the index stays out of it."""
 
     @abc.abstractmethod
     def forget(self, run_id: str, at: int, *, application: str = "") -> None:
-        """Take a run out of the index unless it is put down for another time than `at`: somebody may be starting it."""
+        """Take a run out of the index, unless it is put down for another time than `at`: then somebody may be starting
+        it."""

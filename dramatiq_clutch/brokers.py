@@ -1,4 +1,4 @@
-"""What is done by the kind of a broker: where its runs are kept, how messages get to it, whose runs they are."""
+"""What depends on the kind of a broker: its default store, its courier, its application, its risks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import NotConfigured
 
 
 def backend_of(broker: Broker) -> ClutchBackend:
-    """Where the state of runs is kept if nobody has said so. Raises NotConfigured."""
+    """The store for a broker if the user has given none. Raises NotConfigured if the broker has none to offer."""
     if isinstance(broker, RedisBroker):
         return RedisBackend(client=broker.client, namespace=f"{broker.namespace}-clutch")
     if isinstance(broker, StubBroker):
@@ -28,22 +28,23 @@ def backend_of(broker: Broker) -> ClutchBackend:
 
 
 def courier_of(broker: Broker, backend: ClutchBackend) -> Courier:
-    """How messages get to a broker, of runs that are kept there."""
+    """The courier that takes messages to a broker, for runs that are kept in this store."""
     return RedisCourier(broker, backend) if isinstance(broker, RedisBroker) else Courier(broker)
 
 
 def application_of(broker: Broker) -> str:
-    """By what a broker tells its messages from those of others on the same server."""
+    """The default name of a broker's application: what keeps its messages apart from those of other applications on the
+    same server. That is a namespace on Redis, and a virtual host on RabbitMQ."""
     if isinstance(broker, RedisBroker):
         return str(broker.namespace)
-    parameters: Any = getattr(broker, "parameters", None)  # a RabbitmqBroker's: one, or several
+    parameters: Any = getattr(broker, "parameters", None)  # a RabbitmqBroker has one set of parameters, or a list
     first = parameters[0] if isinstance(parameters, list | tuple) and parameters else parameters
     host = first.get("virtual_host", "") if isinstance(first, dict) else getattr(first, "virtual_host", "")
     return str(host)
 
 
 def warnings_of(broker: Broker) -> Iterator[str]:
-    """What puts runs at risk in how a broker is set up."""
+    """What puts runs at risk in the settings of a broker. A worker logs each text when it boots."""
     if getattr(broker, "confirm_delivery", None) is False:
         yield (
             f"{type(broker).__name__} publishes without confirmation, so what its server doesn't take is lost. "

@@ -1,4 +1,5 @@
-"""One text for equal values, whatever the order of a dict's keys or of a set's members, and whatever encoded them."""
+"""Writes the same text for equal values, whatever the order of a dict's keys or of a set's members, and whichever
+encoder has encoded them. Fingerprints are made of it."""
 
 from __future__ import annotations
 
@@ -10,25 +11,25 @@ from typing import Any
 
 from dramatiq import Encoder, JSONEncoder
 
-#: How many values may stand in each other. What is deeper is told apart by its bytes.
+#: How deeply values may be nested in each other. For a value that is deeper, its encoded bytes are taken.
 DEEPEST = 100
 
-#: How many values are looked at for each byte that they take. More come only of values that hold themselves, or that
-#: share what they hold; those are told apart by their bytes, too.
+#: How many values are looked at for each encoded byte, and how many in any case. Only values that contain themselves,
+#: or contain others many times, have more; their encoded bytes are taken, too.
 DENSEST, FEW = 10, 1_000
 
 _text = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def canonical(data: bytes, encoder: Encoder) -> bytes:
-    """What stands for the value that was encoded as `data`: the same for equal values.
+    """A text for the value that was encoded as `data`, which is the same for equal values.
 
-    Lists and tuples are alike, since JSON knows no tuples. An object is told by what it would be pickled as. Where that
-    can't be looked into, `data` itself stands for it: different values are told apart even then, but some equal ones
-    are, too. Raises what the encoder raises.
+    A list and a tuple of the same items are equal here, since JSON has no tuples. For an object, what it would be
+    pickled as is written. If a value can't be written in this way, the text is made of `data` itself: then different
+    values still have different texts, but some equal values do, too. Raises what the encoder raises.
     """
     value = encoder.decode(data)
-    if type(encoder) is JSONEncoder:  # a shorter way to the same text: these values are plain
+    if type(encoder) is JSONEncoder:  # JSON's own values can be written directly, to the same text
         return _text(value).encode()
     try:
         return _text(_Plain(DENSEST * len(data) + FEW).of(value)).encode()
@@ -41,8 +42,12 @@ class _Opaque(Exception):
 
 
 class _Plain:
-    """Turns any value into one that JSON can write. Whatever JSON doesn't know becomes a dict with a key that begins
-    with NUL; a dict that has such a key itself becomes one, too."""
+    """Turns any value into one that JSON can write. A value that JSON doesn't know becomes a dict with one key that
+    begins with NUL, and so does a dict that has such a key itself.
+
+    Parameters:
+      most: how many values it looks at.
+    """
 
     def __init__(self, most: int) -> None:
         self._left = most
@@ -52,7 +57,7 @@ class _Plain:
         kind = type(value)
         if value is None or kind in (str, bool, float):
             return value
-        if kind is int:  # Python writes no number of many thousand digits
+        if kind is int:  # Python refuses to write an int of more than 4,300 digits in decimal
             return value if value.bit_length() < 10_000 else {"\0int": hex(value)}
         if depth > DEEPEST or self._left < 0:
             raise _Opaque
@@ -66,7 +71,7 @@ class _Plain:
         if kind in (bytes, bytearray):
             return {"\0bytes": value.hex()}
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
-            if "<" in value.__qualname__:  # a function in a function: the name isn't its own
+            if "<" in value.__qualname__:  # a lambda or a local function: others may have the same name
                 raise _Opaque
             return {"\0name": f"{value.__module__}.{value.__qualname__}"}
         return {"\0object": self._object(value, depth)}
@@ -96,9 +101,9 @@ class _Plain:
 
 
 def _reduced(value: Any) -> Any:
-    """What an object is pickled as."""
+    """What `pickle` would be given for an object. Raises _Opaque if it can't be pickled."""
     reducer = copyreg.dispatch_table.get(type(value))
     try:
         return reducer(value) if reducer is not None else value.__reduce_ex__(4)
-    except Exception as error:  # whatever a foreign object raises; nothing but a foreign encoder makes such a one
+    except Exception as error:  # a user's class may raise anything; only a user's encoder gives such objects
         raise _Opaque from error

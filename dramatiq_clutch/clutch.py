@@ -1,4 +1,4 @@
-"""The builder: stages, options, run(), nest()."""
+"""The builder of clutches: stages, options, `run()` and `nest()`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ from .stored.places import new_generation
 from .stored.plan import Fingerprint, Plan
 from .tokens import new_token
 
-#: What a callback is given as; what isn't a name is kept encoded, as it was then.
+#: How a user gives a callback. A message or an actor is encoded at once and kept so; a name is kept as it is.
 Callback = Message[Any] | AnyActor | str | Encoded
 
-#: What an id that a user gives looks like. `~` is for nested runs, and braces have a meaning in Redis Cluster.
+#: What an id that a user gives must match. `~` is used in the ids of nested runs, and braces have a meaning in Redis
+#: Cluster.
 RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 
 logger = get_logger(__name__)
@@ -48,14 +49,16 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clutch(Description):
-    """An immutable description of work. Every call returns a new one; each can be run, more than once.
+    """An immutable description of work. Every method that adds stages returns a new clutch; each clutch can be run any
+    number of times. For example, ``Clutch().parallel(fetch.message(n) for n in range(3)).then(summarise)`` has two
+    stages: three jobs that work in parallel, and one that finds their results by ``previous_results()``.
 
-    Messages are encoded when they are given, by Dramatiq's encoder of that moment; whatever is changed later, in a list
-    among their arguments, say, changes nothing. A clutch that is pickled leaves its `broker` behind.
+    Messages are encoded when they are given, by Dramatiq's encoder of that moment. So it makes no difference if, say, a
+    list among their arguments is changed later. Pickling a clutch leaves out its `broker`.
 
-    Each callback is an actor, a message or an actor's name; it gets the run's status (a JSON dict, with the `event` and
-    the index of the `stage`) as its last argument. A name is looked up at `run()`; of an actor or a message the process
-    that calls `run()` needn't know more.
+    Each callback is an actor, a message or an actor's name. It gets the run's status (a JSON dict, with the `event` and
+    the index of the `stage`) as its last argument. A name is looked up at `run()`; an actor or a message needn't be
+    known to the process that calls `run()`.
 
     Parameters:
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
@@ -92,7 +95,7 @@ class Clutch(Description):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Clutch:
-        return self  # nothing in it can change
+        return self  # a clutch is immutable
 
     def then(self, *steps: Step, pipe: bool = False) -> Clutch:
         """Add one stage per step, in order.
@@ -102,8 +105,8 @@ class Clutch(Description):
             the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
 
         Raises:
-          TypeError: it isn't a step, or an argument can't be encoded.
-          ValueError: `pipe` in a first stage, or more than 100 levels nested in each other.
+          TypeError: something isn't a step, or an argument of a message can't be encoded.
+          ValueError: `pipe` is used in a first stage, or more than 100 levels are nested in each other.
         """
         members = [to_member(step, what="then()") for step in steps]
         return self._with(*(self._stage((member,), pipe=pipe and "then()") for member in members))
@@ -117,21 +120,22 @@ class Clutch(Description):
     ) -> Clutch:
         """Add one stage whose members work in parallel. Two calls make two stages.
 
-        It takes steps; or one iterable of steps, which is read at once; or one callable that returns an iterable, a new
-        one each time, which is read at each `run()` and written to the backend in chunks: for stages too large to hold.
-        (In a nested clutch such a stage is read then, too, but is part of its parent's plan, and so held as bytes.)
+        It takes steps; or one iterable of steps, which is read at once; or, for stages too large for memory, one
+        callable. That must return a new iterable each time: it is called at each `run()`, and what it returns is
+        written to the backend in chunks. (In a nested clutch such a stage is read at `run()`, too, but held in memory
+        as bytes, because it is part of its parent's plan.)
 
         Parameters:
           pipe: as for `then`.
           allow_failures: the stage counts as complete when all its members are settled. In `previous_results()` None
             stands for a dead one, and `previous_failures()` says why.
-          limit: how many members may be unsettled at a time. Each holds its place from when it is sent until it has
-            succeeded or is dead, its retries included. Members are sent in written order.
+          limit: how many members may be unsettled at a time. Each counts from when it is sent until it has succeeded or
+            is dead, its retries included. Members are sent in written order.
 
         Raises:
-          TypeError: it isn't a step, or an argument can't be encoded.
-          ValueError: `pipe` in a first stage, a `limit` below 1, an iterator that is used up, or more than 100 levels
-            nested in each other.
+          TypeError: something isn't a step, or an argument of a message can't be encoded.
+          ValueError: `pipe` is used in a first stage, the `limit` is below 1, an iterator is used up, or more than 100
+            levels are nested in each other.
         """
         source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
         if source is not None and not is_step(source) and not isinstance(source, Iterable):
@@ -142,17 +146,18 @@ class Clutch(Description):
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
     def map(self, step: Step, *, allow_failures: bool = False, limit: int | None = None) -> Clutch:
-        """Add one stage with a member per item of the stage before, appended as the last positional argument. A clutch
-        finds the item as the `previous_results()` of its first stage.
+        """Add one stage with a member for each item of the stage before. An actor or a message gets the item as its
+        last positional argument; a clutch finds it as the `previous_results()` of its first stage.
 
-        Items are a `parallel` or `map` stage's results; a stage of one must return a list, else the run fails.
+        After a `parallel` or `map` stage the items are its results. After a stage of one member its result must be a
+        list, whose elements are the items; otherwise the run fails.
 
         Parameters:
           allow_failures: as for `parallel`.
           limit: as for `parallel`.
 
         Raises:
-          TypeError: it isn't a step, or an argument can't be encoded.
+          TypeError: `step` isn't a step, or an argument of its message can't be encoded.
           ValueError: it's the first stage, the `limit` is below 1, or more than 100 levels are nested in each other.
         """
         if not self.stages:
@@ -161,18 +166,19 @@ class Clutch(Description):
         return self._with(Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit)))
 
     def run(self, *, delay: int | None = None, run_id: str | None = None) -> Run:
-        """Start a run and return its handle. From then on it is safe: if the first stage can't be sent just now, a
-        worker does it.
+        """Start a run and return its handle. Once this has returned, the run isn't lost: if its first stage can't be
+        sent at the moment, a worker sends it later.
 
         Parameters:
-          delay: the least number of milliseconds before the first job works.
-          run_id: an id of your own, of 1 to 200 letters, digits and ``_.:@/+=-``. Run under it twice, a clutch starts
-            one run, and both calls return a handle of that. It stays claimed for `run_ttl`, also after success.
+          delay: after how many milliseconds the first job may work, at the earliest.
+          run_id: an id of your own, of 1 to 200 letters, digits and ``_.:@/+=-``. If a clutch is run twice under the
+            same id, there is one run, and both calls return a handle of it. The id stays claimed for the middleware's
+            `run_ttl`, also after success.
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
-          ValueError: nobody has declared the queue, or the id isn't one; or a callable given to `parallel` has returned
-            an iterator that is used up.
+          ValueError: nobody has declared the queue, or `run_id` isn't a valid id; or a callable given to `parallel` has
+            returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
@@ -206,14 +212,15 @@ class Clutch(Description):
             raise foreign_run(run_id, reply.note, engine.application)
         try:
             hand_over(engine, run_id, reply, caller)
-            # Whoever owns a share of the first stage, or has started the run before, may never do what it owes.
+            # If everything that was owed is done, a sweeper needs to look only after the run has been quiet for long.
+            # It must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
             if (
                 reply.word == "created"
                 and reply.note != "more"
                 and not any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
             ):
                 engine.look_when_quiet(run_id)
-        except Exception as error:  # the run is safe, whatever it was
+        except Exception as error:  # any error: the run is stored, so a sweeper does what it owes
             logger.warning(
                 "Run %s is stored; a worker will send its first stage: %r",
                 run_id,
@@ -223,15 +230,15 @@ class Clutch(Description):
         return Run(run_id, broker=broker)
 
     def nest(self) -> Run:
-        """Make a run part of the running job's own stage: whatever follows waits for it. It starts when the job
-        succeeds; an attempt that raises starts nothing.
+        """Make a run part of the running job's stage, so that the next stage waits for it, too. The run starts when the
+        job succeeds; an attempt that raises starts nothing.
 
-        If the actor returns the handle (or a list of handles), the nested result (or the list of them) becomes the
-        job's result; otherwise what the actor returns stands. The first stage of the nested run sees no previous
-        results, and its queues are the actors' own.
+        If the actor returns the handle (or a list of handles), the result of the nested run (or the list of the
+        results) becomes the job's result. Otherwise the job's result is what the actor returns. The first stage of the
+        nested run sees no previous results, and its jobs go to their actors' own queues.
 
         Raises:
-          NestingError: outside a job of a clutch.
+          NestingError: this isn't called in a job of a clutch.
           ValueError: nobody has declared the queue; or a callable given to `parallel` has returned an iterator that is
             used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.

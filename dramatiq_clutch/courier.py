@@ -1,6 +1,5 @@
-"""How messages get to a broker: the contract, and the courier for any broker, who enqueues them one by one.
-
-A store may bring a faster one for its own broker: `dramatiq_clutch.backends.redis.courier`.
+"""The contract of a courier, which takes messages to a broker; and the courier for any broker, which enqueues them one
+by one. `dramatiq_clutch.backends.redis.courier` has a faster one for Redis.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Outgoing = tuple[Message[Any], int | None]
 class Courier:
     """Takes messages to one broker by the broker's own `enqueue`.
 
-    `sends_onward` says that it can send a message in the step that records the job before it.
+    `sends_onward` says that it can send a message in the same step that records the job before it.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -41,56 +40,59 @@ class Courier:
           BrokerUnavailable: the broker is away, or has met any error that isn't known to be final.
           PayloadRefused: the broker's server takes messages, but not one of this size.
           HookFailed: a middleware doesn't let a message through.
-          HandOverFailed: a message can't be encoded, or not be delayed for so long.
-          ActorNotFound, QueueNotFound: nobody has declared it.
+          HandOverFailed: a message can't be encoded, or can't be delayed for so long.
+          ActorNotFound, QueueNotFound: nobody has declared the actor or the queue.
         """
         with self.translated():
             for message, delay in outgoing:
                 self.enqueue(message, delay)
 
     def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:  # noqa: ARG002
-        """Enqueue the messages that a duty asks for, and perhaps confirm the duty in the same round trip: only if they
-        have arrived. Returns whether that is done, or has turned out to be somebody else's affair by now. Raises what
-        `send` raises."""
+        """Enqueue the messages that a duty asks for. A courier may confirm the duty in the same round trip, if the
+        messages have arrived. Returns whether nothing is left to confirm, because the duty is confirmed or another
+        caller holds it by now. Raises what `send` raises."""
         self.send(outgoing)
         return False
 
     def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
-        """Record a success, and send the message of the duty that it causes, in one step, if it causes that one: the
-        reply says so in `sent`. Only for a courier who `sends_onward`."""
+        """Record a success and, in the same step, send the message of this `duty` if the record causes it. The reply's
+        `sent` says whether the message was sent. Call it only if the courier `sends_onward`."""
         raise NotImplementedError
 
     def is_first_copy(self, message: Any) -> bool:  # noqa: ARG002
-        """Whether a message can't be a second copy of one that is, or was, at work elsewhere. When in doubt, it may be
-        one."""
+        """Whether a message certainly isn't a second copy of one that is or was at work elsewhere. False if in doubt:
+        then it is asked whether the job is still wanted."""
         return False
 
     # For couriers of certain brokers
 
     def enqueue(self, message: Message[Any], delay: int | None) -> None:
-        """Have the broker enqueue a message in its own way, and tell the errors that are the message's own."""
+        """Have the broker enqueue a message in its own way. Raises HandOverFailed if the message itself is the reason
+        for an error, and what the broker raises otherwise."""
         try:
             self.broker.enqueue(message, delay=delay)
         except ValueError as error:
             if delay is None:
                 raise
-            # Dramatiq's brokers raise it for a delay that is longer than what they can keep.
+            # Dramatiq's brokers raise ValueError for a delay that is longer than they support.
             raise HandOverFailed(f"the broker doesn't take a delay of {delay} ms: {error}") from error
         except Exception:
-            encoded(message)  # if that can't be done, it has been the reason
+            encoded(message)  # raises HandOverFailed if the message can't be encoded, which was the reason then
             raise
 
     def way_out(self, error: Exception) -> str:
-        """What the operator can do about an error of the broker that is waited for."""
+        """What the operator can do about an error of the broker that workers wait for."""
         return way_out(error)
 
     def is_outage(self, error: Exception) -> bool:
-        """Whether a broker's server, or the way to it, causes such errors. Any other is a fault in a program."""
+        """Whether an error is of the kinds that the broker's server, or the network, causes. Any other error is taken
+        for a fault in a program."""
         return is_outage(error)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn every error of a broker that isn't known to be final into BrokerUnavailable: it is waited for."""
+        """Turn every error of a broker that isn't known to be final into BrokerUnavailable, because workers wait for
+        that."""
         try:
             yield
         except MiddlewareError as error:

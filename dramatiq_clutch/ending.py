@@ -1,7 +1,7 @@
-"""How an attempt ended is recorded before its message is acked, and what that owes is done.
+"""Records how an attempt ended before its message is acked, and does the duties that the record causes.
 
-An attempt can end in many ways (`_ending` has them all), and only before the ack or nack it is decided which: that is
-where it is recorded, and where a message stays unacked until it is.
+An attempt can end in many ways; `Closing._ending` has all of them. Which one it is isn't decided before the hooks
+`before_ack` and `before_nack`, so it is recorded there, and the message stays unacked until it is recorded.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from .stored import owners
 from .stored.places import OPTION, CallbackTag
 from .stored.plan import changed
 
-#: How long a message is put back for, in milliseconds, that is left to a worker of a newer release.
+#: By how many milliseconds a message is delayed when it is put back for a worker of a newer release.
 LEFT_FOR = 1_000
 
 logger = get_logger(__name__)
 
 
 class FailedAfterAll(ConnectionFailed, MiddlewareError):
-    """Raised before the ack of a message that has failed just now: it is to be rejected, and so a dead letter.
+    """Raised before the ack of a message that has to be rejected, because it was marked as failed only now.
 
-    Dramatiq has decided to ack it by then. For a connection error it decides again, five seconds later.
+    Dramatiq has decided to ack the message by then. But after a connection error it calls the hooks again, five seconds
+    later, and decides again: then it rejects the message, which becomes a dead letter.
     """
 
     def __init__(self, message: str) -> None:
@@ -45,18 +46,19 @@ class FailedAfterAll(ConnectionFailed, MiddlewareError):
 
 
 class AckedAfterAll(FailedAfterAll):
-    """Raised before the nack of a message that has been put back, and so is to be acked."""
+    """Raised before the nack of a message that has to be acked, because it was put back into its queue."""
 
 
 class Closing:
-    """Closes attempts, as patiently as the `lives` of this process's workers allow."""
+    """Closes attempts: records them, and waits through outages until their worker stops (see `Lives.patiently`)."""
 
     def __init__(self, lives: Lives) -> None:
         self._lives = lives
 
     def close(self, message: MessageProxy, attempt_of: Callable[[], Attempt | None]) -> None:
-        """Record how the attempt ended and do what that owes, before the message is acked. Raises nothing but what
-        keeps it from being acked: Dramatiq would log any other error, and ack."""
+        """Record how the attempt ended, and do the duties that follow, before the message is acked. Raises only
+        NotAcked, FailedAfterAll and AckedAfterAll, which change what Dramatiq does: after any other error it would
+        ack."""
         try:
             job = attempt_of()
             if job is not None and job.exit == "newer":
@@ -69,17 +71,17 @@ class Closing:
         except (NotAcked, FailedAfterAll):
             raise
         except (Exception, Interrupt) as error:
-            raise NotAcked(f"message {message.message_id} isn't acked, for this isn't over: {error!r}") from error
+            raise NotAcked(f"message {message.message_id} isn't acked: its end isn't recorded: {error!r}") from error
 
     def _close_job(self, message: MessageProxy, job: Job) -> None:
         if job.exit == "unknown":
             self._finish(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
             return
         if job.exit == "abandoned":
-            raise NotAcked(f"message {job} comes again: nothing could be known of its run")
+            raise NotAcked(f"message {job} stays unacked: the worker stops before its run could be read")
         if job.exit is None and not message.failed:
             if "eta" in message.options:
-                return  # on its way from the delay queue: nothing was processed
+                return  # it moves from the delay queue to its own queue, and wasn't processed
             raise NotAcked(f"no hook has told how the attempt of message {job} ended")
         is_acked = not message.failed
         self._finish(job, lambda: self._settle(message, job))
@@ -87,31 +89,33 @@ class Closing:
             raise FailedAfterAll(f"message {job} is rejected in a moment: {job.error}")
 
     def _finish(self, job: Job, work: Callable[[], Any]) -> None:
-        """Do it, as often as it takes. What comes of it, and only a newer release can read, has been left to that."""
+        """Do the work, as often as it takes. If it meets something that only a newer release can read, that is left to
+        workers of the newer release, and the message is acked."""
         try:
             self._lives.patiently(job, work)
         except NewerRelease as error:
             job.engine.leave_to_newer(job.tag.run_id, error)
 
     def _leave_to_newer(self, message: MessageProxy, attempt: Attempt) -> None:
-        """Put a message back, as it came and a little later, for a worker of a newer release; there may be none yet."""
+        """Put a message back into its queue as it came, with a short delay, for a worker of a newer release. There may
+        be none yet, so this may happen many times."""
         if "eta" in message.options and not message.failed:
-            return  # on its way from the delay queue: it has been put into its queue
+            return  # it moves from the delay queue to its own queue, and needn't be put back
         if not attempt.put_back:
             option = attempt.options[OPTION]
             attempt.engine.leave_to_newer(str(option.get("run")), attempt.error)
             copy = changed(message._message, options=attempt.options)
             self._lives.patiently(attempt, lambda: attempt.engine.courier.send([(copy, LEFT_FOR)]))
             attempt.put_back = True
-        if message.failed:  # it has come to a consumer that doesn't know its actor
+        if message.failed:  # a consumer that doesn't know the actor rejects it, although it was put back
             message.failed = False
             raise AckedAfterAll(f"message {attempt} has been put back, and is acked in a moment")
 
     def _close_callback(self, message: MessageProxy, callback: Attempt) -> None:
-        """A callback is an ordinary message, but that it gets the attempt that Retries couldn't send, and that its run
-        keeps what it may read until it has ended."""
+        """Close an attempt of a callback. In two ways a callback isn't an ordinary message: the next attempt is sent if
+        Retries couldn't send it, and the run keeps what the callback may read until it has ended."""
         if callback.exit is None and not message.failed:
-            return  # on its way from the delay queue
+            return  # it moves from the delay queue to its own queue, and wasn't processed
         if callback.exit == "raised" and not (message.failed or callback.retry_sent):
             self._send_owed_callback(message, callback)
         self._lives.patiently(callback, lambda: self._let_go_of(message, callback))
@@ -128,7 +132,7 @@ class Closing:
     def _send_owed_callback(self, message: MessageProxy, callback: Attempt) -> None:
         try:
             delay = self._owed_delay(message, callback)
-        except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+        except Exception as error:  # `retry_when` has raised, so it isn't known whether another attempt should come
             self._give_up(message, callback, error)
         if delay is None:
             return
@@ -166,8 +170,8 @@ class Closing:
             engine.touch_ancestors(run_id, due=job.due)
 
     def _record(self, message: MessageProxy, job: Job, caller: Caller) -> Reply:
-        """Record how the attempt ended. A result, or the plan of what the job has nested, that the store doesn't take
-        makes the job dead with the store's error, like a result that can't be encoded."""
+        """Record how the attempt ended. If the store refuses the result, or the plan of what the job has nested, the
+        job is dead with the store's error, as it is if its result can't be encoded."""
         ending, payload = self._ending(message, job)
         nested = job.wrapper if ending == "succeeded" else b""
         try:
@@ -183,7 +187,8 @@ class Closing:
             return job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
 
     def _ending(self, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
-        """How the attempt is recorded."""
+        """How the attempt is recorded: its ending, and the encoded result or the failure's details. Sends the next
+        attempt if one is due that Retries hasn't sent."""
         if message.failed:
             return "dead", _details(message, job, text="" if job.error or message._exception else "message.fail()")
         if job.exit in ("returned", "skipped"):
@@ -191,7 +196,7 @@ class Closing:
         if not job.retry_sent:
             try:
                 delay = self._owed_delay(message, job)
-            except Exception as error:  # retry_when raises: nobody can say whether another attempt should come
+            except Exception as error:  # `retry_when` has raised, so it isn't known whether another attempt should come
                 job.error = error
                 delay = None
             if delay is None:
@@ -207,8 +212,8 @@ class Closing:
         return "attempted" if polite else "failing", _details(message, job)
 
     def _owed_delay(self, message: MessageProxy, job: Attempt) -> int | None:
-        """After how many milliseconds the attempt is to come that Retries has decided on, or would have; None if none
-        is. Raises what `retry_when` raises, and what an option makes of itself that Retries couldn't use."""
+        """After how many milliseconds the next attempt is to come, by the rules of Retries; None if none is to come.
+        Raises what `retry_when` raises, and what an option with a wrong type causes."""
         broker = job.engine.broker
         retries = _retries_of(broker)
         if retries is None:
@@ -225,7 +230,7 @@ class Closing:
         return int(delay)
 
     def _send_owed_attempt(self, message: MessageProxy, job: Attempt, delay: int) -> None:
-        """Send the attempt that Retries couldn't send: the broker was away."""
+        """Send the next attempt, which Retries couldn't send because the broker was away."""
         attempt = message.copy(options={"retries": job.attempt + 1})
         job.engine.courier.send([(attempt, delay)])
         job.retry_sent, job.due = True, job.engine.now() + delay

@@ -1,4 +1,5 @@
-"""A broker, a state store and their settings; and how long runs live there, and when they are looked at again."""
+"""Puts a broker, a state store and their settings together; and decides how long runs live, and when sweepers look at
+them again."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .stored.places import Place
 from .stored.plan import Plan
 from .tokens import new_token
 
-#: After how long without anything a run at work counts as stalled, in milliseconds: an hour.
+#: After how many milliseconds in which nothing happens to it a run at work counts as stalled: an hour.
 DEFAULT_STALLED_AFTER = 3_600_000
 
 logger = get_logger(__name__)
@@ -27,8 +28,8 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Engine:
-    """What every transition and every hand-over needs: a broker, where its runs are kept, and for how long; what can be
-    read of them, and what this process remembers of them."""
+    """What every transition and every hand-over needs: a broker, the store of its runs, the courier between them, and
+    the settings (times in milliseconds); and what this process remembers of the runs."""
 
     broker: Broker
     backend: ClutchBackend
@@ -47,36 +48,38 @@ class Engine:
         return Reader(self.backend)
 
     def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
-        """Make a plan a run. Raises DamagedState if its draft has expired."""
+        """Make a plan a run, with the settings' times. Raises DamagedState if the plan's draft has expired."""
         times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
         return self.backend.create(run_id, plan, caller, **times, claim=claim, draft=draft, share=self.share)
 
     def now(self) -> int:
-        """The present time, in UNIX milliseconds, as the store has it."""
+        """The present time in UNIX milliseconds, by the store's clock."""
         return self.backend.now()
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
-        """Somebody who asks for duties now, under a lease of its own."""
+        """A caller for this owner, with the present time and a new lease."""
         return Caller(owner, self.now(), new_token(), self.lease_ms, touch, self.application)
 
     # The index
 
     def look_again(self, run_id: str, at: int | None, *, known: bool = False) -> None:
-        """Put a run down for a sweeper's look, or take it out; with `known`, only if it is there."""
+        """Put a run down in the index, to be looked at `at` that time (UNIX milliseconds); None takes it out. With
+        `known`, a run that isn't in the index stays out of it."""
         more = {"run_ttl": self.run_ttl, "application": self.application, "known": known}
         self.backend.look_again(run_id, at, **more)  # type: ignore[arg-type]
 
     def look_when_quiet(self, run_id: str) -> None:
-        """Nothing is owed by a run at work: it is looked at again to see whether anything happens to it."""
+        """Put down a run at work that owes nothing, so that a sweeper finds out later whether anything happens to
+        it."""
         self.look_again(run_id, self.now() + max(self.stalled_after // 2, 50), known=True)
 
     def note(self, run_id: str, note: Note) -> None:
-        """Do what a reply's note says about the index."""
+        """Change the index as a reply's note asks (see `backend.Note`)."""
         if note == "ends":
             self.look_again(run_id, None)
         elif note == "rests":
-            # Somebody may be about to have it retry, and have put it down for that. So it is a sweeper that takes it
-            # out, which knows whether anybody has put it down since.
+            # It isn't taken out here, because somebody may be about to retry it, and have put it down for that. A
+            # sweeper takes it out, which can tell whether anybody has put it down since.
             self.look_again(run_id, self.now() + self.lease_ms, known=True)
         elif note == "wakes":
             self.look_again(run_id, self.now() + self.lease_ms)
@@ -85,7 +88,7 @@ class Engine:
             self.backend.say(SWEEP)
 
     def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:
-        """Say, once for each run, that it is left to workers of a newer release."""
+        """Log that a run is left to workers of a newer release, once for each run."""
         if self.remembered.leave(run_id):
             logger.warning(
                 "Run %s is left to workers of a newer release: %s. It goes on when one comes; until then its messages "
@@ -97,12 +100,14 @@ class Engine:
     # How long runs live
 
     def is_due(self, run_id: str) -> bool:
-        """Whether this process has to put the expiry of the run's keys off: a few times in its `run_ttl`."""
+        """Whether this process should put off the expiry of the run's keys. It does so once in a tenth of the
+        `run_ttl`."""
         return self.remembered.is_due(run_id, self.run_ttl // 10, self.now())
 
     def touch_ancestors(self, run_id: str, *, due: int = 0) -> None:
-        """A nested run's activity is its ancestors', and what is delayed until it is `due` is so for them. That is told
-        them at once if it may outlast them."""
+        """Put off the expiry of all runs that this run is nested in, because its activity is theirs, too. `due` is
+        until when something of it is delayed (UNIX milliseconds), or 0. This is done seldom, like `touch` for the run
+        itself; but at once if `due` is so late that an ancestor might expire before."""
         place = Place.of_child(run_id)
         while place is not None:
             if due > self.now() + self.run_ttl // 2 or self.is_due(place.run_id):
@@ -110,14 +115,14 @@ class Engine:
             place = Place.of_child(place.run_id)
 
     def wait_for(self, run_id: str, due: int) -> None:
-        """Something of a run is delayed until it is `due` (UNIX milliseconds): the run, and those that it is nested in,
-        live until then, and are not stalled before."""
+        """Note that something of a run is delayed until `due` (UNIX milliseconds). The run, and the runs that it is
+        nested in, don't expire and aren't stalled before."""
         self.backend.touch(run_id, self.caller(owners.TOUCH), due=due)
         self.touch_ancestors(run_id, due=due)
 
     def beat(self) -> None:
-        """Put off the expiry of the runs whose jobs this process works on: a job at work is activity, however long it
-        takes. Raises StateUnavailable."""
+        """Put off the expiry of the runs whose jobs have been at work in this process for longer than a `pulse`. So a
+        run doesn't expire while a job of it works, however long that takes. Raises StateUnavailable."""
         since = time.monotonic() - self.pulse
         for run_id in {one.run_id for one in list(self.remembered.at_work.values()) if one.since < since}:
             self.backend.touch(run_id, self.caller(owners.TOUCH))
@@ -128,19 +133,19 @@ class Engine:
 
     @property
     def pulse(self) -> float:
-        """After how many seconds a job at work is told of, and how often."""
+        """After how many seconds, and then every how many, the store is told that a job is at work (see `beat`)."""
         return max(min(self.run_ttl, self.stalled_after) / 4_000, 0.05)
 
 
 class EngineMiddleware(Middleware):
-    """What makes a broker ready for clutches; `ClutchMiddleware` is the one to add."""
+    """The base class by which `engine_of` finds the middleware. `ClutchMiddleware` is the one to add to a broker."""
 
     def engine(self, broker: Broker) -> Engine:
         raise NotImplementedError
 
 
 def engine_of(broker: Broker) -> Engine:
-    """Raises NotConfigured for a broker without the middleware."""
+    """The engine of a broker. Raises NotConfigured for a broker without the middleware."""
     for middleware in broker.middleware:
         if isinstance(middleware, EngineMiddleware):
             return middleware.engine(broker)

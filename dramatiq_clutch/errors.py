@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The exceptions of this package, as one tree.
 
 .. code-block:: text
 
@@ -9,12 +9,12 @@
     ├── NestingError          nest() outside a clutch job, or waiting for a nested run inside the job
     ├── ResultsGone           results that should be there are not
     ├── DamagedState          what is stored (or came with a message) can't be read
-    ├── NewerRelease          a newer release has written it: it is left to that release's workers
+    ├── NewerRelease          a newer release has written a run or a message, which is left to that release's workers
     ├── ForeignRun            the run belongs to another application that shares the state store
-    ├── HandOverFailed        a duty that waiting doesn't cure; it fails the run
+    ├── HandOverFailed        a duty can't be done, and waiting doesn't cure that; it fails the run
     ├── HookFailed            another middleware's hook doesn't let a message through; it fails the run
     ├── PayloadRefused        the server works, but doesn't take a payload of this size
-    └── Unavailable           it is waited for: anything that isn't known to be final
+    └── Unavailable           any error that isn't known to be final: workers wait for its end
         ├── StateUnavailable  the state store can't be reached, refuses to work for now, or answers something unknown
         ├── BrokerUnavailable the broker can't be reached, refuses to work for now, or answers something unknown
         └── OutcomeUnknown    run() got no answer: the run may or may not have started (carries its id)
@@ -37,8 +37,8 @@ class ClutchError(DramatiqError):
 
 
 class NotConfigured(ClutchError, MiddlewareError):
-    """The broker isn't ready for clutches; the message says what to add. As a MiddlewareError it stops a worker that
-    boots: Dramatiq only logs any other error of a hook."""
+    """The broker isn't ready for clutches; the message says what to add. It is a MiddlewareError, so that it stops a
+    worker that boots: Dramatiq only logs other errors of a hook."""
 
 
 class RunNotFound(ClutchError):
@@ -50,7 +50,8 @@ class RunIdTaken(ClutchError):
 
 
 class NestingError(ClutchError):
-    """A run can be nested only by a clutch job, and starts only when that has succeeded."""
+    """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, which would last for ever,
+    because the run starts only when the job has succeeded."""
 
 
 class ResultsGone(ClutchError):
@@ -62,15 +63,16 @@ class DamagedState(ClutchError):
 
 
 class NewerRelease(ClutchError):
-    """A newer release has written this state or message. It is left as it is, to workers of that release."""
+    """A newer release has written this state or message, so it is left to workers of that release."""
 
 
 class ForeignRun(ClutchError):
-    """The run belongs to another application that keeps its runs in the same place; only that may change it."""
+    """The run belongs to another application that keeps its runs in the same store. Only that application may change
+    it."""
 
 
 def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
-    """What to raise for a run that another application has started."""
+    """The ForeignRun to raise for a run of the application `its`, for a caller of the application `ours`."""
     its, ours = (f"the application {name!r}" if name else "an application without a name" for name in (its, ours))
     return ForeignRun(
         f"run {run_id!r} belongs to {its}, and this is {ours}: only its own may start, retry, resend or cancel it. "
@@ -81,7 +83,7 @@ def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
 
 
 class HandOverFailed(ClutchError):
-    """A duty can't be done, and waiting doesn't cure it. The run fails with this error."""
+    """A duty can't be done, and waiting doesn't cure that. The run fails with this error."""
 
 
 class HookFailed(ClutchError):
@@ -95,10 +97,10 @@ class PayloadRefused(ClutchError):
 
 
 class Unavailable(ClutchError):
-    """Something is away, or answers with an error that isn't known to be final. Workers wait for it, keep their
-    messages unacked and lose nothing.
+    """The store or the broker is away, or answers with an error that isn't known to be final. Workers wait until it
+    works again; meanwhile they keep their messages unacked, so nothing is lost.
 
-    The error that it gave is the cause of this one. It `is_known` if a server, or the way to it, gives such errors;
+    The original error is the `__cause__`. `is_known` is True if it is of a kind that servers or the network cause;
     otherwise it may be a fault in a program.
     """
 
@@ -108,19 +110,20 @@ class Unavailable(ClutchError):
 
 
 class StateUnavailable(Unavailable):
-    """The state store can't be reached, refuses to work for now, or answers something unknown. The error that it gave
-    is the cause of this one."""
+    """The state store can't be reached, refuses to work for now, or answers something unknown. The original error is
+    the `__cause__`."""
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker can't be reached, refuses to work for now, or answers something unknown. The error that it gave is the
-    cause of this one."""
+    """The broker can't be reached, refuses to work for now, or answers something unknown. The original error is the
+    `__cause__`."""
 
 
 class OutcomeUnknown(Unavailable):
     """``run()`` got no answer from the state store: the run may have started, or not.
 
-    ``run_id`` names it: ``Run(run_id).status()`` tells, once the store is back.
+    ``run_id`` is the run's id: once the store is back, ``Run(run_id).status()`` raises RunNotFound if it hasn't
+    started.
     """
 
     def __init__(self, message: str, run_id: str) -> None:
@@ -143,15 +146,16 @@ class RunCancelled(ResultFailure):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error is one that servers, or the ways to them, give, or that tells of a newer release. Any other may
-    be a fault in a program, and is logged with its traceback."""
+    """Whether an error is of a kind that servers or the network cause, or tells of a newer release. Any other error may
+    be a fault in a program, so it is logged with its traceback."""
     if isinstance(error, Unavailable):
         return error.is_known
     return isinstance(error, NewerRelease | OSError)
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether an error is known to come again, however long one waits. All others are waited for, those of our own
-    code included: what isn't recorded isn't acked. What a newer release has written is left to that."""
+    """Whether an error is known to come again, however long one waits. Workers wait for the end of all others, even of
+    errors that may be faults in this package, because what isn't recorded isn't acked. NewerRelease isn't final: what a
+    newer release has written is left to its workers."""
     known = isinstance(error, ClutchError | ActorNotFound | QueueNotFound)
     return known and not isinstance(error, Unavailable | NewerRelease)

@@ -1,7 +1,7 @@
-"""What a forked child makes anew.
+"""Renews, in a forked child, what was only valid in the parent.
 
-Of a process's threads only the one that forks lives on in the child. A lock that another one held just then is held
-there for ever, and what another one waited for is nobody's any more.
+Of a process's threads only the one that forks exists in the child. So a lock that another thread held at that moment
+would be held in the child for ever, and what another thread was waiting for would never be taken.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ Value = TypeVar("Value")
 
 
 class Renewable(Protocol):
-    """Whoever has locks, or remembers what is of this process only."""
+    """An object that has locks, or remembers something that is only true of this process."""
 
     def renew(self) -> None:
-        """Begin anew, with locks of its own that nobody holds. Called in the child, where there is one thread yet."""
+        """Begin anew, with new locks and nothing remembered. It is called in the child, while that has one thread."""
 
 
-# By their ids, since not all of them can be hashed; weakly, since nothing lives longer for being here.
+# They are kept by their ids, because not all of them can be hashed; and weakly, so that being here keeps none alive.
 _renewables: WeakValueDictionary[int, Renewable] = WeakValueDictionary()
 
 
 def renew_in_children(renewable: Renewable) -> None:
-    """Have `renewable.renew()` called in every child that this process forks, as long as somebody holds it."""
+    """Have `renewable.renew()` called in every child that this process forks, as long as `renewable` exists. It isn't
+    kept alive by this."""
     _renewables[id(renewable)] = renewable
 
 
 class cached_property(Generic[Value]):  # noqa: N801
-    """What functools has, without a lock. There, before Python 3.12, all instances share one while a value is computed,
-    whatever that takes: threads wait for each other's, and a forked child for ever."""
+    """Like `functools.cached_property`, but without a lock. That one, before Python 3.12, has one lock for all
+    instances, and holds it while a value is computed. So threads would wait for each other, and a forked child for
+    ever."""
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
         self._compute = compute

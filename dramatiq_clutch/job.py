@@ -1,4 +1,4 @@
-"""The running job: what it can ask, what it nested, and how its attempt ended."""
+"""The running job: what it can ask of its run, which runs it has nested, and how its attempt ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
 from .stored.plan import Plan, Spec, StageLine
 
-#: Where a job is kept with the message it belongs to: the next message can't find it.
+#: The attribute of a `MessageProxy` that holds the message's attempt. It is kept with the message, so that an attempt
+#: can't be taken for that of the thread's next message.
 ATTRIBUTE = "_clutch_job"
 
 Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "abandoned", "newer"]
@@ -24,13 +25,15 @@ Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "aban
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One attempt of a message of ours, a job or a callback, from its opening to its ack.
+    """One attempt of a message of this package, a job or a callback, from its opening to its ack.
 
-    `exit` is None until one of the hooks has told. `done`, `over` and `unknown` are what we skip it for; `abandoned`
-    means that it stays unacked, as its worker was told to stop before anything could be known, and `newer` that it is
-    put back for a worker of a newer release. `retry_sent` says that Retries got the next attempt sent, which is `due`
-    then (UNIX milliseconds). `tag` is what the message says of itself; None if a newer release has written that.
-    `put_back` says that this has been done, and `options` are those that the message came with.
+    `message_id` and `actor` (a name) are the message's, and `attempt` counts its attempts from 0. `tag`: what the
+    message says of itself; None if a newer release has written that. `exit`: how the attempt ended, or None until a
+    hook has told. `done`, `over` and `unknown` are the guard's words for a job that is skipped; `abandoned` means that
+    the message stays unacked, because its worker was told to stop before the guard could be asked; `newer` means that
+    the message is put back for a worker of a newer release. `error`: the exception that was raised. `retry_sent`: the
+    next attempt was sent, and is `due` then (UNIX milliseconds). `put_back`: the message was put back for a newer
+    release, with the `options` that it came with.
     """
 
     engine: Engine
@@ -46,18 +49,19 @@ class Attempt:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """How it is named to people: by its message's id, which says nothing, and by its place."""
+        """The attempt as logs name it: by its message's id, and by its place, which says more."""
         return f"{self.message_id} ({self.tag})" if self.tag else self.message_id
 
     def is_next(self, message: Message[Any]) -> bool:
-        """Whether a message that is enqueued meanwhile is another attempt of it."""
+        """Whether a message that is enqueued during this attempt is the next attempt of the same message."""
         return message.message_id == self.message_id and message.actor_name == self.actor
 
 
 @dataclass(slots=True, kw_only=True)
 class Job(Attempt):
-    """One attempt of a job. `nested` is what it starts if it succeeds, `wrapper` the run of all those that then stands
-    in its place."""
+    """One attempt of a job. `result`: the encoded result. `nested`: the plans of the runs that it starts if it
+    succeeds. `wrapper`: the encoded plan of a run that has all of these in one stage, and then stands in the job's
+    place."""
 
     tag: Tag
     result: bytes = b""
@@ -66,15 +70,15 @@ class Job(Attempt):
 
     @property
     def owner(self) -> str:
-        """Who owns the duties that this attempt's record causes. Should its worker die, the same message comes again
-        and may do them at once. Another attempt's, which may be at its end in another thread at this very moment, may
-        not: both would do them."""
+        """The owner of the duties that this attempt's record causes. If the worker dies, the same message comes again,
+        has the same owner, and so may do them at once. Another attempt has another owner, because it may be ending in
+        another thread at the same moment, and both would do the duties."""
         return owners.job(self.tag.stage, self.tag.member, self.tag.epoch, self.attempt)
 
     def nest(self, plan: Plan) -> NestedRun:
-        """Have a run start when this attempt succeeds. Raises NestingError once it has ended."""
+        """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended."""
         if self.exit is not None:
-            raise NestingError(f"{self.tag} has ended; nest() belongs into the actor")
+            raise NestingError(f"{self.tag} has ended: call nest() in the actor, before it returns")
         self.nested.append(plan)
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
 
@@ -90,7 +94,8 @@ class Job(Attempt):
         self.wrapper = Plan(spec, (line,), tuple(plan.to_row() for plan in self.nested)).to_bytes()
 
     def _yields(self, value: Any) -> int | tuple[int, ...] | None:
-        """Which of the nested runs make the job's result: the one whose handle was returned, or those of a list."""
+        """Which of the nested runs' results make the job's result, by their positions: that of the run whose handle the
+        actor returned, or those of a list of handles. None if it returned anything else."""
         places = {self._nested_id(index): index for index in range(len(self.nested))}
         if isinstance(value, NestedRun):
             return places.get(value.run_id)
@@ -104,14 +109,17 @@ class Job(Attempt):
         return Place(wrapper, 0, index).child_id
 
 
-#: What this thread (or coroutine) works on, if it is of ours.
+#: The attempt that this thread (or coroutine) works on; None if its message isn't of a clutch.
 working: ContextVar[Attempt | None] = ContextVar("dramatiq_clutch_attempt", default=None)
 
 
 def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:
-    """The attempt that a message is, made when first asked for: the opening hook may never have run. None for one that
-    isn't of a clutch, be it that it has been given the options of one that is: only the message whose id is derived
-    from its place counts there. Raises DamagedState."""
+    """The attempt that belongs to a message. It is made when it is first asked for, because the hook that opens
+    attempts may never have run.
+
+    None for a message that isn't of a clutch. A message that was given the options of a clutch's message isn't either:
+    its id isn't the one that is derived from the place. Raises DamagedState.
+    """
     attempt: Attempt | None = message.__dict__.get(ATTRIBUTE)
     if attempt is not None:
         return attempt
@@ -149,16 +157,17 @@ def current_run() -> Run | None:
 def previous_results() -> list[Any]:
     """The results of the stage before, one value per member, in the order in which the members were written.
 
-    Always a list, also after a series step. `[]` in the first stage, and outside a clutch; nothing is looked up there.
-    In the first stage of a run that is written down in another one it is what the enclosing stage sees; of one that is
-    mapped, the item. After a stage with `allow_failures`, None stands for a dead member: see `previous_failures`.
+    It is always a list: ``[value]`` after a stage of one member, and `[]` in the first stage and outside a clutch. In
+    the first stage of a clutch that is a step of another clutch, it is what the enclosing stage sees; if that is a
+    `map`, it is ``[item]``. After a stage with `allow_failures`, None stands for a dead member: see
+    `previous_failures`.
 
-    The results are read when asked for, each time. In an async actor the read holds up the event loop for its moment;
-    ``await asyncio.to_thread(previous_results)`` doesn't.
+    Each call reads the results from the store, and so blocks the event loop if an async actor makes it. There, use
+    ``await asyncio.to_thread(previous_results)``.
 
     Raises:
-      ResultsGone: they should be there and are not.
-      DamagedState: they can't be decoded.
+      ResultsGone: results that should be there are not.
+      DamagedState: a result can't be decoded.
       StateUnavailable: the state store is away.
     """
     job = current_job()
@@ -166,9 +175,10 @@ def previous_results() -> list[Any]:
 
 
 def previous_failures() -> list[JobFailure]:
-    """Why members of the stage before are missing, in written order; each has the `index` of its member.
+    """The failures of the dead members of the stage before, in written order. Each has the `index` of its member, which
+    is None at that index of `previous_results()`.
 
-    `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
+    It is `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
     """
     job = current_job()
     return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []

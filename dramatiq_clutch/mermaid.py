@@ -1,4 +1,4 @@
-"""A clutch as a Mermaid flowchart."""
+"""Draws a clutch as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from .steps import Description, Encoded, Stage, name_of
 
-#: How many members of a stage are drawn; the others become one box.
+#: How many members of a stage are drawn, at most. The others become one box.
 MOST_MEMBERS = 8
 
 
 def draw(description: Description) -> str:
-    """The whole flowchart, as text."""
+    """The whole flowchart as text."""
     drawing = Drawing()
     start = drawing.node("start", "(({}))", description.name or "start")
     ends = drawing.stages(description, [start])
@@ -22,14 +22,14 @@ def draw(description: Description) -> str:
 
 @dataclass
 class Drawing:
-    """Lines of a flowchart. Every node is known by an id of its own, so no text from outside can be one."""
+    """The lines of a flowchart. Every node gets a made-up id, so that no text of the user's is taken for one."""
 
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     count: int = 0
 
     def stages(self, description: Description, before: list[str]) -> list[str]:
-        """Draw all stages. Returns the nodes that the next one waits for."""
+        """Draw all stages, behind the nodes `before`. Returns the nodes that whatever follows waits for."""
         for stage in description.stages:
             before = self._stage(stage, before)
         return before
@@ -74,7 +74,7 @@ class Drawing:
 
     def arrows(self, sources: list[str], targets: list[str], stage: Stage | None = None) -> None:
         label = f"|{quoted(', '.join(labels))}|" if stage and (labels := list(labels_of(stage))) else ""
-        if len(sources) > 1:  # a stage waits for all: one node to meet in keeps the picture small
+        if len(sources) > 1:  # one node where all arrows meet takes fewer arrows than one from each to each
             self.count += 1
             meet = f"m{self.count}"
             self._line(f"{meet}(( ))")
@@ -100,6 +100,6 @@ def labels_of(stage: Stage) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
-    """A label: whatever would end it, or be read as markup, as an entity."""
+    """A text as a label in quotes. Characters that would end it, or be read as markup, are written as entities."""
     escaped = "".join(char if char.isalnum() or char in " _-.,:/()" else f"#{ord(char)};" for char in text)
     return f'"{escaped}"'

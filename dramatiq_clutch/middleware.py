@@ -1,4 +1,5 @@
-"""Dramatiq's hooks: what is done when a worker boots, a message comes, a message goes. No state of a run is here."""
+"""Dramatiq's hooks: what is done when a worker boots, when a message comes, and when it goes. The middleware holds no
+state of runs."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from .stored.places import OPTION
 #: to 46 days, and a run must outlive them.
 DEFAULT_RUN_TTL = 60 * 86_400_000
 
-#: How long a succeeded run's status and result stay, in milliseconds: as in Dramatiq's Results.
+#: How long a succeeded run's status and result stay, in milliseconds: ten minutes, as in Dramatiq's Results.
 DEFAULT_RESULT_TTL = 600_000
 
 #: How long the holder of a duty has it to itself, in milliseconds.
@@ -40,22 +41,25 @@ logger = get_logger(__name__)
 
 
 class ClutchMiddleware(EngineMiddleware):
-    """Makes a broker ready for clutches. Add it anywhere in the stack, in producers and workers alike.
+    """Makes a broker ready for clutches: ``broker.add_middleware(ClutchMiddleware())``. Add it anywhere in the stack,
+    in producers and workers alike.
 
     Parameters:
-      backend: where the state of runs is kept. Without one it is what the broker offers: a `RedisBroker`'s own client,
-        memory for a `StubBroker`; any other broker needs one.
+      backend: where the state of runs is kept. Without it, a `RedisBroker`'s runs are kept by the broker's own client,
+        and a `StubBroker`'s in memory. Any other broker needs a backend.
       run_ttl: how long a run's keys live after its last activity, in milliseconds.
       result_ttl: how long a succeeded run's status and result stay, in milliseconds.
       lease: how long the holder of a duty has it to itself, in milliseconds.
       sweep_interval: how often a worker process looks for runs whose duties nobody does, in milliseconds;
         None switches that off.
-      stalled_after: after how many milliseconds in which nothing happens to a run (members are unsettled, none is at
-        work or delayed) it counts as stalled: its messages may be lost, or wait in a queue that nobody listens to. A
-        sweeper says so in the log, and `Run.status()` in `stalled_since`.
+      stalled_after: after how many milliseconds in which nothing happens to a run (members are unsettled, but none is
+        at work or delayed) it counts as stalled. Its messages may be lost then, or wait in a queue that no worker
+        listens to. A sweeper logs that, and `Run.status()` says it in `stalled_since`.
       resend_stalled: whether the sweeper then sends its unsettled members again, as `Run.resend()` does.
-      application: whose runs these are, where several applications keep theirs in one place. Default is what the broker
-        goes by: a `RedisBroker`'s namespace, a virtual host of RabbitMQ.
+      application: the name of the application, if several applications keep their runs in one store. Default is a
+        `RedisBroker`'s namespace, or the virtual host of a `RabbitmqBroker`.
+
+    Raises ValueError for a time that isn't above 0.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class ClutchMiddleware(EngineMiddleware):
         self._closing = Closing(self._lives)
 
     def engine(self, broker: Broker) -> Engine:
-        """What works for this broker. Raises NotConfigured if there is no backend for it."""
+        """The engine for this broker. Raises NotConfigured if there is no backend for it."""
         engine = self._engines.get(broker)
         if engine is None:
             backend = self.backend or backend_of(broker)
@@ -117,8 +121,8 @@ class ClutchMiddleware(EngineMiddleware):
         self._lives.end(worker)
 
     def sweep(self, broker: Broker) -> int:
-        """Look once for runs whose duties nobody does, and do them: what every worker process does now and then by
-        itself, unless `sweep_interval` is None. Any number of processes may do it at once.
+        """Look once for runs whose duties nobody does, and do them. Every worker process does so by itself, once in
+        `sweep_interval`, unless that is None. Any number of processes may do it at the same time.
 
         Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable; what was owed stays owed.
         """
@@ -146,7 +150,7 @@ class ClutchMiddleware(EngineMiddleware):
             word = self._lead(job)
         if word == "go":
             return
-        # Results would overwrite the stored result with None.
+        # Otherwise Results would overwrite the stored result with None.
         message.options["store_results"] = False
         job.exit = word
         if word == "unknown":
@@ -185,7 +189,8 @@ class ClutchMiddleware(EngineMiddleware):
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         job = self._attempt_if_any(broker, message)
         if job is not None and job.exit == "newer":
-            # Whatever it is skipped for, it is put back, and neither a dead letter nor a result of None.
+            # It is put back, whatever other middleware has skipped it for. So it must become neither a dead letter, nor
+            # a stored result of None.
             message.failed = False
             message.options["store_results"] = False
         elif job is not None and job.exit is None:
@@ -205,21 +210,23 @@ class ClutchMiddleware(EngineMiddleware):
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
 
-    # What they do
+    # What the hooks do
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
         jobs.working.set(None)
         self._closing.close(message, lambda: self._attempt_if_any(broker, message))
 
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
-        """Whether the guard needn't be asked: this can't be a second copy, and its run wasn't cancelled a second ago.
-        Second copies that we send are marked, and those of Retries are later attempts."""
+        """Whether the guard needn't be asked: the message can't be a second copy, and its run wasn't cancelled, except
+        within the last second. Second copies that this package sends are marked as `repeated`, and those that Retries
+        sends are later attempts."""
         if job.attempt or job.tag.repeated or job.tag.leads:
             return False
         return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
 
     def _guard(self, job: Job) -> Any:
-        """Whether to run the job. Whatever error there is, it waits: what can't be recorded is better not run."""
+        """The guard's word on the job, or `abandoned` if the worker stops before there is one. It waits through any
+        error, because a job shouldn't run whose end couldn't be recorded either."""
         try:
             word = self._lives.patiently(job, lambda: job.engine.backend.guard(job.tag))
         except NotAcked:
@@ -229,7 +236,8 @@ class ClutchMiddleware(EngineMiddleware):
         return word
 
     def _lead(self, job: Job) -> Any:
-        """Do the share of its stage's release that a job has, before it runs: that may take long."""
+        """Send the share of its stage that a leader owns. This is done before the job runs, because the job may take
+        long. Returns `go`, or `abandoned` if the worker stops first."""
 
         def share() -> None:
             caller = job.engine.caller(job.tag.owner)
@@ -244,8 +252,8 @@ class ClutchMiddleware(EngineMiddleware):
         return "go"
 
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
-        """The attempt that a message is; None for one that isn't of a clutch, which takes nothing that we have to be
-        set up for. Raises DamagedState."""
+        """The attempt that belongs to a message; None for a message that isn't of a clutch. Only a clutch's message
+        needs the engine, so others are processed even if there is no backend. Raises DamagedState."""
         known: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
         if known is not None or message.options.get(OPTION) is None:
             return known
@@ -255,9 +263,10 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             return self._attempt(broker, message)
         except DamagedState:
-            return None  # it was skipped, and is on its way to the dead-letter queue
+            return None  # `before_process_message` has skipped it, and it becomes a dead letter
 
 
 def _is_true(record: logging.LogRecord) -> bool:
-    """Dramatiq warns of values that are discarded for want of Results; a clutch job's value isn't discarded."""
+    """A log filter: drops Dramatiq's warning that a returned value is discarded because there is no Results middleware.
+    That isn't true of the value of a clutch's job."""
     return jobs.current_job() is None or "returned a value that is not None" not in str(record.msg)

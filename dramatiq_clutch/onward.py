@@ -1,9 +1,9 @@
-"""Where one job follows another, its message goes in the very step that records the success before it.
+"""If one job follows another, sends the second job's message in the same step that records the first job's success.
 
-The process that sends a job's message is told what will follow it (`SendMembers.ahead`), and very often does that job
-itself. It then has the next message ready when it records the job's end: no round trip lies between the two any more,
-and no moment in which the message is owed. Where it isn't so, or the state is on another server than the broker, what
-the record owes is handed over as ever.
+The process that sends a job's message is told which duty will follow (`SendMembers.ahead`), and very often it does that
+job itself. Then it can prepare the next message, and give it to the script that records the job's end. That saves a
+round trip, and there is no moment in which the message is owed but not sent. If another process does the job, or the
+state is on another server than the broker, the record owes the duty, and the hand-over does it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = get_logger(__name__)
 
 
 def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
-    """Record how a job's attempt ended. Where one job follows it, and this process knows which, that is sent in the
-    same step: then there is no moment in which it is owed."""
+    """Record how a job's attempt ended. If this process knows that one job follows, that job's message is sent in the
+    same step."""
     duty, outgoing = _next_of(engine, record) or (None, None)
     if duty is None or outgoing is None:
         return engine.backend.record(record, caller)
@@ -37,7 +37,8 @@ def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
 
 
 def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | None:
-    """The duty that this record may cause, and the message that it asks for."""
+    """The duty that this record may cause, and its message; None if this process doesn't know it, or it can't be sent
+    in the same step."""
     run_id, stage = record.tag.run_id, record.tag.stage + 1
     duty = engine.remembered.ahead.pop((run_id, stage), None)
     if (
@@ -54,6 +55,6 @@ def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | N
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
         return duty, members.outgoing(0, step, 0, repeated=False)
-    except Exception as error:  # once it is owed, this is met again, and the run fails of it
+    except Exception as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
         logger.debug("Stage %d of run %s isn't sent with the record before it: %r", stage, run_id, error)
         return None

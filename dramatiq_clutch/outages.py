@@ -1,6 +1,7 @@
-"""What an error of a server means, whichever server it is: whether it refuses just this payload, and what to do.
+"""Tells what an error means, whichever server it is of: whether the server only refuses this payload, and what the
+operator can do.
 
-Waiting is the rule: only what is known to come again for the same payload is final.
+As a rule workers wait for the end of an error. It is final only if it is known to come again for the same payload.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 
 from dramatiq.errors import BrokerError
 
-#: What servers, hosted ones and brokers say of a payload that they will never take.
+#: The texts with which servers, hosted services and brokers refuse a payload that is too large for them.
 REFUSAL = re.compile(
     r"string exceeds maximum allowed size|max request size exceeded|max (single )?record size exceeded"
     r"|larger than configured max size",
@@ -18,18 +19,17 @@ REFUSAL = re.compile(
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error is of the kinds that a server, or the way to it, causes; any other is a fault in a program."""
+    """Whether an error is of a kind that servers or the network cause. Any other is taken for a fault in a program."""
     return isinstance(error, OSError | BrokerError)
 
 
 def way_out(error: BaseException) -> str:
-    """What the operator can do about an error that is waited for."""
+    """What the operator can do about an error that workers wait for."""
     return "is it running?" if is_outage(error) else "an unexpected error; it may be a fault of this program"
 
 
 def in_words(error: BaseException, *, is_known: bool) -> str:
-    """The text of an error, with its type where the text alone says too little: of one that isn't known to be a
-    server's, or that has no text."""
+    """The text of an error. Its type is added if the error has no text, or isn't known to be a server's."""
     return str(error) if is_known and str(error) else repr(error)
 
 

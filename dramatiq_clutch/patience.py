@@ -1,7 +1,8 @@
-"""The lives of a process's workers: until when a message waits, and what else is done meanwhile.
+"""What lasts as long as a worker: waiting for something to work again, and the threads that sweep and tell what is at
+work.
 
-What can't be recorded isn't acked. So whatever goes wrong on the way is tried again and again, until it works or the
-worker is told to stop; then the broker redelivers the message.
+An attempt that can't be recorded isn't acked. So whatever goes wrong is tried again and again, until it works or the
+worker is told to stop. In the latter case the broker redelivers the message.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from .handover import sweep
 from .job import Attempt
 from .waiting import waiter_of
 
-#: How long to wait between two tries while something is away, in milliseconds, and at most.
+#: How long to wait between two tries while something is away, in milliseconds: at first, and at most.
 BACKOFF, MAX_BACKOFF = 100, 3_000
 
-#: How often it is told that a message still waits, in seconds.
+#: How often it is logged that a message still waits, in seconds.
 TELL_AGAIN = 60.0
 
 logger = get_logger(__name__)
@@ -40,38 +41,38 @@ class NotAcked(MiddlewareError):
 
 
 class WorkerLife:
-    """From a worker's boot to its shutdown. Several workers in one process have one each."""
+    """The time from a worker's boot to its shutdown. If there are several workers in one process, each has its own."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
-        self.bell = threading.Event()  # rung to have its sweeper look at once
+        self.bell = threading.Event()  # set to make the worker's sweeper look at once
 
     def end(self) -> None:
         self.stopping.set()
         self.bell.set()
 
     def goes_on(self, seconds: float) -> bool:
-        """Whether it does, after so many seconds, or when the bell rings."""
+        """Wait for so many seconds, or until the bell is rung. Returns whether the worker goes on."""
         self.bell.wait(seconds)
         self.bell.clear()
         return not self.stopping.is_set()
 
 
 class Lives:
-    """Those of the workers in this process."""
+    """The lives of all workers in this process."""
 
     def __init__(self) -> None:
         self.renew()
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew in a forked child: the parent's workers aren't there."""
+        """Begin anew in a forked child, in which the parent's workers don't exist."""
         self._lives: WeakKeyDictionary[Worker, WorkerLife] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._all_stopped = threading.Event()
 
     def begin(self, worker: Worker) -> WorkerLife:
-        """A worker boots."""
+        """Begin the life of a worker that boots."""
         life = WorkerLife()
         with self._lock:
             self._lives[worker] = life
@@ -79,7 +80,7 @@ class Lives:
         return life
 
     def end(self, worker: Worker) -> None:
-        """It is told to stop."""
+        """End the life of a worker, which is told to stop."""
         with self._lock:
             if worker in self._lives:
                 self._lives[worker].end()
@@ -87,9 +88,11 @@ class Lives:
                 self._all_stopped.set()
 
     def patiently(self, job: Attempt, work: Callable[[], Any]) -> Any:
-        """Do it, as often as it takes. Raises NotAcked as soon as the worker is to stop, or NewerRelease, and nothing
-        else: an error that is final for a run is handled where it is known to be, and whatever comes here is waited
-        for."""
+        """Do the work, and repeat it until it raises nothing. Returns what it returns.
+
+        It waits through every error, also those that are final: `work` has to handle these itself. Raises NotAcked if
+        the worker is told to stop meanwhile, and NewerRelease.
+        """
         tries, began, tell_at = 0, time.monotonic(), 0.0
         while True:
             try:
@@ -106,7 +109,8 @@ class Lives:
                     raise NotAcked(f"the worker stops: message {job} comes again") from error
 
     def _wait(self, seconds: float) -> bool:
-        """Whether the worker was told to stop. A time limit that strikes while nothing runs yet is not the job's."""
+        """Wait, and return whether the worker was told to stop. A time limit that is raised here is ignored, because
+        this isn't the job's time."""
         stopping = self._stopping
         try:
             return stopping.wait(seconds)
@@ -117,7 +121,8 @@ class Lives:
 
     @property
     def _stopping(self) -> threading.Event:
-        """What tells this thread to stop: that its own worker does or, if it is no worker's, that all do."""
+        """The event that tells this thread to stop: that of its worker; or, if it isn't a worker's thread, the event
+        that is set when all workers have stopped."""
         thread = threading.current_thread()
         with self._lock:
             for worker, life in self._lives.items():
@@ -127,8 +132,8 @@ class Lives:
 
 
 def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> None:
-    """Tell that a message waits, and for how long it has if that isn't new. What no server causes comes with its
-    traceback."""
+    """Log that a message waits, and for how long it has been waiting (`seconds`, None at the first time). An error that
+    no server causes is logged with its traceback."""
     how = "waits" if seconds is None else f"still waits, after {seconds:.0f} s"
     logger.warning(
         "Message %s %s, unacked, until this is over: %s",
@@ -140,17 +145,17 @@ def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> N
 
 
 def begin_sweeping(engine: Engine, seconds: float, life: WorkerLife) -> None:
-    """Have a thread of a worker look for runs whose duties nobody does, every so many seconds, until it stops."""
+    """Start a worker's sweeper: a thread that sweeps every so many seconds until the worker stops."""
     threading.Thread(target=_sweep, args=(engine, seconds, life), name="clutch-sweeper", daemon=True).start()
 
 
 def begin_beating(engine: Engine, life: WorkerLife) -> None:
-    """Have another one tell now and then of what the process works on."""
+    """Start a thread that calls `Engine.beat` once in a `pulse`, until the worker stops."""
     threading.Thread(target=_beat, args=(engine, life), name="clutch-beat", daemon=True).start()
 
 
 def _sweep(engine: Engine, interval: float, life: WorkerLife) -> None:
-    """Look every `interval` seconds, or when somebody says so, until the worker stops."""
+    """Sweep every `interval` seconds, and at each hint about SWEEP, until the worker stops."""
     waiter = waiter_of(engine.backend)
     waiter.watch(SWEEP, life.bell.set)
     try:
@@ -166,11 +171,12 @@ def _sweep(engine: Engine, interval: float, life: WorkerLife) -> None:
 
 
 def _beat(engine: Engine, life: WorkerLife) -> None:
-    """Tell now and then of what this process works on, for a job may take longer than anything else happens."""
+    """Tell the store, once in a pulse, which runs this process works on: a job may take so long that nothing else
+    happens to its run, which would then expire or count as stalled."""
     while not life.stopping.wait(engine.pulse):
         try:
             engine.beat()
         except Unavailable as error:
-            logger.debug("Nobody can be told what is at work: %s", error)  # those who wait have said so
+            logger.debug("Nobody can be told what is at work: %s", error)  # jobs that wait for the store log a warning
         except Exception:
             logger.exception("Telling what is at work met an error; it is tried again.")

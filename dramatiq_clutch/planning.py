@@ -1,7 +1,7 @@
-"""A description of work is read into what is stored: a spec, a line for each stage, and the rows of all stages.
+"""Reads a description of work into what is stored: a spec, a line for each stage, and the rows of all stages.
 
-Its steps may come from generators, so they are read once, in order, some at a time. The line of a stage is known when
-its last row has been read.
+Steps may come from generators, so they are read once, in order, and some at a time. The line of a stage is known only
+when its last row has been read.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from .stored.plan import COMPLETION, Plan, Spec, StageLine
 #: The callbacks that a user sets, by the names of their options.
 CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
 
-#: How many rows of a plan are written at a time; and after how many seconds fewer are, for what waits to be sealed must
-#: not expire while the steps come slowly.
+#: How many rows of a plan are written at a time, at most; and after how many seconds fewer rows are written, because
+#: the rows written before would expire if the steps come slowly.
 CHUNK, PATIENCE = 1_000, 30.0
 
 
 def chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """The rows, many at a time, each time with the offset of the first; at least once."""
+    """Yields the rows in chunks, each with the offset of its first row. If there are no rows, it yields one empty
+    chunk."""
     offset, chunk, began = 0, list[bytes](), time.monotonic()
     for row in rows:
         chunk.append(row)
@@ -45,7 +46,7 @@ def plan_of(
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
     spec, lines, rows = read(description, broker, queue=queue, start_at=start_at, inherits=inherits, level=level)
-    whole = tuple(rows)  # before the lines, which are there when these have been read
+    whole = tuple(rows)  # this has to come first: reading the rows fills `lines`
     return Plan(spec, tuple(lines), whole)
 
 
@@ -58,8 +59,12 @@ def read(
     inherits: bool = False,
     level: int = 0,
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
-    """The description, ready to be stored; the lines are there when the rows have been read. What is written down in it
-    inherits the queue. It is nested on this `level`: what callables return isn't known before."""
+    """The spec, the lines and the rows of a description. Consume the rows first: that fills the lines.
+
+    Descriptions nested in it inherit its queue. `level` is the level on which it is nested itself; it is checked here,
+    because what callables return isn't known before. Raises ValueError for too many levels, and for a queue that nobody
+    has declared.
+    """
     check_levels(level)
     queue = description.queue or queue
     if queue is not None and queue not in broker.get_declared_queues():
@@ -73,7 +78,7 @@ def read(
 
 
 def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine], level: int) -> Iterator[bytes]:
-    """The rows of all stages in order. After those of a stage, its line is there."""
+    """Yields the rows of all stages in order. After the rows of a stage, its line is appended to `lines`."""
     offset = 0
     for stage in description.stages:
         count, nested = 0, False
@@ -101,10 +106,10 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
 
 
 def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
-    """The callbacks by their events, each as it is stored. Raises ActorNotFound."""
+    """The rows of the callbacks, by event. Raises ActorNotFound for a name that nobody has declared."""
     found = {COMPLETION: description.completions} if description.completions else {}
     for option in CALLBACKS:
-        callback = getattr(description, option, None)  # Dramatiq's own compositions have none of these
+        callback = getattr(description, option, None)  # the description of a Dramatiq composition lacks these options
         if isinstance(callback, str):
             callback = to_encoded(broker.get_actor(callback), what=option, accepted="an actor's name")
         if callback is not None:

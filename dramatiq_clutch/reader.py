@@ -1,4 +1,4 @@
-"""What can be read of a run: its plan, its results, what a stage of it sees."""
+"""Reads what is stored of a run: its plan, its results, and the results that a stage sees."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ class Reader:
     backend: ClutchBackend
 
     def spec(self, run_id: str, generation: str) -> Spec:
-        """Raises RunNotFound, DamagedState or NewerRelease."""
+        """The run's spec. Raises RunNotFound, DamagedState or NewerRelease."""
         data = self.backend.spec(run_id, generation=generation)
         if data is None:
             raise RunNotFound(f"there is no run {run_id!r} (any more)")
         return Spec.from_bytes(data)
 
     def line(self, run_id: str, stage: int, generation: str) -> StageLine:
-        """Raises ResultsGone, or DamagedState."""
+        """The line of a stage. Raises ResultsGone if there is none, and DamagedState."""
         line = self.backend.line(run_id, stage, generation=generation)
         if line is None:
             raise ResultsGone(f"the results of stage {stage} of run {run_id!r} are gone: it has expired")
         return StageLine.parse(line)
 
     def stage_results(self, run_id: str, stage: int, generation: str) -> tuple[StageLine, list[Any]]:
-        """The decoded results of a stage that is complete, in written order. Raises ResultsGone."""
+        """The line of a stage that is complete, and its decoded results in written order. Raises ResultsGone."""
         line = self.line(run_id, stage, generation)
         return line, self.results(run_id, stage, generation, line, 0, line.total or 0)
 
     def results(self, run_id: str, stage: int, generation: str, line: StageLine, start: int, end: int) -> list[Any]:
-        """Those of the members `start` ≤ i < `end`."""
+        """The decoded results of the members `start` ≤ i < `end`; None for a dead member of a tolerant stage. Raises
+        ResultsGone or DamagedState."""
         found = self.backend.results(run_id, stage, start, end, generation=generation)
         return [self._result(run_id, stage, index, field, line) for index, field in enumerate(found, start)]
 
     def decode(self, result: bytes) -> Any:
-        """A stored result. Raises DamagedState."""
+        """A result, decoded. Raises DamagedState if it can't be decoded."""
         try:
             return self.backend.encoder.decode(result)
         except Exception as error:
             raise DamagedState(f"a stored result of {len(result):,} bytes can't be decoded: {error!r}") from error
 
     def encode(self, result: Any) -> bytes:
-        """A result that one run hands to another, as bytes. Raises HandOverFailed."""
+        """A result that is given from one run to another, as bytes. Raises HandOverFailed if it can't be encoded."""
         try:
             return self.backend.encode(result)
         except Exception as error:
@@ -66,10 +67,10 @@ class Reader:
         raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
 
     def previous_stage(self, run_id: str, stage: int, generation: str) -> tuple[str, int, str] | Spec | None:
-        """Whose results a stage sees: another stage's (run, stage, generation); what its run was given (in the spec);
-        or nobody's.
+        """Where the results that a stage sees come from: another stage, as (run, stage, generation); the item that its
+        run was made for, as the spec that has it; or None.
 
-        A run that is written down in another one sees, in its first stage, what the enclosing stage sees.
+        The first stage of a clutch that is a step of another clutch sees what the enclosing stage sees.
         """
         while stage == 0:
             if BELOW not in run_id:
@@ -83,7 +84,8 @@ class Reader:
         return run_id, stage - 1, generation
 
     def previous(self, run_id: str, stage: int, generation: str) -> tuple[bool, list[Any]]:
-        """What a stage sees: whether it's from a stage of many, and the results. Raises ResultsGone."""
+        """What a stage sees: whether that comes from a `parallel` or `map` stage (True also if there is nothing), and
+        the results. Raises ResultsGone."""
         found = self.previous_stage(run_id, stage, generation)
         if found is None:
             return True, []
@@ -93,7 +95,7 @@ class Reader:
         return line.many, results
 
     def previous_failures(self, run_id: str, stage: int, generation: str) -> list[JobFailure]:
-        """Why members of the stage that this one sees are missing."""
+        """The failures of the dead members of the stage whose results this one sees."""
         found = self.previous_stage(run_id, stage, generation)
         if found is None or isinstance(found, Spec):
             return []

@@ -1,5 +1,5 @@
-"""What a process remembers of the runs that it works on, to be spared asking again. Nothing of it has to be right for a
-run to be right, and all of it is bounded."""
+"""What a process remembers of the runs that it works on, so that it needn't ask the store again. No run depends on it:
+what is remembered may be old or missing. All of it is bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .forks import renew_in_children
 from .stored.duties import SendMembers
 from .stored.places import Tag
 
-#: For how long a run that was not cancelled is taken for that, in seconds.
+#: For how many seconds it is assumed that a run that was not cancelled still isn't.
 REMEMBERED = 1.0
 
 Key = TypeVar("Key")
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 class Bounded(dict[Key, Value], Generic[Key, Value]):
-    """A dict that forgets everything once it holds `most` entries and gets another one."""
+    """A dict that is cleared when it holds `most` entries and gets another one."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Bounded(dict[Key, Value], Generic[Key, Value]):
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """A job that this process works on, and since when (monotonic seconds)."""
+    """The run of a job that this process works on, and since when it does (monotonic seconds)."""
 
     run_id: str
     since: float
@@ -41,29 +41,30 @@ class AtWork:
 
 @dataclass(eq=False)
 class Remembered:
-    """Of one broker.
+    """What this process remembers of the runs of one broker.
 
-    `touched` says when this process has put off the expiry of a run (UNIX milliseconds); `wanted`, when it has last
-    sent or started a job of a stage (monotonic seconds); `ahead`, which duty follows the stage that is now at work;
-    `left`, which runs it has told of that are left to newer releases; `at_work`, on which jobs it works.
+    `touched`: when it has put off the expiry of a run (UNIX milliseconds). `wanted`: when it has last sent or started a
+    job of a stage (monotonic seconds). `ahead`: which duty follows the stage that is at work. `left`: for which runs it
+    has logged that they are left to newer releases. `at_work`: the jobs that it works on.
     """
 
     touched: Bounded[str, int] = field(default_factory=lambda: Bounded(10_000))
     wanted: Bounded[tuple[str, str, int, int], float] = field(default_factory=lambda: Bounded(10_000))
     ahead: Bounded[tuple[str, int], SendMembers] = field(default_factory=lambda: Bounded(1_000))
     left: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
-    at_work: dict[int, AtWork] = field(default_factory=dict)  # as many as there are threads
+    at_work: dict[int, AtWork] = field(default_factory=dict)  # no more than there are worker threads
 
     def __post_init__(self) -> None:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Forget, in a forked child, what its parent remembers: the child does other work."""
+        """Forget everything in a forked child, because the child does other work than its parent."""
         for known in (self.touched, self.wanted, self.ahead, self.left, self.at_work):
             known.clear()
 
     def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
-        """Remember that jobs of this stage are wanted now: one was let go, or they are being sent."""
+        """Remember that jobs of this stage, which has `total` members, are wanted at present: the guard has just let
+        one run, or this process has just sent some."""
         self.wanted[run_id, generation, stage, total] = time.monotonic()
 
     def was_let_go(self, tag: Tag) -> bool:
@@ -73,20 +74,20 @@ class Remembered:
         return time.monotonic() - self.wanted.get(key, -REMEMBERED) < REMEMBERED
 
     def look_ahead(self, run_id: str, duty: SendMembers | None) -> None:
-        """Remember what the stage that is now at work will owe, for the process that does its job."""
+        """Remember the duty that follows the stage at work, in case this process does that stage's job."""
         if duty is not None:
             self.ahead[run_id, duty.stage] = duty
 
     def is_due(self, run_id: str, every: int, now: int) -> bool:
-        """Whether this process has to put the expiry of the run's keys off, once every so many milliseconds; it counts
-        as done."""
+        """Whether `every` milliseconds have passed since this process has put off the expiry of the run's keys. If so,
+        the caller has to do that, and it is remembered as done."""
         if now - self.touched.get(run_id, 0) < every:
             return False
         self.touched[run_id] = now
         return True
 
     def leave(self, run_id: str) -> bool:
-        """Whether it is new that this run is left to workers of a newer release."""
+        """Remember that this run is left to workers of a newer release. Returns whether that is new."""
         if run_id in self.left:
             return False
         self.left[run_id] = True

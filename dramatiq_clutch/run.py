@@ -1,4 +1,4 @@
-"""The handle of a run: status, result, cancel, retry."""
+"""The handle of a run: status, result, cancel, retry, resend."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from .steps import Handle
 from .stored import owners
 from .waiting import Waiter, waiter_of
 
-#: How long `get_result(block=True)` waits unless told, in milliseconds: Dramatiq's own default.
+#: How long `get_result(block=True)` waits by default, in milliseconds; as long as Dramatiq's own results.
 DEFAULT_TIMEOUT = 10_000
 
 logger = get_logger(__name__)
 
 
 class Run(Handle):
-    """One execution of a clutch. Any process with the same broker can make a handle of a run whose id it knows.
+    """The handle of a run, which is one execution of a clutch. Any process that has the same broker and knows the id
+    can make one: ``Run(run_id).status()``.
 
-    A handle that is pickled is its id: where it is unpickled it finds the global broker.
+    A handle is pickled as its id. When it is unpickled, its broker is the global one.
+
+    Parameters:
+      run_id: the run's id.
+      broker: default is the global broker, at each call.
     """
 
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
@@ -35,36 +40,39 @@ class Run(Handle):
         self._broker = broker
 
     def status(self) -> RunStatus:
-        """How the run stands, at one moment. Raises RunNotFound, or NewerRelease."""
+        """How the run stands at one moment. Raises RunNotFound; NewerRelease; or StateUnavailable, if the state store
+        is away."""
         snapshot = self._engine.backend.snapshot(self.run_id)
         if snapshot is None:
             raise self._not_found()
         return status_from(self.run_id, snapshot)
 
     def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:
-        """The last stage's value, or list of values for a `parallel` or `map`; None for an empty clutch.
+        """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty
+        clutch.
 
         Parameters:
-          block: wait for it, without polling. One waiter a process serves all who wait; an outage of the state store is
-            waited through.
-          timeout: how long to wait at most, in milliseconds from the call; default is 10 s, as everywhere in Dramatiq.
+          block: wait for the result, without polling. All who wait in a process share two threads and at most two
+            connections. If the state store is away meanwhile, this waits until it is back.
+          timeout: how long to wait at most, in milliseconds from the call. Default is 10 s, as everywhere in Dramatiq.
 
         Raises:
           ResultMissing: the run is at work, and `block` is False.
-          ResultTimeout: it is still at work after `timeout`, or the state store can't be reached; the text says which.
-          RunFailed: it has failed (a `ResultFailure`); at once, nobody is left waiting.
-          RunCancelled: it was cancelled (a `ResultFailure`); at once.
-          RunNotFound: there is no such run, or it has succeeded and its result has expired; at once.
+          ResultTimeout: the run is still at work after `timeout`, or the state store can't be reached; the text says
+            which.
+          RunFailed: the run has failed. It is raised at once, without waiting for the timeout; it is a `ResultFailure`.
+          RunCancelled: the run was cancelled. It is raised at once, and is a `ResultFailure`.
+          RunNotFound: there is no such run, or it has succeeded and its result has expired. It is raised at once.
           ResultsGone: the result was removed by hand.
           StateUnavailable: the state store is away, and `block` is False.
-          DamagedState: it can't be decoded.
+          DamagedState: the result can't be decoded.
         """
         if not block:
             return self._look()
         return self._waiter.result(self.run_id, self._look, _seconds(timeout))
 
     async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:
-        """`get_result` for coroutines: the event loop goes on meanwhile. Raises the same."""
+        """`get_result` for coroutines: it doesn't block the event loop. Raises what `get_result` raises."""
         if not block:
             return await self._waiter.look_async(self.run_id, self._look)
         return await self._waiter.result_async(self.run_id, self._look, _seconds(timeout))
@@ -85,11 +93,12 @@ class Run(Handle):
         return results if line.many else results[0]
 
     def cancel(self) -> bool:
-        """Bring the run to rest, at once: jobs that are queued are skipped when they arrive, running ones finish and
-        their results are dropped, nothing more is released, nested runs are cancelled too. `on_finish` fires.
+        """Bring the run to rest at once. Jobs that are queued are skipped when a worker gets them. Running jobs finish,
+        and their results are dropped. No further stage is released, nested runs are cancelled, too, and `on_finish` is
+        sent.
 
-        Returns whether this call has done it: a run that is at rest already (succeeded, failed or cancelled) stays as
-        it is. A cancelled run can be taken up again with `retry()`.
+        Returns whether this call has cancelled the run: one that is at rest already (succeeded, failed or cancelled)
+        stays as it is. A cancelled run can be taken up again with `retry()`.
 
         Raises:
           RunNotFound: there is no such run (any more).
@@ -100,14 +109,14 @@ class Run(Handle):
         return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
 
     def retry(self) -> bool:
-        """Send the dead members again, and only them, with fresh retries; those of nested runs likewise. A failed run
-        is back at work then, and its `on_failure` and `on_death` are armed again.
+        """Send the dead members again, and only them, with fresh retries; those of nested runs, too. A failed run is
+        then at work again, and `on_failure` and `on_death` may be sent again.
 
-        Of a cancelled run, all members that haven't succeeded are sent again. Of one that failed with an error of its
-        own (`status().error`), what failed is done again.
+        In a cancelled run, all members that haven't succeeded are sent again. In a run that failed with an error of its
+        own (`status().error`), the duty that failed is done again.
 
-        Returns whether there was anything to send again: False for a run with no dead member, and for one that has
-        succeeded; they stay as they are.
+        Returns whether there was anything to do again. It is False for a run that has succeeded, and for one without
+        dead members; these stay as they are.
 
         Raises:
           RunNotFound: there is no such run (any more).
@@ -118,24 +127,24 @@ class Run(Handle):
         return self._change("retry", self._engine.backend.retry).word == "retried"
 
     def resend(self) -> bool:
-        """Send all unsettled members of the present stage again, by hand, because their messages were lost (a purged
-        queue). Where they weren't, the second copies are absorbed, but may work a second time.
+        """Send all unsettled members of the present stage again, because their messages were lost (say, by purging a
+        queue). If a message wasn't lost, its job may run a second time, but only one success counts.
 
-        Returns whether there was anything to send: False for a run at rest. Raises what `retry()` raises.
+        Returns whether there was anything to send; False for a run at rest. Raises what `retry()` raises.
         """
         return self._change("resend", self._engine.backend.resend).word == "resent"
 
     def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
         engine = self._engine
         caller = engine.caller(owners.call(verb))
-        # The index first: whatever happens from here on, a sweeper finds what is owed.
+        # The index comes first: whatever happens from here on, a sweeper finds what is owed.
         engine.look_again(self.run_id, caller.now + caller.lease_ms)
         reply = transition(self.run_id, caller)
         if reply.word == "unknown":
             raise self._not_found()
         try:
             hand_over(engine, self.run_id, reply, caller)
-        except Exception as error:  # what is owed is stored, whatever it was
+        except Exception as error:  # any error: what is owed is stored, so a sweeper does it
             logger.warning(
                 "A worker will finish the %s of run %s: %r", verb, self.run_id, error, exc_info=not is_expected(error)
             )
@@ -159,7 +168,7 @@ class Run(Handle):
         return type(self)(self.run_id, broker=self._broker)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
-        return self.__copy__()  # a broker is where the run lives, and no part of the handle
+        return self.__copy__()  # the broker is shared, and not copied
 
     def __repr__(self) -> str:
         return f"Run({self.run_id!r})"
@@ -172,10 +181,10 @@ class Run(Handle):
 
 
 class NestedRun(Run, str):
-    """What `nest()` returns: a run that starts when the job that nests it has succeeded.
+    """The handle that `nest()` returns, of a run that starts when the job that nests it has succeeded.
 
-    It is its id, a string, for other middleware is given what the actor returns, too, and encodes it: so every encoder
-    writes the run's id. It is pickled as a plain string, so that all of them write the same.
+    It is also a string, the run's id. An actor may return it, and other middleware (Results, for example) encodes what
+    an actor returns: so every encoder can write it, as the id. It is pickled as a plain string for the same reason.
     """
 
     def __new__(cls, run_id: str, *, broker: Broker | None = None) -> NestedRun:  # noqa: ARG004
@@ -185,11 +194,11 @@ class NestedRun(Run, str):
         return str, (self.run_id,)
 
     def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:  # noqa: ARG002
-        """Raises NestingError: a job that waited for what starts after it would wait for ever."""
+        """Raises NestingError, because the run starts after the job: a job that waited for it would wait for ever."""
         raise self._not_for_waiting()
 
     async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:  # noqa: ARG002
-        """Raises NestingError, too."""
+        """Raises NestingError, for the same reason as `get_result`."""
         raise self._not_for_waiting()
 
     def _not_for_waiting(self) -> NestingError:

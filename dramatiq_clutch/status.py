@@ -1,4 +1,4 @@
-"""What can be seen of a run: frozen values, made from the snapshot that a backend takes in one step."""
+"""What a user sees of a run: frozen values, which are made of a snapshot that the store takes in one step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from .stored.plan import StageLine
 
 State = Literal["waiting", "running", "failing", "failed", "succeeded", "cancelled"]
 
-#: How many failures a status lists.
+#: How many failures a status lists, at most.
 MOST_FAILURES = 100
 
-#: How many characters of an exception's text are kept.
+#: How many characters of an exception's text are kept, at most.
 MOST_TEXT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """Why a member is failing or dead: for a nested run, the first failure in it. `index` is the member's place in its
-    stage, None where a whole stage couldn't be opened or sent."""
+    """Why a member is failing or dead; for a nested run, the first failure in it.
+
+    `stage` is the stage's index. `index` is the member's index in its stage; None if the run itself has failed, because
+    a duty couldn't be done. `attempts` is how many attempts the job has had.
+    """
 
     stage: int
     index: int | None
@@ -35,8 +38,8 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """How a stage stands. `total` is None as long as it isn't known: a mapped stage before its release. A stage that
-    allows failures may have succeeded with dead members."""
+    """How a stage stands. The numbers are of members. `total` is None as long as it isn't known, which is the case for
+    a mapped stage before it is opened. A stage with `allow_failures` may have succeeded with dead members."""
 
     state: State
     total: int | None
@@ -52,10 +55,13 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands, at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds.
+    """How a run stands at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds. `failures` are
+    those of members of the present stage, at most 100. `error` is the failure of the run itself: a duty that couldn't
+    be done.
 
-    A run is stalled, which a sweeper notices, when members are unsettled though nothing has happened to it for the
-    middleware's `stalled_after`, and none is delayed: their messages may be lost. `stalled_since` is None otherwise.
+    A run is stalled if nothing has happened to it for the middleware's `stalled_after`, although members are unsettled
+    and none is delayed: their messages may be lost. A sweeper finds that out, and sets `stalled_since`; otherwise it is
+    None.
     """
 
     run_id: str
@@ -69,7 +75,7 @@ class RunStatus:
     stalled_since: int | None = None
 
     def asdict(self) -> dict[str, Any]:
-        """The same as a JSON-ready dict; each stage has its `pending`, too."""
+        """The status as a dict that JSON can write; each stage has its `pending`, too."""
         data = dataclasses.asdict(self)
         data["stages"] = [{**dataclasses.asdict(stage), "pending": stage.pending} for stage in self.stages]
         data["failures"] = list(data["failures"])
@@ -79,10 +85,10 @@ class RunStatus:
 def failure_details(
     error: BaseException | None, *, actor: str = "", message_id: str = "", attempts: int = 0, text: str = ""
 ) -> bytes:
-    """What is kept of a failure: plain ASCII JSON, whatever the exception holds."""
+    """The details of a failure as they are stored: JSON in ASCII, whatever the exception holds."""
     try:
         text = text or str(error)
-    except Exception as broken:  # an exception whose __str__ raises is the job's, not ours
+    except Exception as broken:  # the __str__ of a user's exception may raise anything
         text = f"(its text can't be read: {type(broken).__name__})"
     kind = type(error).__name__ if error is not None else "Failed"
     details = {"actor": actor, "message_id": message_id, "type": kind, "text": text[:MOST_TEXT], "attempts": attempts}
@@ -90,7 +96,7 @@ def failure_details(
 
 
 def details_of(status: RunStatus) -> bytes:
-    """What a nested run that stands so tells its parent: its first failure, as it is."""
+    """The details that a nested run with this status tells its parent: its first failure, unchanged."""
     first = status.error or next(iter(status.failures), None)
     if first is None:
         return failure_details(None, message_id=status.run_id, text=f"nested run {status.run_id} was {status.state}")
@@ -136,7 +142,8 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
 
 
 def failure_from(stage: int, index: int | None, stored: str) -> JobFailure:
-    """The failure that details tell of. They only inform: damaged ones are shown for what they are, and stop nobody."""
+    """The failure that stored details describe. Details that can't be read are shown as such and raise nothing, because
+    they only inform."""
     try:
         details = json.loads(stored)
         return JobFailure(

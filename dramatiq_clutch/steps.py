@@ -1,4 +1,4 @@
-"""What a clutch is made of: steps and stages; and what becomes of Dramatiq's own compositions."""
+"""What a clutch is made of: steps and stages. Dramatiq's own compositions are turned into these here."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder,
 from .stored.formats import MESSAGE
 from .stored.plan import changed, to_row
 
-#: A class-based actor is a class only to the eyes of a type checker.
+#: At run time a class-based actor is an instance of GenericActor; a type checker sees its class.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]
 Source = Callable[[], "Iterable[Step]"]
 Step = Union[Message[Any], AnyActor, pipeline, group, "Description"]
 
 ACCEPTED = "a message (actor.message(...)), an actor, a Clutch, or a Dramatiq pipeline or group"
 
-#: How many levels of clutches and compositions may be nested in a clutch: what Python's own limit for calls in calls
-#: leaves room for wherever they are written, drawn or pickled. (What jobs nest while they run isn't counted.)
+#: How many levels of clutches and compositions may be nested in a clutch. Python's recursion limit leaves room for so
+#: many, wherever they are written, drawn or pickled. (Runs that jobs nest while they run aren't counted.)
 MOST_LEVELS = 100
 
-#: Of how many iterators that can't be referred to weakly it is remembered that they have been read.
+#: How many iterators are remembered as read that don't allow weak references.
 MOST_KEPT = 100
 
 
 class Handle:
-    """What a user holds of a run. Its base class is here so that a step can tell one among its arguments."""
+    """The base class of a run's handle. It is here, so that handles can be found among a message's arguments."""
 
     run_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A message as it was when it was given. What is changed afterwards, in a list among its arguments, say, doesn't
-    change it."""
+    """A message, encoded when the user gave it. So it makes no difference if, say, a list among its arguments is
+    changed later."""
 
     actor_name: str
     data: bytes = field(repr=False)
     encoder: Encoder = field(repr=False, compare=False)
 
     def row(self, *, queue: str | None = None) -> bytes:
-        """The message as a row of a plan, written by Dramatiq's present encoder. If that is another one by now, what
-        the first one has written is read, and written anew."""
+        """The message as a row of a plan, for this `queue` if one is given. If Dramatiq's encoder was changed since the
+        message was encoded, it is decoded by the old one and encoded by the new one."""
         if queue is None and self.encoder is get_encoder():
             return self.data
         message: Message[Any] = Message(**self.encoder.decode(self.data.removeprefix(MESSAGE)))
@@ -56,10 +56,11 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a clutch, as it was written. Each member is a message or the description of a nested run; those of a
-    stage with a `source` are what that returns when the clutch is run. `levels` are nested in its members.
+    """One stage of a clutch, as it was written. Each member is a message or the description of a nested run. A stage
+    with a `source` gets its members by calling that when the clutch is run. The other fields are those of
+    `stored.plan.StageLine`. `levels` is how many levels are nested in its members.
 
-    Raises ValueError for too many of them.
+    Raises ValueError for too many levels.
     """
 
     members: tuple[Encoded | Description, ...]
@@ -77,7 +78,8 @@ class Stage:
         object.__setattr__(self, "levels", levels)
 
     def read(self) -> Iterator[Encoded | Description]:
-        """The members. Raises TypeError for what isn't a step, and ValueError for an iterator that is used up."""
+        """Yields the members. Raises TypeError for what isn't a step, and ValueError for an iterator that is used
+        up."""
         if self.source is None:
             yield from self.members
             return
@@ -92,8 +94,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """Stages, and what is sent when they have succeeded. `composed`: it was a Dramatiq composition, whose first
-    messages are to get the value that they are piped or mapped."""
+    """A description of work: stages, and the messages (`completions`) that a Dramatiq group sends when it has
+    completed. `composed`: it was made of a Dramatiq pipeline or group. If a value is piped or mapped into one, its
+    first messages get the value as an argument."""
 
     queue: str | None = None
     name: str | None = None
@@ -103,11 +106,11 @@ class Description:
 
     @property
     def levels(self) -> int:
-        """How many levels are nested in it."""
+        """How many levels of descriptions are nested in this one."""
         return max((stage.levels for stage in self.stages), default=0)
 
     def fed(self) -> Description:
-        """The same, for a place where a value is piped or mapped into it."""
+        """The same description, for a place where a value is piped or mapped into it."""
         if not self.composed or not self.stages:
             return self
         first, *others = self.stages
@@ -116,11 +119,11 @@ class Description:
 
 
 def check_levels(levels: int) -> None:
-    """Raises ValueError for more than can be nested."""
+    """Raises ValueError for more levels than can be nested."""
     if levels > MOST_LEVELS:
         raise ValueError(
             f"more than {MOST_LEVELS} levels of clutches, pipelines and groups can't be nested in each other; "
-            "what goes deeper is for a job to start while it runs, with nest()"
+            "a job can start what is nested more deeply while it runs, with nest()"
         )
 
 
@@ -148,7 +151,7 @@ def to_encoded(step: Any, *, what: str, accepted: str) -> Encoded:
     if isinstance(step, Message):
         return encoded(step, what=what)
     if isinstance(step, Actor | GenericActor):
-        actor: Any = step  # a GenericActor hands on what its actor has
+        actor: Any = step  # a GenericActor has the attributes of its actor
         return encoded(actor.message(), what=what)
     raise TypeError(f"{what} takes {accepted}, not {step!r}")
 
@@ -171,8 +174,8 @@ def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Encoded | Descript
 
 
 def encoded(message: Message[Any], *, what: str) -> Encoded:
-    """The message, encoded now, without `pipe_target`: for Dramatiq would send the next step as well. Raises TypeError
-    for an argument that can't be encoded, and for a run's handle."""
+    """The message, encoded now, and without its option `pipe_target`, by which Dramatiq would send the next step, too.
+    Raises TypeError for an argument that can't be encoded, and for a run's handle among the arguments."""
     handle = next((place for place, value in _values(message) if _holds_a_handle(value)), None)
     if handle is not None:
         raise TypeError(
@@ -190,7 +193,7 @@ def encoded(message: Message[Any], *, what: str) -> Encoded:
 
 
 def _values(message: Message[Any]) -> Iterator[tuple[str, Any]]:
-    """What an encoder may stumble over in a message, each with its place."""
+    """Yields the values in a message that an encoder may fail at, each with the name of its place."""
     for index, value in enumerate(message.args):
         yield f"args[{index}]", value
     for name, value in message.kwargs.items():
@@ -200,7 +203,8 @@ def _values(message: Message[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _holds_a_handle(value: Any) -> bool:
-    """Whether it is one, or a list, tuple or dict with one in it; what is deeper the encoder meets."""
+    """Whether a value is a run's handle, or a list, tuple or dict with a handle in it. One that is nested more deeply
+    isn't found here, but by the encoder."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list | tuple):
@@ -209,7 +213,7 @@ def _holds_a_handle(value: Any) -> bool:
 
 
 def _complaint(message: Message[Any], encoder: Encoder, error: Exception, what: str) -> str:
-    """Which argument the encoder doesn't take: the first that it doesn't take by itself."""
+    """The text of an error that names the argument that can't be encoded: the first one that can't be encoded alone."""
     place, culprit = "content", ""
     for place_of_value, value in _values(message):
         try:
@@ -227,7 +231,8 @@ def _complaint(message: Message[Any], encoder: Encoder, error: Exception, what: 
 
 
 def _from_pipeline(composition: pipeline) -> Description:
-    """A series whose results are piped. `pipe_ignore` counts on the step and on the actor before it."""
+    """A Dramatiq pipeline as a description: a series in which each step's result is piped into the next one. As in
+    Dramatiq, a step doesn't get it if the step, or the actor of the step before, has the option `pipe_ignore`."""
     stages: list[Stage] = []
     for index, message in enumerate(composition.messages):
         if index and _produces_nothing(composition.broker, composition.messages[index - 1]):
@@ -252,8 +257,8 @@ def _produces_nothing(broker: Broker, message: Message[Any]) -> bool:
 
 
 def read_once(steps: Iterable[Any], *, what: str) -> Iterator[Any]:
-    """The steps of an iterable. Raises ValueError for an iterator that has been read, here or elsewhere: what it still
-    holds, mostly nothing, isn't what was meant."""
+    """An iterator over the steps of an iterable. Raises ValueError if that is itself an iterator that was read before,
+    here or elsewhere: it holds only a rest of the steps, and mostly none."""
     iterator = iter(steps)
     is_over = isinstance(iterator, GeneratorType) and iterator.gi_frame is None
     if is_over or (iterator is steps and not _begins(iterator)):
@@ -264,16 +269,17 @@ def read_once(steps: Iterable[Any], *, what: str) -> Iterator[Any]:
     return iterator
 
 
-#: The iterators that have been read, by their ids; each by a weak reference, which takes it away when it's gone, or as
-#: it is. Only ever changed by single steps of a dict, for several threads may do it, and one may fork.
+#: The iterators that have been read, by their ids. The value is a weak reference, whose callback removes the entry when
+#: the iterator is gone; or a tuple with the iterator, if it allows no weak reference. It is changed only by single
+#: operations of a dict, which need no lock: several threads may change it, and one of them may fork.
 _begun: dict[int, Any] = {}
 
-#: Those that are there as they are, the oldest first.
+#: The tuples among these values, the oldest first.
 _kept: deque[tuple[Any]] = deque()
 
 
 def _begins(iterator: Iterator[Any]) -> bool:
-    """Whether this is the first time that it is read."""
+    """Remember that an iterator is read. Returns whether this is the first time."""
     key, mark = id(iterator), (iterator,)
     try:
         reference: Any = ref(iterator, lambda _: _begun.pop(key, None))

@@ -1,7 +1,7 @@
-"""Tokens: what one call names something by that nobody else must ever name so, such as a lease or a copy of a message.
+"""Makes tokens: random names that no other call or process uses, for a lease, for example, or for a copy of a message.
 
-They are made for every job, so they aren't read from the system's source: that lets other threads take the
-interpreter's lock, and getting it back takes up to 5 ms in a busy worker. Nothing secret hangs on them.
+Tokens are made for every job, so they aren't read from the system's random source: such a read releases Python's global
+lock, and getting that back takes up to 5 ms in a busy worker. Tokens needn't be secret.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from random import Random
 
-# A generator of our own, since a job may well seed the one that everybody shares.
+# It is a generator of its own, because a job may seed the shared one, and two workers would then make the same tokens.
 _random = Random()
 
 if hasattr(os, "register_at_fork"):  # there is no fork on Windows

@@ -1,4 +1,4 @@
-"""One who waits for a run, and how that ends."""
+"""One wait for a run, and the ways in which it ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from .errors import Unavailable
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """Somebody who waits for the `outcome`: what `look` returns or raises, in the reader, when the run `name` is at
-    rest. It raises ResultMissing if it isn't (any more). `was_asked` says that the store has told of the run once.
+    """A thread or coroutine that waits for the run `name` to come to rest.
+
+    The waiter's reader then calls `look`, and the `outcome` is what that returns or raises. `look` raises ResultMissing
+    if the run is at work (again). `was_asked`: the store has answered at least once how the run stands.
     """
 
     name: str
@@ -25,7 +27,7 @@ class Wait:
 
     def settle(self, value: Any = None, error: Exception | None = None) -> None:
         if not self.outcome.set_running_or_notify_cancel():
-            return  # nobody waits any more
+            return  # the wait was cancelled
         if error is None:
             self.outcome.set_result(value)
         else:
@@ -33,7 +35,8 @@ class Wait:
 
 
 def settle_by_looking(wait: Wait, *, patiently: bool = False) -> None:
-    """Settle a wait by looking. If `patiently`, it goes on while the run is at work; raises Unavailable."""
+    """Settle a wait with what its `look` returns or raises. If `patiently`, the wait goes on while the run is at work,
+    and an Unavailable is raised and doesn't settle it."""
     try:
         value = wait.look()
     except Exception as error:
@@ -46,7 +49,7 @@ def settle_by_looking(wait: Wait, *, patiently: bool = False) -> None:
 
 
 def now_or_never(name: str, look: Callable[[], Any]) -> Any:
-    """What a look gives, without waiting. Raises ResultTimeout while the run is at work."""
+    """What `look` returns, without waiting. Raises ResultTimeout if the run is at work, and what `look` raises."""
     try:
         return look()
     except ResultMissing as error:

@@ -1,9 +1,9 @@
-"""One waiter a process and store: it serves all who wait for results, threads and coroutines alike.
+"""Waits for results. Each process has one waiter for a store, which serves all threads and coroutines that wait.
 
-Two threads, however many wait. The ear hears that runs have come to rest, over a connection of its own, and does
-nothing else. The reader looks at runs and reads their results, over one more connection. So whoever waits has nothing
-to do with the store, and a timeout or an interrupt strikes at once, also while the store is away. Both threads begin
-when somebody waits, and end when nobody has for a few seconds.
+The waiter has two threads, however many wait. The *ear* listens, over a connection of its own, for hints that runs have
+come to rest, and does nothing else. The *reader* looks at runs and reads their results, over another connection. So a
+thread or coroutine that waits never calls the store itself, and its timeout or an interrupt takes effect at once, even
+while the store is away. Both threads begin when somebody waits, and end when nobody has waited for a few seconds.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from .backend import ClutchBackend, Listener
 from .forks import renew_in_children
 from .wait import Wait, now_or_never, settle_by_looking
 
-#: How often the reader looks without having heard anything, in seconds: the most that a lost hint costs.
+#: How often the reader looks at all runs, in seconds. If a hint is lost, a result comes late by no more than that.
 LOOK_AGAIN = 1.0
 
-#: How often it does when nothing can be heard, in seconds: ever less often, from the first to the last.
+#: How often the reader looks if no hints can be heard, in seconds: the first pause, the longest pause, and the factor
+#: by which pauses grow.
 SOON, SELDOM, GROWTH = 0.02, 0.25, 1.5
 
-#: How many runs it looks at then. With more, it is each one's turn less often.
+#: How many runs the reader looks at each time, at most. If there are more, it looks at each of them less often.
 MOST_LOOKED_AT = 1_000
 
 #: How long to wait between two tries while the store is away, in seconds: at first, and at most.
 BACKOFF, MAX_BACKOFF = 0.05, 1.0
 
-#: How long an answer of the store may take, in seconds, before it counts as away.
+#: How long an answer of the store may take, in seconds, before the store counts as away.
 PATIENCE = 1.0
 
-#: For how long the threads stay when nobody waits, in seconds.
+#: How long the threads stay when nobody waits, in seconds.
 IDLE = 3.0
 
-#: The longest a thread waits in one piece, in seconds: Dramatiq's interrupts (a time limit, a shutdown) strike between.
+#: How long a thread waits in one piece at most, in seconds. Dramatiq's interrupts (a time limit, a shutdown) are raised
+#: between two pieces.
 PIECE = 0.5
 
 logger = get_logger(__name__)
 
 
 class Waiter:
-    """Serves all waits of this process for runs in one store. It doesn't keep the backend alive.
+    """Serves all waits of this process for runs in one store. It holds the store by a weak reference only.
 
-    Timeouts are in seconds, from the call.
+    Timeouts are in seconds from the call.
     """
 
     def __init__(self, backend: ClutchBackend) -> None:
@@ -61,25 +63,26 @@ class Waiter:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew in a forked child: whoever waits does so in the parent."""
+        """Begin anew in a forked child, because all waits are of threads of the parent."""
         self._changed = threading.Condition()
-        self._waits: dict[str, dict[Wait, None]] = {}  # by name, in the order of their turns to be looked at
+        self._waits: dict[str, dict[Wait, None]] = {}  # by name, in the order in which they are looked at next
         self._watches: dict[str, list[Callable[[], None]]] = {}
         self._fresh: dict[str, None] = {}  # names to look at now
-        self._once: deque[Wait] = deque()  # to look for now, whether the run is at rest or not
-        self._news: dict[str, bool] = {}  # for the ear: to listen for a name, or not any more
+        self._once: deque[Wait] = deque()  # waits that end with one look, whether the run is at rest or not
+        self._news: dict[str, bool] = {}  # for the ear: whether to listen for a name from now on, or to stop that
         self._reader: threading.Thread | None = None
         self._ear: threading.Thread | None = None
-        self._listener: Listener | None = None  # as long as it hears
-        self._called: Listener | None = None  # the last that was woken
-        self._error: Exception | None = None  # why the store can't be read
-        self._asked_at: float | None = None  # when the question was asked that isn't answered yet
+        self._listener: Listener | None = None  # the ear's listener, while it works
+        self._called: Listener | None = None  # the last listener that was woken
+        self._error: Exception | None = None  # why the store can't be read, while it can't
+        self._asked_at: float | None = None  # when the store was asked something that it hasn't answered yet
         self._pause = SOON
 
     # For those who wait
 
     def result(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
-        """What `look` returns when the run has come to rest, for a thread. Raises what it raises, or ResultTimeout."""
+        """Wait in a thread until the run is at rest, and return what `look` returns then. Raises what it raises, or
+        ResultTimeout."""
         if timeout <= 0:
             return now_or_never(name, look)
         wait, deadline = Wait(name, look), time.monotonic() + timeout
@@ -97,7 +100,8 @@ class Waiter:
             self._leave(wait)
 
     async def result_async(self, name: str, look: Callable[[], Any], timeout: float) -> Any:
-        """The same for a coroutine. Its event loop goes on, and nothing of the loop's default executor is taken."""
+        """Like `result`, for a coroutine. It doesn't block the event loop, nor does it take a thread of the loop's
+        default executor."""
         if timeout <= 0:
             return await self.look_async(name, lambda: now_or_never(name, look))
         wait = Wait(name, look)
@@ -113,7 +117,7 @@ class Waiter:
             self._leave(wait)
 
     async def look_async(self, name: str, look: Callable[[], Any]) -> Any:
-        """What `look` returns or raises now, for a coroutine."""
+        """What `look` returns or raises at present, for a coroutine; the reader calls it."""
         wait = Wait(name, look)
         with self._changed:
             self._once.append(wait)
@@ -122,8 +126,8 @@ class Waiter:
         return await asyncio.wrap_future(wait.outcome)
 
     def watch(self, name: str, call: Callable[[], None]) -> None:
-        """Have `call()` called, in the ear's thread, when something is said of a name. It takes no time and raises
-        nothing. What is said in the first second, or while the store is away, may be missed."""
+        """Have `call()` called, in the ear's thread, at each hint about a name. `call` must be quick and raise nothing.
+        Hints in the first second, or while the store is away, may be missed."""
         with self._changed:
             self._watches.setdefault(name, []).append(call)
             self._news[name] = True
@@ -182,7 +186,7 @@ class Waiter:
             try:
                 self._look_at(names)
                 backoff = 0.0
-            except Exception as error:  # also one that nobody knows to pass: whoever waits has a timeout
+            except Exception as error:  # any error, even if it doesn't seem to pass: each wait has its own timeout
                 logger.debug("Waits go on while the state store can't be read: %r", error)
                 backoff = min(backoff * 2 or BACKOFF, MAX_BACKOFF)
                 next_round = time.monotonic() + backoff
@@ -191,7 +195,7 @@ class Waiter:
                     next_round = time.monotonic() + self._next_pause()
 
     def _has_work(self) -> bool:
-        """Whether the reader has, or gets before it has been idle for too long; it ends otherwise."""
+        """Wait for work for the reader. Returns False if none has come for a few seconds: the reader then ends."""
         with self._changed:
             if self._changed.wait_for(lambda: self._waits or self._once, IDLE):
                 return True
@@ -199,8 +203,9 @@ class Waiter:
             return False
 
     def _next_names(self, next_round: float, *, is_away: bool) -> Collection[str]:
-        """Wait for names to look at: what was heard of, or has just come; else, when it is time, those whose turn it
-        is. While the store is away, only the latter."""
+        """Wait for names to look at, and return them: names about which there was a hint, or for which somebody has
+        just begun to wait; and, when the next round is due, those whose turn it is. While the store is away, it always
+        waits for the next round."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._once or (self._fresh and not is_away), max(next_round - time.monotonic(), 0)
@@ -221,7 +226,8 @@ class Waiter:
         return self._pause
 
     def _look_at(self, names: Collection[str]) -> None:
-        """Give those who wait what there is to give. Raises what the store raises: then they wait on."""
+        """Settle the waits for those of these runs that are at rest. Raises what the store raises; then the waits go
+        on."""
         try:
             self._asked_at = time.monotonic()
             while self._once:
@@ -253,8 +259,9 @@ class Waiter:
                 self._leave(wait)
 
     def _call_ear(self) -> None:
-        """Have the ear listen for those who must still wait: it isn't worth it for a run that is at rest already. One
-        that has just begun is called once in any case, to find out whether it can be."""
+        """Have the ear listen for the runs that must still be waited for. It is called only after the first look,
+        because listening isn't worth it for a run that is at rest already. A listener that has just begun is woken once
+        in any case, because only that shows whether it can be woken."""
         with self._changed:
             has_news = any(self._news.get(name) for name in self._waits.keys() & self._news.keys())
             if has_news:
@@ -273,7 +280,7 @@ class Waiter:
             self._ear = _started("clutch-ear", lambda: self._hear(listener))
 
     def _hear(self, listener: Listener) -> None:
-        listening, silent = set[str](), set[str]()  # of the latter it hasn't been heard yet that listening has begun
+        listening, silent = set[str](), set[str]()  # `silent`: names for which the listener hasn't begun to listen yet
         backoff, needed_at = 0.0, time.monotonic()
         while True:
             with self._changed:
@@ -299,7 +306,7 @@ class Waiter:
         listener.close()
 
     def _take_news(self, listening: set[str]) -> tuple[set[str], set[str]]:
-        """The names to listen for as well, and those not to listen for any more."""
+        """The names that the ear begins to listen for, and those that it stops listening for."""
         news, self._news = self._news, {}
         wanted = {name for name, is_wanted in news.items() if is_wanted}
         return wanted - listening, (news.keys() - wanted) & listening
@@ -317,7 +324,7 @@ _waiters: WeakKeyDictionary[ClutchBackend, Waiter] = WeakKeyDictionary()
 
 
 def waiter_of(backend: ClutchBackend) -> Waiter:
-    """The one that serves this process's waits for runs in this store."""
+    """The waiter that serves this process's waits for runs in this store."""
     waiter = _waiters.get(backend)
     return waiter if waiter is not None else _waiters.setdefault(backend, Waiter(backend))
 

@@ -751,7 +751,7 @@ PYTHON = (
     python(
         "what can't be recorded is acked",
         "A message isn't acked before its end is recorded, whatever error there is.",
-        "raise NotAcked(f\"message {message.message_id} isn't acked, for this isn't over: {error!r}\") from error",
+        "raise NotAcked(f\"message {message.message_id} isn't acked: its end isn't recorded: {error!r}\") from error",
         "return",
         "tests/test_errors_at_the_ack.py::test_nothing_but_what_keeps_the_message_leaves_the_hook_before_the_ack",
     ),
