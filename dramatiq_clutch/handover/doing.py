@@ -115,7 +115,7 @@ def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:
         case Resume() | Resend() | Revive():
             yield from send_range(engine, run_id, duty, caller)
         case Unknown():
-            raise NewerRelease(f"run {run_id!r} owes {duty.id!r}, which is known to a newer release only")
+            raise NewerRelease(f"run {run_id!r} owes {duty.id!r}, a duty that only a newer release knows")
         case _:
             _never(duty)
     word = engine.backend.confirm(run_id, duty, at_present(engine, caller))

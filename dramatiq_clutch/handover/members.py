@@ -70,7 +70,7 @@ class Members:
         decode = self.engine.backend.encoder.decode
         found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=generation)
         if len(found) < end - start:
-            raise ResultsGone(f"what stage {self.stage} of run {self.run_id!r} is mapped over is gone")
+            raise ResultsGone(f"the items of stage {self.stage} of run {self.run_id!r} are gone: they have expired")
         return [decode(item) for item in found]
 
     @cached_property

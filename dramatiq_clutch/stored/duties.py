@@ -261,7 +261,7 @@ def parse(
     except (ValueError, TypeError) as error:  # a part isn't a number, or there are too many or too few of them
         raise DamagedState(f"the duty {id!r} can't be read: {error}") from error
     if "-" in id or duty.id != id:
-        raise DamagedState(f"the duty {id!r} can't be read: no release writes it so")
+        raise DamagedState(f"the duty {id!r} can't be read: no release writes such an id")
     return duty
 
 

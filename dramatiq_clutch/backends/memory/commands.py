@@ -43,7 +43,7 @@ def execute(keys: Keyspace, name: bytes, args: Sequence[bytes]) -> Any:
     """
     found = COMMANDS.get(name)
     if found is None:
-        raise UnknownCommand(f"the store in memory has no command {name.decode()}; it is to be added to {__name__}")
+        raise UnknownCommand(f"the store in memory has no command {name.decode()}: add it to {__name__}")
     return found(keys, *args)
 
 

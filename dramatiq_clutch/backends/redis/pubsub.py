@@ -127,7 +127,7 @@ class RedisListener(Listener):
         if reason not in self._told:
             self._told.add(reason)
             logger.warning(
-                "Results are waited for by looking several times a second, and not by listening to %s:*, for %s",
+                "Results are waited for by looking several times a second, and not by listening to %s:*, because %s",
                 self._namespace,
                 reason,
             )

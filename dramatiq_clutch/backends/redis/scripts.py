@@ -164,7 +164,7 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
                 raise ValueError(f"lib/{name}.lua uses {late}, which don't come before it")
             wanted |= set(found[0].uses)
     if not wanted <= set(PIECES):
-        raise ValueError(f"{main.name} uses {sorted(wanted - set(PIECES))}, which there are none of")
+        raise ValueError(f"{main.name} uses {sorted(wanted - set(PIECES))}: there are no such pieces")
     return found
 
 

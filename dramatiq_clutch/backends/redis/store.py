@@ -276,7 +276,7 @@ class RedisBackend(RedisCalling):
     def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         keys = {"list": self._key(run_id, f"items:{duty.stage}", duty.generation)}
         if self._run("draft", keys, {"offset": offset, "ttl": run_ttl}, items) == b"expired":
-            raise DamagedState(f"what stage {duty.stage} of run {run_id!r} is mapped over is gone: it has expired")
+            raise DamagedState(f"the items of stage {duty.stage} of run {run_id!r} are gone: they have expired")
 
     # A run is steered
 
