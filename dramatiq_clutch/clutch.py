@@ -98,7 +98,8 @@ class Clutch(Description):
         return self  # a clutch is immutable
 
     def then(self, *steps: Step, pipe: bool = False) -> Clutch:
-        """Add one stage per step, in order.
+        """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(shout, pipe=True)`` gives `shout`
+        the result of `fetch` as its argument.
 
         Parameters:
           pipe: append the result of the stage before as the last positional argument: the value after a stage of one,
@@ -118,7 +119,8 @@ class Clutch(Description):
         allow_failures: bool = False,
         limit: int | None = None,
     ) -> Clutch:
-        """Add one stage whose members work in parallel. Two calls make two stages.
+        """Add one stage whose members work in parallel: ``Clutch().parallel(fetch.message(n) for n in range(3))``. Two
+        calls make two stages.
 
         It takes steps; or one iterable of steps, which is read at once; or, for stages too large for memory, one
         callable. That must return a new iterable each time: it is called at each `run()`, and what it returns is
@@ -146,8 +148,9 @@ class Clutch(Description):
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
     def map(self, step: Step, *, allow_failures: bool = False, limit: int | None = None) -> Clutch:
-        """Add one stage with a member for each item of the stage before. An actor or a message gets the item as its
-        last positional argument; a clutch finds it as the `previous_results()` of its first stage.
+        """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``. An
+        actor or a message gets the item as its last positional argument; a clutch finds it as the `previous_results()`
+        of its first stage.
 
         After a `parallel` or `map` stage the items are its results. After a stage of one member its result must be a
         list, whose elements are the items; otherwise the run fails.
@@ -230,8 +233,9 @@ class Clutch(Description):
         return Run(run_id, broker=broker)
 
     def nest(self) -> Run:
-        """Make a run part of the running job's stage, so that the next stage waits for it, too. The run starts when the
-        job succeeds; an attempt that raises starts nothing.
+        """Make a run part of the running job's stage, so that the next stage waits for it, too. For example, the actor
+        `crawl` may do ``return Clutch().then(crawl.message(depth - 1)).nest()``. The run starts when the job succeeds;
+        an attempt that raises starts nothing.
 
         If the actor returns the handle (or a list of handles), the result of the nested run (or the list of the
         results) becomes the job's result. Otherwise the job's result is what the actor returns. The first stage of the

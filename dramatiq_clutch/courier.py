@@ -85,8 +85,8 @@ class Courier:
         return way_out(error)
 
     def is_outage(self, error: Exception) -> bool:
-        """Whether an error is of the kinds that the broker's server, or the network, causes. Any other error is taken
-        for a fault in a program."""
+        """Whether an error is of a kind that the broker's server or the network causes. Any other is taken for a fault
+        in a program."""
         return is_outage(error)
 
     @contextmanager

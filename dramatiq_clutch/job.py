@@ -157,6 +157,8 @@ def current_run() -> Run | None:
 def previous_results() -> list[Any]:
     """The results of the stage before, one value per member, in the order in which the members were written.
 
+    An actor calls it: ``pages = previous_results()``.
+
     It is always a list: ``[value]`` after a stage of one member, and `[]` in the first stage and outside a clutch. In
     the first stage of a clutch that is a step of another clutch, it is what the enclosing stage sees; if that is a
     `map`, it is ``[item]``. After a stage with `allow_failures`, None stands for a dead member: see

@@ -136,7 +136,8 @@ def is_step(value: object) -> bool:
 
 
 def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
-    """A step as a stage holds it. Raises TypeError, naming what was given, and ValueError for too many levels."""
+    """A step as a stage holds it. `what`, the text of an error, says where the step was given, and `level` is the level
+    on which it is nested. Raises TypeError for what isn't a step, and ValueError for too many levels."""
     if isinstance(step, Description):
         return step
     if isinstance(step, pipeline):
@@ -147,7 +148,8 @@ def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
 
 
 def to_encoded(step: Any, *, what: str, accepted: str) -> Encoded:
-    """The message, or the actor's message without arguments. Raises TypeError, naming what was given."""
+    """A message, or an actor's message without arguments, encoded. Raises TypeError for anything else: `what` takes
+    `accepted`."""
     if isinstance(step, Message):
         return encoded(step, what=what)
     if isinstance(step, Actor | GenericActor):

@@ -70,8 +70,8 @@ def remember(engine: Engine, run_id: str, sent: SendMembers, total: int) -> None
 
 
 def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:
-    """A leader with a delayed message would send its share only after its own delay, and the share's delays would begin
-    then. So the sender does such a leader's share itself, now."""
+    """Send the shares of leaders whose messages are delayed. Such a leader would send its share only after its own
+    delay, and the delays in the share would begin then. So the sender of the leaders does it at once."""
     for message, delay in leading:
         if delay is not None:
             caller = engine.caller(Tag.from_option(message.options[OPTION], message.actor_name).owner)

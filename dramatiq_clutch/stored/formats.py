@@ -155,7 +155,7 @@ def told_in(snapshot: Snapshot) -> Any:
 
 
 def is_stalled(snapshot: Snapshot) -> bool:
-    """Whether it has been found out that nothing happens to the run, and nothing has happened since."""
+    """Whether a sweeper has found that the run is stalled, and nothing has happened to it since."""
     return bool(snapshot["head"].get("stalled"))
 
 

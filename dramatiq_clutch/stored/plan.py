@@ -92,7 +92,7 @@ class Spec:
 
     name: str | None = None
     queue: str | None = None
-    start_at: int | None = None  # UNIX milliseconds: nothing is to work before
+    start_at: int | None = None  # UNIX milliseconds, before which no job is to work
     callbacks: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # event → encoded messages
     parent: Place | None = None
     inherits: bool = False

@@ -48,7 +48,7 @@ class Combining(Generic[Item, Answer]):
         self._lock = threading.Lock()
 
     def __call__(self, item: Item) -> Answer:
-        """The answer to this item. Raises what `perform` raises."""
+        """Have `perform` called with this item, and return its answer. Raises what `perform` raises."""
         call: Call[Item, Answer] = Call(item)
         with self._lock:
             self._waiting.append(call)

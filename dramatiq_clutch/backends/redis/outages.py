@@ -54,7 +54,7 @@ LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk
 
 
 def way_out(error: BaseException) -> str:
-    """What the operator can do about an error that is waited for."""
+    """What the operator can do about an error that workers wait for."""
     if isinstance(error, redis.AuthenticationError):
         return "check user and password, and grant the user the commands in backends/redis/README.md, Least privilege"
     for known, code in CLASSES.items():
@@ -71,12 +71,12 @@ def way_out(error: BaseException) -> str:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error is of the kinds that a server, or the way to it, causes; any other is a fault in a program."""
+    """Whether an error is of a kind that servers or the network cause. Any other is taken for a fault in a program."""
     return isinstance(error, redis.RedisError | RedisClusterException) or outages.is_outage(error)
 
 
 def in_words(error: BaseException) -> str:
-    """The text of an error, with its type where the text alone says too little."""
+    """The text of an error. Its type is added if the error has no text, or isn't known to be a server's."""
     return outages.in_words(error, is_known=is_outage(error))
 
 
