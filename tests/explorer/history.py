@@ -1,32 +1,39 @@
 """Real histories: what a real server was asked, in its order, replayed through the store in memory.
 
 The server is watched with MONITOR, which tells of every command and, tagged `lua`, of those that scripts make. Each
-call of one of our scripts is then made on the store in memory, which has to write the same.
+call of one of our scripts is then made on the store in memory, which has to write the same. Where the server's keys
+were listed in between (`listing.py`), those in memory have to be the same, too.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
 import re
 import socket
+import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import pytest
+import redis
 
 from dramatiq_clutch.backends import StubBackend
 from dramatiq_clutch.backends.memory import Clock
 from dramatiq_clutch.backends.memory import scripts as memory_scripts
 from dramatiq_clutch.backends.memory.commands import execute
 from dramatiq_clutch.backends.redis.scripts import script, script_names
+from tests.explorer.listing import LIST, Listing, differing, is_ours, plain
+from tests.explorer.promises import Promises
+from tests.support.awaiting import PATIENCE
 from tests.support.server import Server
 
 #: A line of MONITOR: the time, the database and who asks, and the command.
-LINE = re.compile(rb"\+(\d+)\.(\d{3})\d* \[\d+ ([^\]]+)\] (.*)")
+LINE = re.compile(rb"\+(\d+)\.(\d{3})\d* \[(\d+) ([^\]]+)\] (.*)")
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 ESCAPED = re.compile(rb"\\(x[0-9a-f]{2}|.)")
 LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
@@ -34,10 +41,21 @@ LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 #: Commands that change something, of all that the scripts and the backend call.
 WRITES = frozenset(b"DEL HDEL HINCRBY HSET HSETNX PEXPIRE RENAME RPUSH SADD SET SREM UNLINK ZADD ZREM".split())
 
-#: What all keys of the library begin with, where the broker's namespace is Dramatiq's own.
-OURS = b"dramatiq-clutch:"
+#: The record of one job by which the next is sent, too: a script of its own.
+ONWARD = "record, onward"
+
+#: What stands in that for the broker's own.
+QUIET = "return 'it has gone'"
+
+#: How many of the calls that have written a key are told, if it differs.
+LAST = 3
+
+#: Of a script's list of arguments so many are told.
+MOST_ARGUMENTS = 6
 
 Command = tuple[bytes, ...]
+
+NO_LISTINGS: Mapping[bytes, Callable[[], Listing]] = {}
 
 
 @dataclass
@@ -58,43 +76,26 @@ def writes_of(commands: Sequence[Command]) -> Counter[Command]:
     """Those that change a key of the library; in which order a script visits a hash, or writes an object's fields, is
     nobody's business."""
     return Counter(
-        (command[0].upper(), *map(_plain, command[1:]))
+        (command[0].upper(), *map(plain, command[1:]))
         for command in commands
-        if command[0].upper() in WRITES and command[1].startswith(OURS)
+        if command[0].upper() in WRITES and is_ours(command[1])
     )
 
 
-def _plain(word: bytes) -> bytes:
-    """The word; a JSON object, and those that are written in its fields, with their fields in order."""
-    text = word.decode("utf-8", "surrogateescape")
-    return json.dumps(_ordered(text), sort_keys=True).encode() if word.startswith(b"{") else word
-
-
-def _ordered(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            return _ordered(json.loads(value))
-        except ValueError:
-            return value
-    if isinstance(value, dict):
-        return {name: _ordered(one) for name, one in value.items()}
-    return [_ordered(one) for one in value] if isinstance(value, list) else value
-
-
 class Watched:
-    """Writes down what a server is asked, for as long as it is open. A context manager."""
+    """Writes down what a server is asked, until it is killed or the history is ended. A context manager."""
 
     END = b"the history ends here"
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._lines: list[bytes] = []
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open for as long as this object is
+        self._cut_off = True
 
     def __enter__(self) -> Watched:
-        self._socket = socket.create_connection(("127.0.0.1", self._server.port))
-        self._file = self._socket.makefile("rb")
+        self._socket = self._server.connect()
         self._socket.sendall(b"MONITOR\r\n")
-        if self._file.readline() != b"+OK\r\n":
+        if self._socket.recv(5) != b"+OK\r\n":
             raise RuntimeError("the server can't be watched")
         self._thread = threading.Thread(target=self._read, name="monitor", daemon=True)
         self._thread.start()
@@ -103,41 +104,73 @@ class Watched:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self.close()
 
-    def calls(self) -> list[Call]:
-        """All that was asked up to now."""
+    def close(self) -> None:
+        """Forget what was written down."""
+        with contextlib.suppress(OSError):  # the server has closed its end
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+        self._file.close()
+
+    def end(self) -> None:
+        """End the history of a server that is still there."""
         with self._server.client() as client:
             client.execute_command("ECHO", self.END)
-        self._thread.join(30)
+        self.wait()
+        if self._cut_off:
+            raise RuntimeError("the server has cut off who watches it")
+
+    def wait(self) -> None:
+        """Wait until all is written down, up to the end of the history or of the server."""
+        self._thread.join(PATIENCE)
         if self._thread.is_alive():
             raise RuntimeError("the history has no end")
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._file.close()
-        return list(_calls_in(self._lines))
+
+    def calls(self) -> Iterator[Call]:
+        """All that was asked, once the history is at its end."""
+        self._file.seek(0)
+        lines = itertools.takewhile(lambda line: self.END not in line, self._file)
+        return calls_in(lines, cut_off=self._cut_off)
 
     def _read(self) -> None:
-        for line in self._file:
-            if self.END in line:
-                break
-            self._lines.append(line)
+        tail = b""
+        with contextlib.suppress(ConnectionError):  # the server was killed
+            while some := self._socket.recv(1 << 20):
+                self._file.write(some)
+                tail += some
+                if self.END in tail:
+                    self._cut_off = False
+                    return
+                tail = tail[-len(self.END) :]
 
 
-def _calls_in(lines: Sequence[bytes]) -> Iterator[Call]:
+def calls_in(lines: Iterable[bytes], *, cut_off: bool = False) -> Iterator[Call]:
+    """The calls that these lines tell of, of the first database alone.
+
+    Of a history that is `cut_off`, because its server was killed, the last call is left out: what is told of it may be
+    only a part.
+    """
     last: Call | None = None
     for line in lines:
         found = LINE.match(line)
         if found is None:
+            if cut_off and not line.endswith(b"\n"):
+                break
             raise RuntimeError(f"a line that MONITOR doesn't write: {line[:100]!r}")
-        command = tuple(ESCAPED.sub(_unescaped, word) for word in WORD.findall(found[4]))
-        if found[3] == b"lua":
+        if found[3] != b"0":
+            continue
+        words = WORD.findall(found[5])
+        command = tuple(ESCAPED.sub(_unescaped, word) if b"\\" in word else word for word in words)
+        if found[4] == b"lua":
             assert last is not None
             last.inner.append(command)
             continue
         if last is not None:
             yield last
         last = Call(int(found[1]) * 1000 + int(found[2]), command)
-    if last is not None:
+    if last is not None and not cut_off:
         yield last
 
 
@@ -150,75 +183,162 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the store in memory did otherwise than the server."""
+    """What the store in memory did otherwise than the server, or what neither should have done. Its text is for people.
+
+    `script` is empty if it was none that is known.
+    """
 
     script: str
-    call: Command
+    call: str
     server_only: Counter[Command]
     memory_only: Counter[Command]
+    what: str = "the store in memory writes something else than the server"
+
+    def __str__(self) -> str:
+        sides = (("the server", self.server_only), ("in memory", self.memory_only))
+        lines = [f"  {side}: {_short(command)}" for side, commands in sides for command in commands.elements()]
+        return "\n".join([f"{self.call}: {self.what}", *lines])
+
+
+@dataclass(frozen=True)
+class KeyDifference:
+    """A key's field that isn't the same on the server and in memory. `calls` were the last to write the key."""
+
+    key: bytes
+    field: Any
+    on_server: Any
+    in_memory: Any
+    calls: Sequence[str]
+
+    def __str__(self) -> str:
+        where = f"{_text(self.key)}, {self.field if isinstance(self.field, str) else _text(self.field)}"
+        told = f"{where}: {_text(self.on_server)} on the server, {_text(self.in_memory)} in memory"
+        return "\n".join([told, *(f"  written by {call}" for call in self.calls)])
+
+
+def _short(command: Command) -> str:
+    return " ".join(map(_text, command))
+
+
+def _text(value: Any, most: int = 200) -> str:
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class Replay:
     """Makes a history's calls on the store in memory.
 
-    `counts` says how often which script was called. `dispatch` is the broker's script, which some calls of ours have in
-    the middle: what it does to the broker's keys is taken from the history, and not done again.
+    `counts` says how often which script was called, `compared` how many keys were compared, `refused` how many commands
+    were answered with an error. `dispatch` is the broker's script, which some calls of ours have in the middle: what it
+    does to the broker's keys is taken from the history, and not done again.
     """
 
     def __init__(self, dispatch: str) -> None:
         self.counts: Counter[str] = Counter()
+        self.compared = self.refused = 0
         self._backend = StubBackend(clock=Clock(0))
         self._client: Any = self._backend.client
+        self._promises = Promises()
+        self._written_by: defaultdict[bytes, deque[str]] = defaultdict(lambda: deque(maxlen=LAST))
         self._texts: dict[bytes, tuple[str, str]] = {}
         for name in script_names():
             known = script(name)
             self._texts[known.sha.encode()] = self._texts[known.text.encode()] = name, known.text
         onward = script("record", dispatch)
-        quiet = "record, onward", script("record", "return 'it has gone'").text
+        quiet = ONWARD, script("record", QUIET).text
         self._texts[onward.sha.encode()] = self._texts[onward.text.encode()] = quiet
 
-    def differences(self, calls: Sequence[Call]) -> list[Difference]:
-        """Where the store in memory writes something else than the server has written."""
+    def begin(self, found: Listing) -> None:
+        """Begin with what a server had when it was listed."""
+        keyspace = self._backend.keyspace
+        keyspace.values, keyspace.expires = dict(found.values), dict(found.expires)
+        self._promises = Promises.of(found.values)
+        self._written_by.clear()
+
+    def differences(
+        self, calls: Iterable[Call], listings: Mapping[bytes, Callable[[], Listing]] = NO_LISTINGS
+    ) -> Generator[Difference | KeyDifference, None, None]:
+        """Where the store in memory writes something else than the server has written, or has something else when the
+        server was listed, or where a promise is broken that no history may break. After the first difference, others
+        may follow from it.
+
+        Parameters:
+          listings: What came of the calls of `LIST`, by what they were told.
+        """
         made: list[Command] = []
+        done: list[tuple[Command, Any]] = []
 
         def watched(keys: Any, name: bytes, args: Sequence[bytes]) -> Any:
             made.append((name, *args))
-            return execute(keys, name, args)
+            reply = execute(keys, name, args)
+            done.append((made[-1], reply))
+            return reply
 
-        found: list[Difference] = []
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setattr(memory_scripts, "execute", watched)
             for call in calls:
+                if LIST in call.command:
+                    if call.command[-1] in listings:
+                        yield from self._compare(listings[call.command[-1]]())
+                    continue
                 made.clear()
+                done.clear()
                 self._backend.clock.ahead = call.time
                 called = self._make(call)
-                here = writes_of(made)
-                if called and here != call.writes:
-                    found.append(Difference(called, call.command, call.writes - here, here - call.writes))
-        return found
+                on_server, in_memory = call.writes, writes_of(made)
+                if not on_server and not in_memory:
+                    continue
+                told = self._note(called, call, on_server)
+                if on_server != in_memory:
+                    yield Difference(called, told, on_server - in_memory, in_memory - on_server)
+                for broken in self._promises.broken_by(done):
+                    yield Difference(called, told, Counter(), Counter(), broken)
+
+    def _compare(self, found: Listing) -> Iterator[KeyDifference]:
+        keyspace = self._backend.keyspace
+        self._backend.clock.ahead = found.time
+        keyspace.expire()
+        here = Listing(found.time, keyspace.values, keyspace.expires)
+        self.compared += len(found.ours)
+        for key, where, on_server, in_memory in differing(found, here):
+            yield KeyDifference(key, where, on_server, in_memory, [*self._written_by.get(key, ())])
+
+    def _note(self, called: str, call: Call, writes: Iterable[Command]) -> str:
+        """Remember who has written which key. Returns the call as it is told."""
+        told = _told(called, call)
+        for key in {command[1] for command in writes}:
+            self._written_by[key].append(told)
+        return told
 
     def _make(self, call: Call) -> str:
         """Do the same in memory. Returns which script of ours it was."""
         name, *args = call.command
         called = ""
         if name.upper() in (b"EVALSHA", b"EVAL") and args[0] in self._texts:
-            called, text = self._texts[args[0]]
-            if call.inner or name.upper() == b"EVAL":  # else the server didn't know the script yet
+            known, text = self._texts[args[0]]
+            if call.inner:  # else the server didn't know the script yet
+                called = known
                 self.counts[called] += 1
-                self._client.execute_command("EVAL", text, *args[1:])
-            else:
-                called = ""
-        elif name.upper() in WRITES and args[0].startswith(OURS):
-            self._client.execute_command(name.decode().upper(), *args)
+                self._ask("EVAL", text, *args[1:])
+        elif name.upper() in WRITES and is_ours(args[0]):
+            self._ask(name.decode().upper(), *args)
+            self._note("", call, [call.command])
         for inner in (call.command, *call.inner):
-            self._follow(inner)
+            self._keep_up(inner)
         return called
 
-    def _follow(self, command: Command) -> None:
+    def _ask(self, *command: Any) -> None:
+        """What is refused here was refused by the server, too, or else what it has written tells."""
+        try:
+            self._client.execute_command(*command)
+        except redis.ResponseError:
+            self.refused += 1
+
+    def _keep_up(self, command: Command) -> None:
         """Keep up with the broker's queues, at whose ends the scripts look."""
         name, *args = command
         values = self._backend.keyspace.values
-        if not args or args[0].startswith(OURS):
+        if not args or is_ours(args[0]):
             return
         if name.upper() == b"RPUSH":
             values.setdefault(args[0], []).extend(args[1:])
@@ -226,3 +346,16 @@ class Replay:
             values[args[0]].pop(0)
             if not values[args[0]]:
                 del values[args[0]]
+
+
+def _told(called: str, call: Call) -> str:
+    """A call with its arguments' names, as it can be read."""
+    moment, command = f"at {call.time}", call.command
+    if not called:
+        return f"{moment}, {_short(command[:12])}"
+    known, count = script("record", QUIET) if called == ONWARD else script(called), int(command[2])
+    run = command[3].decode(errors="replace").removesuffix(":head")
+    names, values = known.arguments, command[3 + count :]
+    given = [f"{name}={_text(value, 40)}" for name, value in zip(names, values, strict=False) if value]
+    given += [_text(value, 40) for value in values[len(names) :][:MOST_ARGUMENTS]]
+    return f"{moment}, {called} of {run} ({', '.join(given)})"

@@ -32,7 +32,8 @@ def history() -> Iterator[tuple[list[Call], str]]:
                 assert runs[0].get_result(block=True, timeout=60_000) == EVERYTHING
                 assert runs[1].get_result(block=True, timeout=60_000) == [7]
             script: Any = world.broker.scripts["dispatch"].script
-            yield watched.calls(), script if isinstance(script, str) else script.decode()
+            watched.end()
+            yield list(watched.calls()), script if isinstance(script, str) else script.decode()
         finally:
             world.broker.close()
 
@@ -41,7 +42,7 @@ def test_the_store_in_memory_writes_what_the_server_has_written(history: tuple[l
     calls, dispatch = history
     replay = Replay(dispatch)
 
-    assert replay.differences(calls) == []
+    assert list(replay.differences(calls)) == []
 
     seen = {"draft", "seal", "record", "record, onward", "succeed", "guard", "confirm", "open"}
     assert seen <= set(replay.counts)
@@ -51,4 +52,4 @@ def test_a_history_in_which_a_call_is_missing_is_refused(history: tuple[list[Cal
     calls, dispatch = history
     seal = next(index for index, call in enumerate(calls) if (b"HSET" in {inner[0].upper() for inner in call.inner}))
 
-    assert Replay(dispatch).differences([*calls[:seal], *calls[seal + 1 :]])
+    assert list(Replay(dispatch).differences([*calls[:seal], *calls[seal + 1 :]]))

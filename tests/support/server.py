@@ -80,6 +80,10 @@ class Server:
         """A client of this server, which the caller closes."""
         return redis.Redis.from_url(self.url)
 
+    def connect(self) -> socket.socket:
+        """A bare connection, for whoever speaks the protocol by himself."""
+        return socket.create_connection(("127.0.0.1", self.port))
+
     def start(self) -> None:
         """Start it, for the first time or again, and wait until it answers."""
         with self._log.open("ab") as log:
@@ -137,12 +141,17 @@ class Server:
     def _log(self) -> Path:
         return Path(self._folder.name, "server.log")
 
+    @property
+    def _door(self) -> str:
+        """The URL at which it answers first."""
+        return self.url
+
     def _answers(self) -> bool:
         """Whether it takes commands: not while it loads its data, but also when it wants a name first."""
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the server ended while starting:\n{self.log}")
         impatient = Retry(NoBackoff(), retries=0)
-        with redis.Redis.from_url(self.url, retry=impatient) as client:
+        with redis.Redis.from_url(self._door, retry=impatient) as client:
             try:
                 return bool(client.ping())
             except redis.AuthenticationError:
