@@ -14,8 +14,10 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 def verdict_of(world: World) -> Verdict:
     verdict = world.run()
-    print(verdict.table())
+    print(verdict.table(), verdict.replayed, sep="\n\n")
     assert verdict.wrong == []
+    assert verdict.replayed.transitions > 0
+    assert verdict.replayed.compared > 0
     assert set(verdict.runs) == set(SHAPES)
     return verdict
 

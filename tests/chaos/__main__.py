@@ -27,7 +27,8 @@ def main() -> int:
     failed = False
     for name, share in shares.items():
         verdict = WORLDS[name](arguments.seed, share * arguments.seconds).run()
-        print(verdict.table(), *(f"WRONG: {wrong}" for wrong in verdict.wrong[:MOST]), "", sep="\n", flush=True)
+        found = [f"WRONG: {wrong}" for wrong in verdict.wrong[:MOST]]
+        print(verdict.table(), "", verdict.replayed, *found, "", sep="\n", flush=True)
         if len(verdict.wrong) > MOST:
             print(f"... and {len(verdict.wrong) - MOST} more")
         failed = failed or bool(verdict.wrong)

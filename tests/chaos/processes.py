@@ -14,8 +14,8 @@ from types import TracebackType
 
 from tests.chaos.app import App
 from tests.chaos.producer import STUCK
+from tests.chaos.recorded import RecordedServer
 from tests.support.awaiting import wait_until
-from tests.support.server import Server
 from tests.support.workers import ROOT
 
 
@@ -90,14 +90,14 @@ class Producer:
         self._folder.cleanup()
 
 
-class ForgetfulServer(Server):
+class ForgetfulServer(RecordedServer):
     """A server that comes back as it was a while ago: like one whose replica, a little behind, takes over.
 
     It remembers how long its append-only file was when, and cuts it off there.
     """
 
     def __init__(self) -> None:
-        super().__init__(durable=True, config=["auto-aof-rewrite-percentage 0"])
+        super().__init__(config=["auto-aof-rewrite-percentage 0"])
         self._lengths: deque[tuple[float, int]] = deque(maxlen=200)
         self._over = threading.Event()
         self._remembering = threading.Thread(target=self._remember, daemon=True)

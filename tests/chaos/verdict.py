@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from tests.chaos.actors import (
 )
 from tests.chaos.app import App
 from tests.chaos.producer import AGAIN, CANCELLED, STARTED, TROUBLE
+from tests.chaos.recorded import RecordedServer, Replayed
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import clutch_keys, keys_without_expiry
 
@@ -64,6 +65,7 @@ class Verdict:
     callbacks: int = 0
     duplicate_callbacks: int = 0
     formats: Counter[tuple[str, int]] = field(default_factory=Counter)
+    replayed: Replayed = field(default_factory=Replayed)
     wrong: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -77,6 +79,7 @@ class Verdict:
             ("duties taken over or repeated", self.repeated),
             ("callbacks", self.callbacks),
             ("callbacks delivered twice", self.duplicate_callbacks),
+            *self.replayed.rows(),
             ("lost, stuck, wrong, mixed up or out of place", len(self.wrong)),
         ]
         return "\n".join([f"| {self.title} | |", "|---|---|", *(f"| {what} | {count} |" for what, count in rows)])
@@ -88,6 +91,13 @@ class Verdict:
             self.wrong += [f"{app.name}: {wrong}" for wrong in self._look_at(case)]
         finally:
             case.jobs.close()
+
+    def replay(self, servers: Sequence[RecordedServer]) -> None:
+        """Add what the store in memory makes of the servers' histories."""
+        for server in servers:
+            server.end()
+            server.replay(self.replayed)
+        self.wrong += self.replayed.differences
 
     def _look_at(self, case: Case) -> Iterator[str]:
         notes = case.notes

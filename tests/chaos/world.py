@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from tests.chaos.actors import HEARTBEAT
 from tests.chaos.app import App
 from tests.chaos.processes import Producer
+from tests.chaos.recorded import RecordedServer
 from tests.chaos.verdict import Verdict
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
@@ -22,12 +23,16 @@ from tests.support.workers import ROOT, Worker
 #: Where redis-py itself waits in a child for its pool's lock, if a thread of the parent held that: with `send()`, too.
 IN_THE_CLIENT = re.compile(r'[^\n]*\n[^\n]*\n  File "[^"]*/redis/connection\.py", line \d+ in reset\n')
 
+#: Every so many seconds all keys are listed, to be compared with those in memory.
+LISTED_EVERY = 10.0
+
 Mischief = Sequence[Callable[[], None]]
 
 
 class World:
     """A subclass fills `around` (servers and the like, in the order in which they start), `apps` (as they are seen
-    with nothing in between), `workers` and `producers`, and says what mischief there is.
+    with nothing in between), `recorded` (the servers that keep runs), `workers` and `producers`, and says what mischief
+    there is.
 
     Parameters:
       seed: Decides what happens and when, though not what the machine makes of it.
@@ -43,6 +48,7 @@ class World:
         self.events: Counter[str] = Counter()
         self.around: list[AbstractContextManager[Any]] = []
         self.apps: list[App] = []
+        self.recorded: list[RecordedServer] = []
         self.workers: list[Worker] = []
         self.producers: list[Producer] = []
 
@@ -50,12 +56,19 @@ class World:
         with contextlib.ExitStack() as stack:
             for member in (*self.around, *self.workers, *self.producers):
                 stack.enter_context(member)
-            began = time.monotonic()
+            began = listed = time.monotonic()
             while time.monotonic() - began < self.seconds:
                 time.sleep(self.random.uniform(0.3, 1.2))  # nothing to wait for: the moment is what is random
                 self.random.choice(self.mischief())()
+                if time.monotonic() - listed > LISTED_EVERY:
+                    listed = time.monotonic()
+                    self.list_keys()
             self.recover()
             verdict = self.judge(time.monotonic() - began)
+            self.list_keys()
+            for worker in self.workers:
+                worker.kill()
+            verdict.replay(self.recorded)
             processes: list[Worker | Producer] = [*self.workers, *self.producers]
             verdict.logs = {f"{number}.log": process.log for number, process in enumerate(processes)}
             return verdict
@@ -82,6 +95,11 @@ class World:
             else:
                 verdict.wrong.append(f"a forked child was stuck: {trace}")
         return verdict
+
+    def list_keys(self) -> None:
+        """Keep what the servers have now, to be compared with what comes of their histories in memory."""
+        for server in self.recorded:
+            server.list_keys()
 
     # What a world is made of
 

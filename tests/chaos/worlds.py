@@ -17,6 +17,7 @@ from dramatiq_clutch.stored import formats
 from dramatiq_clutch.stored.formats import FORMAT
 from tests.chaos.app import App
 from tests.chaos.processes import ForgetfulServer, Producer
+from tests.chaos.recorded import RecordedServer
 from tests.chaos.verdict import Verdict
 from tests.chaos.world import Mischief, World, notes_of
 from tests.support.proxy import Proxy, Rule
@@ -35,7 +36,8 @@ class Neighbours(World):
 
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
-        self.server = Server(durable=True)
+        self.server = RecordedServer()
+        self.recorded = [self.server]
         self.proxies = [Proxy(self.server.port), Proxy(self.server.port)]
         self.rules: list[Rule] = []
         self.around = [self.server, *self.proxies]
@@ -59,11 +61,13 @@ class Neighbours(World):
         super().recover()
 
     def restart_server(self) -> None:
+        self.server.list_keys()
         self.server.stop()
         self.server.start()
         self.events["servers stopped and started"] += 1
 
     def kill_server(self) -> None:
+        self.server.list_keys()
         self.server.kill()
         self.server.start()
         self.events["servers killed (-9)"] += 1
@@ -74,8 +78,7 @@ class Neighbours(World):
         self.events["SCRIPT FLUSH"] += 1
 
     def cut_connections(self) -> None:
-        with self.server.client() as client:
-            client.client_kill_filter(_type="normal", skipme=True)
+        self.server.cut_connections()
         self.events["all connections cut"] += 1
 
     def answer_errors(self) -> None:
@@ -115,7 +118,8 @@ class MixedFleet(World):
 
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
-        self.server, self.newer = Server(durable=True), NewerRelease()
+        self.server, self.newer = RecordedServer(), NewerRelease()
+        self.recorded = [self.server]
         self.around = [self.server, self.newer]
         app = App("shop", self.server.url, notes_of(self.server, 1))
         self.apps = [app]
@@ -181,7 +185,7 @@ class Failover(World):
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
         self.server, self.store = Server(durable=True), ForgetfulServer()
-        self.around = [self.server, self.store]
+        self.around, self.recorded = [self.server, self.store], [self.store]
         options = {"resend_stalled": True, "stalled_after": 5_000}
         app = App("shop", self.server.url, notes_of(self.server, 1), state=self.store.url, options=options)
         self.apps = [app]
