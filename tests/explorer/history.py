@@ -1,8 +1,8 @@
 """Real histories: what a real server was asked, in its order, replayed through the store in memory.
 
 The server is watched with MONITOR, which tells of every command and, tagged `lua`, of those that scripts make. Each
-call of one of our scripts is then made on the store in memory, which has to write the same. Where the server's keys
-were listed in between (`listing.py`), those in memory have to be the same, too.
+call of one of our scripts is then made on the store in memory, where it has to read and write the same. Where the
+server's keys were listed in between (`listing.py`), those in memory have to be the same, too.
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ class Call:
     inner: list[Command] = field(default_factory=list)
 
     @property
-    def writes(self) -> Counter[Command]:
-        """What it changed of the library's keys."""
-        return writes_of(self.inner)
+    def writes(self) -> set[bytes]:
+        """The library's keys that its script has changed."""
+        return {command[1] for command in self.inner if command[0].upper() in WRITES and is_ours(command[1])}
 
 
-def writes_of(commands: Sequence[Command]) -> Counter[Command]:
-    """Those that change a key of the library; in which order a script visits a hash, or writes an object's fields, is
-    nobody's business."""
+def on_ours(commands: Sequence[Command]) -> Counter[Command]:
+    """Those that read or change a key of the library; in which order a script visits a hash, or writes an object's
+    fields, is nobody's business."""
     return Counter(
         (command[0].upper(), *map(plain, command[1:]))
         for command in commands
-        if command[0].upper() in WRITES and is_ours(command[1])
+        if len(command) > 1 and is_ours(command[1])
     )
 
 
@@ -192,7 +192,7 @@ class Difference:
     call: str
     server_only: Counter[Command]
     memory_only: Counter[Command]
-    what: str = "the store in memory writes something else than the server"
+    what: str = "the script does something else in memory than on the server"
 
     def __str__(self) -> str:
         sides = (("the server", self.server_only), ("in memory", self.memory_only))
@@ -258,9 +258,9 @@ class Replay:
     def differences(
         self, calls: Iterable[Call], listings: Mapping[bytes, Callable[[], Listing]] = NO_LISTINGS
     ) -> Generator[Difference | KeyDifference, None, None]:
-        """Where the store in memory writes something else than the server has written, or has something else when the
-        server was listed, or where a promise is broken that no history may break. After the first difference, others
-        may follow from it.
+        """Where a script reads or writes something else in memory than on the server, or there is something else when
+        the server was listed, or where a promise is broken that no history may break. After the first difference,
+        others may follow from it.
 
         Parameters:
           listings: What came of the calls of `LIST`, by what they were told.
@@ -285,10 +285,10 @@ class Replay:
                 done.clear()
                 self._backend.clock.ahead = call.time
                 called = self._make(call)
-                on_server, in_memory = call.writes, writes_of(made)
+                on_server, in_memory = on_ours(call.inner), on_ours(made)
                 if not on_server and not in_memory:
                     continue
-                told = self._note(called, call, on_server)
+                told = self._note(called, call, call.writes)
                 if on_server != in_memory:
                     yield Difference(called, told, on_server - in_memory, in_memory - on_server)
                 for broken in self._promises.broken_by(done):
@@ -303,10 +303,10 @@ class Replay:
         for key, where, on_server, in_memory in differing(found, here):
             yield KeyDifference(key, where, on_server, in_memory, [*self._written_by.get(key, ())])
 
-    def _note(self, called: str, call: Call, writes: Iterable[Command]) -> str:
+    def _note(self, called: str, call: Call, keys: Iterable[bytes]) -> str:
         """Remember who has written which key. Returns the call as it is told."""
         told = _told(called, call)
-        for key in {command[1] for command in writes}:
+        for key in keys:
             self._written_by[key].append(told)
         return told
 
@@ -322,7 +322,7 @@ class Replay:
                 self._ask("EVAL", text, *args[1:])
         elif name.upper() in WRITES and is_ours(args[0]):
             self._ask(name.decode().upper(), *args)
-            self._note("", call, [call.command])
+            self._note("", call, [args[0]])
         for inner in (call.command, *call.inner):
             self._keep_up(inner)
         return called
