@@ -59,14 +59,17 @@ class Reply:
     """A transition's answer.
 
     `word`: what became of the call. `duties`: those that the caller is given, in the order in which it is to do them.
-    `sent`: a duty that was done in the same step, so nobody has to do it. `note`: see `Note`; for the word `foreign`,
-    the name of the run's application.
+    `note`: see `Note`; for the word `foreign`, the name of the run's application. If the broker took part in the step,
+    `sent` is a duty that was done in it, so nobody has to do it; `kept` says that its message was fetched for the
+    caller's worker; and `acked`, that the message was acked whose attempt was recorded.
     """
 
     word: str
     duties: tuple[Duty, ...] = ()
     sent: SendMembers | None = None
     note: Note = ""
+    kept: bool = False
+    acked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dramatiq import Broker, Message
+from dramatiq import Broker, Message, MessageProxy, Worker
 from dramatiq.middleware import MiddlewareError
 
 from .backend import Caller, Record, Reply
@@ -23,11 +23,16 @@ Outgoing = tuple[Message[Any], int | None]
 class Courier:
     """Takes messages to one broker by the broker's own `enqueue`.
 
-    `sends_onward` says that it can send a message in the same step that records the job before it.
+    `records` says that it has the store record attempts, for it can do more in the same step; `sends_onward`, that it
+    can also send a message in the step that records the job before it.
     """
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
+
+    @property
+    def records(self) -> bool:
+        return False
 
     @property
     def sends_onward(self) -> bool:
@@ -54,10 +59,27 @@ class Courier:
         self.send(outgoing)
         return False
 
-    def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
-        """Record a success and, in the same step, send the message of this `duty` if the record causes it. The reply's
-        `sent` says whether the message was sent. Call it only if the courier `sends_onward`."""
+    def record(
+        self, record: Record, caller: Caller, duty: SendMembers | None = None, outgoing: Outgoing | None = None
+    ) -> Reply:
+        """Record an attempt. In the same step, send the message of the duty that this causes, if it causes that one,
+        and ack the message whose attempt it was, if nothing is left to do for it: the reply says what of that was done.
+        Only for a courier who `records`, and who `sends_onward` if there is a duty. Raises what the store raises, and
+        BrokerUnavailable."""
         raise NotImplementedError
+
+    def attend(self, worker: Worker) -> None:
+        """A worker of this process boots."""
+
+    def leave(self, worker: Worker) -> None:
+        """It is told to stop."""
+
+    def ends(self, message: MessageProxy | None) -> None:
+        """What this thread does from here on is the end of this message's attempt, until it says None."""
+
+    def look_for_more(self) -> None:
+        """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what
+        the broker raises."""
 
     def is_first_copy(self, message: Any) -> bool:  # noqa: ARG002
         """Whether a message certainly isn't a second copy of one that is or was at work elsewhere. False if in doubt:

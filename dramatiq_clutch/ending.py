@@ -63,15 +63,24 @@ class Closing:
             job = attempt_of()
             if job is not None and job.exit == "newer":
                 self._leave_to_newer(message, job)
-            elif isinstance(job, Job):
-                job.engine.remembered.at_work.pop(id(job), None)
-                self._close_job(message, job)
             elif job is not None:
-                self._close_callback(message, job)
+                self._close(message, job)
         except (NotAcked, FailedAfterAll):
             raise
         except (Exception, Interrupt) as error:
             raise NotAcked(f"message {message.message_id} isn't acked: its end isn't recorded: {error!r}") from error
+
+    def _close(self, message: MessageProxy, attempt: Attempt) -> None:
+        courier = attempt.engine.courier
+        courier.ends(message)
+        try:
+            if isinstance(attempt, Job):
+                attempt.engine.remembered.at_work.pop(id(attempt), None)
+                self._close_job(message, attempt)
+            else:
+                self._close_callback(message, attempt)
+        finally:
+            courier.ends(None)
 
     def _close_job(self, message: MessageProxy, job: Job) -> None:
         if job.exit == "unknown":

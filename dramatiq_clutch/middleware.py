@@ -111,6 +111,7 @@ class ClutchMiddleware(EngineMiddleware):
         for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
             logging.getLogger(name).addFilter(_is_true)
         engine = self.engine(broker)
+        engine.courier.attend(worker)
         for warning in (*engine.backend.warnings(), *warnings_of(broker)):
             logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
@@ -119,6 +120,7 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._lives.end(worker)
+        self.engine(broker).courier.leave(worker)
 
     def sweep(self, broker: Broker) -> int:
         """Look once for runs whose duties nobody does, and do them. Every worker process does so by itself, once in
@@ -206,6 +208,11 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
+
+    def after_ack(self, broker: Broker, message: MessageProxy) -> None:
+        attempt: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
+        if attempt is not None:
+            attempt.engine.courier.look_for_more()
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)

@@ -25,12 +25,12 @@ logger = get_logger(__name__)
 
 
 def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
-    """Record how a job's attempt ended. If this process knows that one job follows, that job's message is sent in the
-    same step."""
-    duty, outgoing = _next_of(engine, record) or (None, None)
-    if duty is None or outgoing is None:
+    """Record how a job's attempt ended. Where one job follows it, and this process knows which, that is sent in the
+    same step: then there is no moment in which it is owed."""
+    if not engine.courier.records:
         return engine.backend.record(record, caller)
-    reply = engine.courier.record_and_send(record, caller, duty, outgoing)
+    duty, outgoing = _next_of(engine, record) or (None, None)
+    reply = engine.courier.record(record, caller, duty, outgoing)
     if reply.sent is not None:
         remember(engine, record.tag.run_id, reply.sent, 1)
     return reply

@@ -13,7 +13,7 @@ import redis
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.backends.redis.courier import Onward
+from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OpenStage, SendAgain, SendMembers, Tell
@@ -73,15 +73,15 @@ class Store:
         order: tuple[int, int] = (0, 0),
         nested: bytes = b"",
         due: int = 0,
-        onward: Onward | None = None,
+        along: Along | None = None,
     ) -> Reply:
         epoch, attempt = order
         tag = Tag(self.run_id, stage, member, of, epoch, batch=self.batch)
         payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
         record = Record(tag, attempt, ending, payload, nested, due=due)
-        if onward is not None:
+        if along is not None:
             assert isinstance(self.backend, RedisBackend)
-            return self.backend.record_and_send(record, self.caller(tag.owner), onward)
+            return self.backend.record(record, self.caller(tag.owner), along)
         return self.backend.record(record, self.caller(tag.owner))
 
     def standing(self, members: int) -> list[Standing | None]:
@@ -1087,7 +1087,7 @@ def test_a_message_goes_onward_only_where_its_duty_would_be_owed(store: Store, e
     duty = SendMembers(1, 0, 1)
     key = f"{store.backend.namespace}-queue"
     script = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('PEXPIRE', KEYS[1], 10000)"
-    reply = store.record(0, ending, of=1, onward=Onward(duty, script, key, ["message"]))
+    reply = store.record(0, ending, of=1, along=Along(script, key, duty=duty, enqueue=["message"]))
     owed = [*kinds(reply), *([reply.sent.kind] if reply.sent else [])]
     assert owed == (["send"] if ending == "succeeded" else ["on_failure"])
     assert store.status().stages[0].state == ("succeeded" if ending == "succeeded" else "failing")

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.backends.redis.courier import Onward
+from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
@@ -256,22 +256,22 @@ class TwoBackends(RuleBasedStateMachine):
     def a_failed_run_is_retried(self) -> Any:
         return self.change("retry", 0, None)
 
-    def onward(self, stage: int) -> Onward | None:
+    def onward(self, stage: int) -> Along | None:
         """What is ready for a stage of one job."""
         if self.client is None or stage >= len(self.sizes) or self.sizes[stage] != 1 or self.plan.lines[stage].mapped:
             return None
         duty = SendMembers(stage, 0, 1, generation=GENERATION)
-        return Onward(duty, "redis.call('RPUSH', KEYS[1], ARGV[1])", "sent", [duty.id])
+        return Along("redis.call('RPUSH', KEYS[1], ARGV[1])", "sent", duty=duty, enqueue=[duty.id])
 
-    def record_onward(self, record: Record, caller: Caller, onward: Onward) -> Reply:
+    def record_onward(self, record: Record, caller: Caller, along: Along) -> Reply:
         """What Redis has sent by itself, the stub owes; that is all the difference."""
         assert self.client is not None
         before = self.client.llen("sent")
-        went, owed = self.redis.record_and_send(record, caller, onward), self.stub.record(record, caller)
+        went, owed = self.redis.record(record, caller, along), self.stub.record(record, caller)
         self.watch(owed)
         assert self.client.llen("sent") == before + (went.sent is not None)
         if went.sent is not None:
-            (duty,) = (duty for duty in owed.duties if duty.id == onward.duty.id)
+            (duty,) = (duty for duty in owed.duties if duty.id == went.sent.id)
             assert self.stub.confirm(self.run_id, duty, caller) == "confirmed"
             self.send(duty)
             owed = replace(owed, duties=tuple(one for one in owed.duties if one is not duty))

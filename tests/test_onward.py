@@ -18,7 +18,7 @@ from dramatiq.middleware import MiddlewareError
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.backends.redis.courier import Onward
+from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.handover import hand_over
@@ -194,9 +194,9 @@ def test_a_next_stage_whose_enqueue_fails_within_the_record_is_owed(series: Seri
     (duty,) = series.engine.remembered.ahead.values()
     tag = tag_in(series.broker, "series", 1)
     caller = series.engine.caller(tag.owner)
-    onward = Onward(duty, "redis.call('HSET', KEYS[1], ARGV[1])", "key", ["too few"])
+    along = Along("redis.call('HSET', KEYS[1], ARGV[1])", "key", duty=duty, enqueue=["too few"])
     backend: Any = series.engine.backend
-    reply = backend.record_and_send(Record(tag, 0, "succeeded", b"1"), caller, onward)
+    reply = backend.record(Record(tag, 0, "succeeded", b"1"), caller, along)
     assert (reply.word, reply.sent) == ("counts", None)
     assert [one.id for one in reply.duties] == ["send:2:0:1"]
     assert list(series.owed) == [b"send:2:0:1"]
@@ -225,14 +225,14 @@ def test_what_a_process_knows_of_an_earlier_run_of_the_same_id_is_not_sent(serie
 
 def test_a_record_whose_reply_is_lost_sends_nothing_twice(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = series.engine.backend
-    works = backend.record_and_send
+    works = backend.record
 
-    def record(record: Record, caller: Caller, onward: Onward) -> Reply:
-        works(record, caller, onward)
+    def record(record: Record, caller: Caller, along: Along) -> Reply:
+        works(record, caller, along)
         raise StateUnavailable("the connection is lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "record_and_send", record)
+        patch.setattr(backend, "record", record)
         with pytest.raises(StateUnavailable):
             series.record(1)
     assert series.record(1).word == "over"
@@ -306,16 +306,16 @@ def nested(job: Any) -> Clutch:
 @contextmanager
 def counted(backend: RedisBackend) -> Iterator[list[str]]:
     """The duties that were done by the records before them."""
-    works, onward = backend.record_and_send, list[str]()
+    works, onward = backend.record, list[str]()
 
-    def record(record: Record, caller: Caller, message: Onward) -> Reply:
-        reply = works(record, caller, message)
+    def record(record: Record, caller: Caller, along: Along | None = None) -> Reply:
+        reply = works(record, caller, along)
         if reply.sent:
             onward.append(reply.sent.id)
         return reply
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "record_and_send", record)
+        patch.setattr(backend, "record", record)
         yield onward
 
 

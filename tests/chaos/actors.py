@@ -14,7 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, ending, previous_results
 from dramatiq_clutch.backend import Caller, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.backends.redis.courier import Onward
+from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.stored import formats
 from dramatiq_clutch.stored.duties import OpenStage
@@ -58,11 +58,8 @@ class WatchedBackend(RedisBackend):
             self._note(lambda: self.notes.incr(ABSORBED))
         return word
 
-    def record(self, record: Record, caller: Caller) -> Reply:
-        return self._noted(record, super().record(record, caller))
-
-    def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
-        return self._noted(record, super().record_and_send(record, caller, onward))
+    def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
+        return self._noted(record, super().record(record, caller, along))
 
     def _noted(self, record: Record, reply: Reply) -> Reply:
         if record.ending == "succeeded" and reply.word in ("counts", "duplicate") and not record.of_run:

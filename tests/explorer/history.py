@@ -41,11 +41,11 @@ LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 #: Commands that change something, of all that the scripts and the backend call.
 WRITES = frozenset(b"DEL HDEL HINCRBY HSET HSETNX PEXPIRE RENAME RPUSH SADD SET SREM UNLINK ZADD ZREM".split())
 
-#: The record of one job by which the next is sent, too: a script of its own.
-ONWARD = "record, onward"
+#: Those scripts in which the broker's own may do something, too. They are scripts of their own then, under these names.
+ALONG = {f"{name}, along": name for name in ("keep", "record", "succeed")}
 
-#: What stands in that for the broker's own.
-QUIET = "return 'it has gone'"
+#: What stands in those for the broker's own.
+QUIET = "return 'it is done'"
 
 #: How many of the calls that have written a key are told, if it differs.
 LAST = 3
@@ -244,9 +244,10 @@ class Replay:
         for name in script_names():
             known = script(name)
             self._texts[known.sha.encode()] = self._texts[known.text.encode()] = name, known.text
-        onward = script("record", dispatch)
-        quiet = ONWARD, script("record", QUIET).text
-        self._texts[onward.sha.encode()] = self._texts[onward.text.encode()] = quiet
+        for told, name in ALONG.items():
+            known = script(name, dispatch)
+            quiet = told, script(name, QUIET).text
+            self._texts[known.sha.encode()] = self._texts[known.text.encode()] = quiet
 
     def begin(self, found: Listing) -> None:
         """Begin with what a server had when it was listed."""
@@ -353,7 +354,7 @@ def _told(called: str, call: Call) -> str:
     moment, command = f"at {call.time}", call.command
     if not called:
         return f"{moment}, {_short(command[:12])}"
-    known, count = script("record", QUIET) if called == ONWARD else script(called), int(command[2])
+    known, count = script(ALONG[called], QUIET) if called in ALONG else script(called), int(command[2])
     run = command[3].decode(errors="replace").removesuffix(":head")
     names, values = known.arguments, command[3 + count :]
     given = [f"{name}={_text(value, 40)}" for name, value in zip(names, values, strict=False) if value]

@@ -44,7 +44,7 @@ def test_the_store_in_memory_writes_what_the_server_has_written(history: tuple[l
 
     assert list(replay.differences(calls)) == []
 
-    seen = {"draft", "seal", "record", "record, onward", "succeed", "guard", "confirm", "open"}
+    seen = {"draft", "seal", "record", "record, along", "succeed, along", "guard", "confirm", "open"}
     assert seen <= set(replay.counts)
 
 

@@ -20,9 +20,6 @@ CRASHED = "crashed"
 #: The method of the courier by which a chunk of messages goes to the broker. All others are the state store's.
 SEND = "_send"
 
-#: Methods that are one boundary: the second does what the first does, and more in the same step.
-TOGETHER = {"record": ("record", "record_and_send")}
-
 
 def crash_at(broker: RedisBroker, where: str) -> None:
     """Kill this process at a call of a method of the broker's state store, or of its courier's method `SEND`.
@@ -54,5 +51,4 @@ def crash_at(broker: RedisBroker, where: str) -> None:
 
         return wrapper
 
-    for method in TOGETHER.get(boundary, (boundary,)):
-        setattr(target, method, crashing(getattr(target, method)))
+    setattr(target, boundary, crashing(getattr(target, boundary)))

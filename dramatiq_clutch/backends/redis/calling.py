@@ -79,10 +79,10 @@ class RedisCalling(RedisReading):
         rest: Sequence[Any] = (),
         *,
         keys: Mapping[str, str] | None = None,
-        enqueue: str = "",
+        dispatch: str = "",
+        alone: bool = False,
     ) -> Any:
-        """Call a script for a run. A script that enqueues a message doesn't wait for other threads' calls: messages
-        that come one by one reach an idle consumer sooner than messages that come all at once."""
+        """Call a script for a run. If it is to go `alone`, it doesn't wait for other threads' calls."""
         who = {
             "stage": at.stage,
             "now": caller.now,
@@ -91,10 +91,10 @@ class RedisCalling(RedisReading):
             "lease_ms": caller.lease_ms,
             "generation": at.generation,
         }
-        takes = script(name, enqueue).arguments
+        takes = script(name, dispatch).arguments
         who = {name: value for name, value in who.items() if name in takes}
         all_keys = {**keys_of(self.namespace, at.run_id, at.stage, at.generation), **(keys or {})}
-        return self._run(name, all_keys, {**who, **given}, rest, enqueue=enqueue)
+        return self._run(name, all_keys, {**who, **given}, rest, dispatch=dispatch, alone=alone)
 
     def _run(
         self,
@@ -103,8 +103,9 @@ class RedisCalling(RedisReading):
         given: Mapping[str, Any],
         rest: Sequence[Any] = (),
         *,
-        enqueue: str = "",
+        dispatch: str = "",
+        alone: bool = False,
     ) -> Any:
-        called = script(name, enqueue)
+        called = script(name, dispatch)
         arguments = called.call(keys, given, rest)
-        return self.calls.run(called, arguments, by_worker=name in WORKERS, alone=bool(enqueue))
+        return self.calls.run(called, arguments, by_worker=name in WORKERS, alone=alone)

@@ -1,5 +1,6 @@
-"""Takes messages to a `RedisBroker`: many in a round trip, with the confirmation of their duty in the same one; and if
-one job follows another, in the same step that records the first.
+"""How messages get to a `RedisBroker`: many in a round trip, the confirmation of their duty in the same one, and where
+one job follows another, in the very step that records the first. In that step the first one's message is acked, too,
+and the next one is fetched for the worker that sends it, if that has a thread for it: see `desk`.
 
 Every hook of every middleware is called for every message, as it is when the broker enqueues a message itself.
 """
@@ -7,10 +8,11 @@ Every hook of every middleware is called for every message, as it is when the br
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
-from dramatiq import Message, Middleware
+from dramatiq import Message, MessageProxy, Middleware, Worker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, dq_name
 from dramatiq.logging import get_logger
@@ -23,7 +25,10 @@ from ...stored.formats import is_done
 from ...stored.plan import changed
 from ...tokens import new_token
 from . import resp
+from .along import Along
+from .desk import Desk, Offer
 from .outages import is_outage, way_out
+from .scripts import script
 from .store import RedisBackend
 
 #: How many messages travel in one round trip at most, and how many bytes (a single message may have more). So the
@@ -31,17 +36,6 @@ from .store import RedisBackend
 CHUNK, MOST_BYTES = 500, 1_000_000
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Onward:
-    """The message of a `duty` that isn't owed yet, ready to be sent in the same step that would owe the duty. The
-    broker's own `script` enqueues it when it is called with this one `key` and these `arguments`."""
-
-    duty: SendMembers
-    script: str
-    key: str
-    arguments: Sequence[Any]
 
 
 class RedisCourier(Courier):
@@ -58,9 +52,14 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
+        self._desk = Desk(broker)
         self._store: RedisBackend | None = None
         if isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single:
             self._store = store
+
+    @property
+    def records(self) -> bool:
+        return self._store is not None
 
     @property
     def sends_onward(self) -> bool:
@@ -95,21 +94,68 @@ class RedisCourier(Courier):
                 confirmed = is_done(answer)
         return confirmed
 
-    def record_and_send(self, record: Record, caller: Caller, duty: SendMembers, outgoing: Outgoing) -> Reply:
-        assert self._store is not None  # `sends_onward` says so
-        try:
-            prepared = _prepared(*outgoing)
-            self._announce("before", [prepared])
-            text: Any = self.broker.scripts["dispatch"].script
-            script = text.decode() if isinstance(text, bytes) else text
-            onward = Onward(duty, script, self.broker.namespace, self._arguments(prepared[0]))
-        except Exception as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
-            logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
+    def record(
+        self, record: Record, caller: Caller, duty: SendMembers | None = None, outgoing: Outgoing | None = None
+    ) -> Reply:
+        assert self._store is not None  # `records` says so
+        with self.translated():
+            self._desk.give_back()
+        along, offer, prepared = self._ack_of(record), None, None
+        if duty is not None and outgoing is not None:
+            try:
+                prepared = _prepared(*outgoing)
+                self._announce("before", [prepared])
+                along, offer = self._onward(along, duty, prepared)
+            except Exception as error:  # once the duty is owed, this is met again, and the run fails of it
+                logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
+        if along is None:
             return self._store.record(record, caller)
-        reply = self._store.record_and_send(record, caller, onward)
-        if reply.sent is not None:
+        with self._desk.offering(offer):
+            reply = self._store.record(record, caller, along)
+            if reply.acked:
+                self._desk.note_ack(along.ack[-1])
+            if reply.kept and offer is not None:
+                offer.take(1)
+        if reply.sent is not None and prepared is not None:
             self._announce("after", [prepared])
         return reply
+
+    def _ack_of(self, record: Record) -> Along | None:
+        """What acks the message whose attempt this thread records: a success, for any other may be a dead letter."""
+        ended = self._desk.ending
+        if ended is None or record.ending != "succeeded" or not self._desk.acks_along:
+            return None
+        queue = ended.queue_name
+        ack = self._arguments("ack", queue, ended.options["redis_message_id"])
+        return Along(self._text, self.broker.namespace, ack, queue)
+
+    def _onward(self, along: Along | None, duty: SendMembers, prepared: Outgoing) -> tuple[Along, Offer | None]:
+        """What sends the message of a duty with the record before it, and offers it to this thread's worker."""
+        message = prepared[0]
+        arguments = self._enqueue(message)
+        offer = next(iter(self._desk.offers([(message, arguments[-1])])), None)
+        return replace(
+            along or Along(self._text, self.broker.namespace),
+            duty=duty,
+            enqueue=arguments,
+            fetch=self._arguments("fetch", message.queue_name, 1) if offer is not None else (),
+            queue=f"{self.broker.namespace}:{message.queue_name}",
+            in_queue=message.options["redis_message_id"],
+        ), offer
+
+    # The workers of this process
+
+    def attend(self, worker: Worker) -> None:
+        self._desk.attend(worker)
+
+    def leave(self, worker: Worker) -> None:
+        self._desk.leave(worker)
+
+    def ends(self, message: MessageProxy | None) -> None:
+        self._desk.ending = message
+
+    def look_for_more(self) -> None:
+        self._desk.look_for_more()
 
     def is_first_copy(self, message: Any) -> bool:
         """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout
@@ -142,7 +188,7 @@ class RedisCourier(Courier):
             if is_awaited:
                 self.broker.emit_before("enqueue", *one)
             prepared.append(one)
-            calls.append(self._arguments(one[0]))
+            calls.append(self._enqueue(one[0]))
             size += len(calls[-1][-1])
             if len(calls) == CHUNK or size >= MOST_BYTES:
                 yield prepared, calls
@@ -151,16 +197,26 @@ class RedisCourier(Courier):
             yield prepared, calls
 
     def _send(self, prepared: Sequence[Outgoing], calls: list[list[Any]], along: Sequence[resp.Command]) -> list[Any]:
-        """Run the broker's script for all `calls` in one round trip, with the commands that go `along` behind them.
-        Returns the answers to these commands.
+        """Run the broker's script for all calls in one round trip, and what goes along with it, whose answers it
+        returns. After a SCRIPT FLUSH, those that found no script have done nothing and are repeated.
 
-        After a SCRIPT FLUSH the server doesn't know the script, so calls that got NOSCRIPT have done nothing and are
-        repeated once.
-        """
+        This thread's worker fetches in the same round trip what it has threads for."""
+        self._desk.give_back()
+        sent = [(message, call[-1]) for (message, delay), call in zip(prepared, calls, strict=True) if delay is None]
+        offers = self._desk.offers(sent)
+        behind = [*along, *map(self._keep, offers)]
+        with self._desk.offering(*offers):
+            answers = self._dispatch(calls, behind)
+            for offer, kept in zip(offers, answers[len(along) :], strict=True):
+                self._take(offer, kept)
+        self._announce("after", prepared)
+        return answers[: len(along)]
+
+    def _dispatch(self, calls: list[list[Any]], behind: Sequence[resp.Command]) -> list[Any]:
         broker, dispatch = self.broker, self.broker.scripts["dispatch"]
         for last_try in (False, True):
             commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
-            answers = resp.send(broker.client, [*commands, *along])
+            answers = resp.send(broker.client, [*commands, *behind])
             answers, others = answers[: len(calls)], answers[len(calls) :]
             errors = [answer for answer in answers if isinstance(answer, Exception)]
             calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
@@ -169,23 +225,46 @@ class RedisCourier(Courier):
             if not calls:
                 break
             broker.client.script_load(dispatch.script)
-        self._announce("after", prepared)
         return others
 
-    def _arguments(self, message: Message[Any]) -> list[Any]:
+    def _keep(self, offer: Offer) -> tuple[Any, ...]:
+        """What fetches offered messages, right behind them: as long as they are the first in their queue."""
+        fetch = self._arguments("fetch", offer.queue, 1)
+        keys = {"queue": f"{self.broker.namespace}:{offer.queue}", "broker": self.broker.namespace}
+        keep = script("keep", self._text)
+        return ("EVALSHA", keep.sha, *keep.call(keys, {"fetches": len(fetch)}, [*fetch, *offer.ids]))
+
+    def _take(self, offer: Offer, kept: Any) -> None:
+        """Give the worker what was fetched for it."""
+        if isinstance(kept, NoScriptError):
+            kept = resp.ask(self.broker.client, ("EVAL", script("keep", self._text).text, *self._keep(offer)[2:]))
+        if isinstance(kept, Exception):
+            raise kept
+        offer.take(kept)
+
+    def _enqueue(self, message: Message[Any]) -> list[Any]:
+        return self._arguments("enqueue", message.queue_name, message.options["redis_message_id"], encoded(message))
+
+    def _arguments(self, command: str, queue: str, *more: Any) -> list[Any]:
+        """What the broker's script takes for a command."""
         broker = self.broker
         return [
-            "enqueue",
+            command,
             current_millis(),
-            message.queue_name,
+            queue,
             broker.broker_id,
             broker.heartbeat_timeout,
             broker.dead_message_ttl,
-            broker._should_do_maintenance("enqueue"),
+            broker._should_do_maintenance(command) if command == "enqueue" else 0,
             broker._max_unpack_size(),
-            message.options["redis_message_id"],
-            encoded(message),
+            *more,
         ]
+
+    @property
+    def _text(self) -> str:
+        """The text of the broker's script; the same object each time, for it is looked up by it."""
+        text: Any = self.broker.scripts["dispatch"].script
+        return _decoded(text) if isinstance(text, bytes) else text
 
     def _announce(self, when: Literal["before", "after"], prepared: Sequence[Outgoing]) -> None:
         emit = self.broker.emit_before if when == "before" else self.broker.emit_after
@@ -197,6 +276,11 @@ class RedisCourier(Courier):
         """Whether any middleware implements this hook. It is asked because calling ten empty methods for a message
         costs more than sending it."""
         return any(getattr(type(known), hook) is not getattr(Middleware, hook) for known in self.broker.middleware)
+
+
+@cache
+def _decoded(text: bytes) -> str:
+    return text.decode()
 
 
 def _own_copy(message_id: str) -> str:

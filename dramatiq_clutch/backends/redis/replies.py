@@ -9,21 +9,24 @@ from typing import Any, cast
 from ...backend import Note, Reply
 from ...stored.duties import Duty, SendMembers, parse
 from ...stored.formats import FORMAT, decode_snapshot
+from .along import Along
 from .outages import way_out
 
 
-def reply_from(raw: Any, generation: str, onward: SendMembers | None = None) -> Reply:
-    """A transition's answer. `onward` is the duty whose message the script was given to send in the same step; the
-    answer says whether it has."""
+def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
+    """A transition's answer. `along` is what the broker was asked to do in the same step; the answer says what of that
+    it has done."""
     word, note, *duties = raw if len(raw) > 1 else (*raw, b"")
     if word == b"foreign":
         return Reply("foreign", note=cast(Note, note.decode()))
-    if word != b"onward" or onward is None:
-        found = tuple(duty_from(duty, generation) for duty in duties)
-        return Reply(word.decode(), found, note=cast(Note, note.decode()))
-    ahead, *duties = duties
-    sent = replace(onward, ahead=_ahead_from(onward, ahead))
-    return Reply("counts", tuple(duty_from(duty, generation) for duty in duties), sent, cast(Note, note.decode()))
+    sent, did = None, b""
+    if along is not None and duties:
+        (did, ahead), *duties = duties
+        if b"sent" in did and along.duty is not None:
+            sent = replace(along.duty, ahead=_ahead_from(along.duty, ahead))
+    found = tuple(duty_from(duty, generation) for duty in duties)
+    more = {"kept": b"kept" in did, "acked": b"acked" in did}
+    return Reply(word.decode(), found, sent, cast(Note, note.decode()), **more)
 
 
 def duty_from(raw: Any, generation: str) -> Duty:

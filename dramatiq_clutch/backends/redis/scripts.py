@@ -27,12 +27,12 @@ from .constants import CONSTANTS
 
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
-    *("run", "line", "members", "nested", "snapshot", "carry", "outbox", "onward", "take", "release", "limit"),
+    *("run", "line", "members", "nested", "snapshot", "carry", "outbox", "along", "take", "release", "limit"),
     *("waiting", "callbacks", "rest", "parent", "life", "tombstone", "expiry", "revival"),
 )
 
-#: The name in Lua of the function that is made of the broker's own script, to send a message in the same step.
-ENQUEUE = "enqueue"
+#: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.
+DISPATCH = "dispatch"
 
 #: How an argument is read, by its kind.
 READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
@@ -120,13 +120,12 @@ def script_names() -> list[str]:
 
 
 @cache
-def script(name: str, enqueue: str = "") -> Script:
-    """A script by its name. With `enqueue`, the text of a broker's own script, it can also send the next job's message
-    in the same step (see `lib/onward.lua`)."""
+def script(name: str, dispatch: str = "") -> Script:
+    """A script by its name. With `dispatch`, the text of a broker's own script, it can have the broker do something in
+    the same step (see `lib/along.lua`)."""
     main = Source.read(f"{name}.lua")
-    pieces = _pieces_of(main, (*main.uses, *(["onward"] if enqueue else ())))
-    sources = [*pieces, main]
-    keys = tuple(dict.fromkeys(key for source in sources for key in source.keys))
+    sources = [*_pieces_of(main, main.uses), main]
+    keys = tuple(sorted(dict.fromkeys(key for source in sources for key in source.keys), key=_is_optional))
     slots = [slot for source in sources for slot in source.arguments]
     rests = [slot for slot in slots if slot.endswith("...")]
     slots = [slot for slot in slots if not slot.endswith("...")]
@@ -135,10 +134,10 @@ def script(name: str, enqueue: str = "") -> Script:
     places = {slot: f"ARGV[{at}]" for at, slot in enumerate(slots, 1)}
     places |= {key: f"KEYS[{at}]" for at, key in enumerate(keys, 1)}
     bound: set[str] = set()
-    body = [line for source in sources for line in _lines(source, places, bound, len(slots) + 1, enqueue)]
-    optional = keys[-1].removesuffix("?") if keys[-1].endswith("?") else ""
+    body = [line for source in sources for line in _lines(source, places, bound, len(slots) + 1)]
+    optional = keys[-1].removesuffix("?") if _is_optional(keys[-1]) else ""
     head = [(line, f"{name}.lua", 1) for line in (_constants(body), _tables(places)) if line]
-    lines = head + body
+    lines = [*_broker(body, dispatch), *head, *body]
     text = "\n".join(line for line, _, _ in lines)
     return Script(
         name=name,
@@ -168,15 +167,10 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
     return found
 
 
-def _lines(
-    source: Source, places: Mapping[str, str], bound: set[str], rest_at: int, enqueue: str
-) -> Iterator[tuple[str, str, int]]:
+def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: int) -> Iterator[tuple[str, str, int]]:
     """The lines of a file of Lua without those that are comments, each with the file's name and the line's number.
     Before them come lines that bind the file's keys (unless they are `bound` already) and arguments to local
     variables."""
-    if source.name == "lib/onward.lua":
-        wrapped = [f"local function {ENQUEUE}(KEYS, ARGV)", *enqueue.splitlines(), "end"]
-        yield from ((line, "the broker's script", at) for at, line in enumerate(wrapped))
     plain = {key.removesuffix("?"): places[key] for key in source.keys if "." not in key and key not in bound}
     bound.update(source.keys)
     for slot in source.arguments:
@@ -193,6 +187,18 @@ def _lines(
     for at, line in enumerate(source.lines, 1):
         if line.strip() and not line.lstrip().startswith("--"):
             yield line, source.name, at
+
+
+def _is_optional(key: str) -> bool:
+    return key.endswith("?")
+
+
+def _broker(body: Sequence[tuple[str, str, int]], dispatch: str) -> Iterator[tuple[str, str, int]]:
+    """The broker's script as a function, for a body that calls it; nil without that."""
+    if any(DISPATCH in line for line, _, _ in body):
+        function = [f"local function {DISPATCH}(KEYS, ARGV)", *dispatch.splitlines(), "end"]
+        lines = function if dispatch else [f"local {DISPATCH}"]
+        yield from ((line, "the broker's script", at) for at, line in enumerate(lines))
 
 
 def _constants(body: Sequence[tuple[str, str, int]]) -> str:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeAlias, cast
 
 import redis
 from dramatiq import Encoder
@@ -20,6 +20,7 @@ from ...stored.places import CallbackTag, Tag
 from ...stored.plan import EVENTS, Plan, rows_of
 from ...tokens import new_token
 from . import resp
+from .along import Along
 from .calling import At, RedisCalling
 from .calls import translated
 from .combining import Combining
@@ -30,8 +31,8 @@ from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
 from .scripts import script
 
-if TYPE_CHECKING:
-    from .courier import Onward
+#: A record in the common case, and what goes along with it.
+Common: TypeAlias = tuple[Record, "Along | None"]
 
 #: After how many milliseconds a sweeper looks for a run that is being written, at the earliest, even if a lease is
 #: shorter.
@@ -64,7 +65,7 @@ class RedisBackend(RedisCalling):
     ) -> None:
         client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         super().__init__(client=client, namespace=namespace, encoder=encoder)
-        self._succeed: Combining[Record, bytes] = Combining(self._succeed_together)
+        self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
         if client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
 
@@ -161,56 +162,61 @@ class RedisBackend(RedisCalling):
         given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
-    def record(self, record: Record, caller: Caller) -> Reply:
+    def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
+        """Record an attempt. With `along`, the broker does something in the same step; the reply says what of it was
+        done. A duty whose message wasn't sent is owed as ever."""
         if record.is_common and not caller.touch:
-            word = self._count(record)
+            word = self._count(record, along)
             if word == b"counts":
-                return Reply("counts")
-            if word == b"last":  # it is recorded; `record.lua` answers `duplicate`, and gives the duties that follow
+                return Reply("counts", acked=along is not None and bool(along.ack))
+            if word == b"last":  # the whole transition finds it applied
                 return replace(self._record(record, caller), word="counts")
+        elif along is not None:
+            try:
+                return self._record(record, caller, along)
+            except PayloadRefused:  # the next message may have been too much; or it is so for the result as well
+                pass
         return self._record(record, caller)
 
-    def record_and_send(self, record: Record, caller: Caller, onward: Onward) -> Reply:
-        """Record a success, and enqueue the message of the duty that it causes in the same step. The reply says in
-        `sent` whether the message was enqueued; if it wasn't, the duty is owed like any other."""
-        if record.is_common and not caller.touch:  # such a record causes no duty of this kind
-            return self.record(record, caller)
-        try:
-            return self._record(record, caller, onward)
-        except PayloadRefused:  # the next message may have been too large; if the result is, this raises it again
-            return self._record(record, caller)
-
-    def _count(self, record: Record) -> bytes:
-        """Record a success in the common case: in one call with other threads' records, unless this one is large, or
-        the server has refused them together."""
+    def _count(self, record: Record, along: Along | None) -> bytes:
+        """The common case, with others' unless the server refuses them together, or this one might be refused."""
         if len(record.payload) < LARGE:
-            with suppress(PayloadRefused):  # each record is then sent by itself, and only the refused one raises
-                return self._succeed(record)
-        (word,) = self._succeed_together([record])
+            with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
+                return self._succeed((record, along))
+        (word,) = self._succeed_together([(record, along)])
         return word
 
-    def _succeed_together(self, records: Sequence[Record]) -> list[bytes]:
-        """Record successes in the common case: one call for each stage that they belong to. Returns a word for each."""
-        stages: dict[str, list[Record]] = defaultdict(list)
-        for record in records:
-            tag = record.tag
-            stages[self._key(tag.run_id, f"members:{tag.stage}", self._known(tag))].append(record)
+    def _succeed_together(self, common: Sequence[Common]) -> list[bytes]:
+        """The common case for several records: one call for each stage that they are of, and each way to ack them."""
+        groups: dict[tuple[Any, ...], list[Common]] = defaultdict(list)
+        for one in common:
+            tag, along = one[0].tag, one[1]
+            members = self._key(tag.run_id, f"members:{tag.stage}", self._known(tag))
+            groups[(members, along.script, along.key, along.acked_in) if along else (members,)].append(one)
         words: dict[int, bytes] = {}
-        for members, of_stage in stages.items():
+        for (members, *_), of_stage in groups.items():
             for batch in _batches(of_stage):
                 words |= zip(map(id, batch), self._succeed_of_stage(members, batch), strict=True)
-        return [words[id(record)] for record in records]
+        return [words[id(one)] for one in common]
 
-    def _succeed_of_stage(self, members: str, records: Sequence[Record]) -> Sequence[bytes]:
-        tag, results = records[0].tag, list[Any]()
-        for record in records:
-            results += [record.tag.member, success(record.payload)]
-        given = {"total": tag.of, "batch": tag.batch}
-        return cast("list[bytes]", self._run("succeed", {"members": members}, given, results))
+    def _succeed_of_stage(self, members: str, common: Sequence[Common]) -> Sequence[bytes]:
+        tag, along = common[0][0].tag, common[0][1]
+        results: list[Any] = list(along.ack[:-1]) if along else []
+        given = {"total": tag.of, "batch": tag.batch, "acks": len(results)}
+        for record, its in common:
+            results += [record.tag.member, success(record.payload), its.ack[-1] if its and its.ack else ""]
+        keys = {"members": members} | ({"broker": along.key} if along else {})
+        dispatch = along.script if along else ""
+        return cast("list[bytes]", self._run("succeed", keys, given, results, dispatch=dispatch))
 
-    def _record(self, record: Record, caller: Caller, onward: Onward | None = None) -> Reply:
+    def _record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
         given: dict[str, Any] = {
+            "onward_duty": "",
+            "onward_queue": "",
+            "onward_id": "",
+            "enqueues": 0,
+            "fetches": 0,
             "member": tag.member,
             "ending": record.ending,
             "epoch": tag.epoch,
@@ -222,13 +228,17 @@ class RedisBackend(RedisCalling):
             "due": record.due,
         }
         at = At(tag.run_id, tag.stage, generation)
-        if onward is None:
-            raw, reply = self._call("record", at, caller, given), None
+        if along is None:
+            raw = self._call("record", at, caller, given)
         else:
-            given["onward_duty"] = onward.duty.id
-            keys, message = {"broker": onward.key}, onward.arguments
-            raw = self._call("record", at, caller, given, message, keys=keys, enqueue=onward.script)
-        reply = reply_from(raw, generation, onward.duty if onward else None)
+            if along.duty is not None:
+                given |= {"onward_duty": along.duty.id, "onward_queue": along.queue, "onward_id": along.in_queue}
+                given |= {"enqueues": len(along.enqueue), "fetches": len(along.fetch)}
+            arguments, keys = [*along.enqueue, *along.fetch, *along.ack], {"broker": along.key}
+            # What is sent goes alone: one by one it reaches an idle worker sooner than all at once.
+            alone = along.duty is not None
+            raw = self._call("record", at, caller, given, arguments, keys=keys, dispatch=along.script, alone=alone)
+        reply = reply_from(raw, generation, along)
         return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" and len(raw) == 1 else reply
 
     # Duties
@@ -302,16 +312,16 @@ class RedisBackend(RedisCalling):
         return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
 
 
-def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """The records in groups, each small enough for a call that isn't LARGE; a record that is too large for that is a
-    group of its own."""
-    batch, size = list[Record](), 0
-    for record in records:
-        if batch and size + len(record.payload) > LARGE // 2:
+def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:
+    """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
+    batch, size = list[Common](), 0
+    for one in common:
+        length = len(one[0].payload)
+        if batch and size + length > LARGE // 2:
             yield batch
             batch, size = [], 0
-        batch.append(record)
-        size += len(record.payload)
+        batch.append(one)
+        size += length
     yield batch
 
 

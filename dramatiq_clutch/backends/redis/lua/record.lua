@@ -1,13 +1,13 @@
 -- Record how an attempt ended, or how a nested run stands.
--- USES take, life, tombstone, expiry
+-- USES take, along, life, tombstone, expiry
 -- KEYS here.halted
 -- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number
 -- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''. `of_run`
 -- says that a nested run tells how it stands. `renew`: renew the expiry of all the run's keys (keys that this call
 -- makes get one in any case). `due` is when the next attempt is due (UNIX ms), or 0.
--- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; {'onward', note, {line, row} of
---         the stage after the next, duty...}: it counts, and the next stage's message is sent; or {'over'}: it doesn't
---         count, so call `owed`, which gets the keys of the present stage, for what the run may owe
+-- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; with the broker's script, what
+--         `along_with` adds stands before the duties. Or {'over'}: it doesn't count, so call `owed`, which gets the
+--         keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 
 if not run.state then return {has_tombstone() and 'over' or 'unknown', ''} end
@@ -54,6 +54,4 @@ end
 look()
 if renew or ending ~= 'succeeded' or nested ~= '' then touch() else update() end
 clean_up()
-local reply = answer(has_gone and 'onward' or word)
-if has_gone then table.insert(reply, 3, next_of(run.stage)) end
-return reply
+return along_with(answer(word))

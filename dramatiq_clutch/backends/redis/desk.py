@@ -1,0 +1,204 @@
+"""What the workers of this process take without their consumers, and have acked without them.
+
+Dramatiq's consumer looks for messages again and again, and sleeps between two looks, for up to a second when there was
+nothing; and it acks each message in a round trip of its own. A worker that sends a job and has a thread for it fetches
+the message in the very step that sends it, and one that records how a job ended acks its message in that step.
+
+All else is as the consumer does it. The message is unacked on the server until then, so that it is redelivered when the
+process dies. It counts as prefetched, and comes into the worker's own queue by the consumer's own method. It is fetched
+only while it is the first in its queue and nothing waits in the worker, so nothing else has to wait for longer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dramatiq import Message, MessageProxy, Worker
+from dramatiq.brokers.redis import RedisBroker
+
+from ...forks import renew_in_children
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Place that a worker has for messages of one queue: so many `threads` have nothing to do, or are about to, and its
+    consumer may fetch so many `ahead`."""
+
+    consumer_thread: Any
+    consumer: Any
+    threads: int
+    ahead: int
+
+    def put(self, message: bytes) -> None:
+        """Give the worker a message that has been fetched for it."""
+        found: Message[Any] = Message.decode(message)
+        self.consumer.queued_message_ids.add(found.message_id)
+        self.consumer_thread.handle_message(MessageProxy(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Messages that are offered to a worker: their ids in the queue, in which they stand in this order, and their
+    bytes."""
+
+    room: Room
+    queue: str
+    ids: Sequence[str]
+    messages: Sequence[bytes]
+
+    def take(self, count: int) -> None:
+        """So many of them have been fetched for it."""
+        for message in self.messages[:count]:
+            self.room.put(message)
+
+
+class _Here(threading.local):
+    """Of this thread: the worker that it is one of, and the message whose attempt it is about to have ended."""
+
+    worker: Worker | None = None
+    ending: MessageProxy | None = None
+
+
+class Desk:
+    """Of one broker, in this process."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self._broker = broker
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: the parent's workers aren't there."""
+        self._workers: list[Worker] = []
+        self._here = _Here()
+        self._acked: set[str] = set()
+        self._astray: dict[str, str] = {}
+        self._left: set[str] = set()  # the queues in which messages are left that this process has sent
+        self._looking = threading.Lock()
+
+    def attend(self, worker: Worker) -> None:
+        """A worker boots."""
+        self._workers.append(worker)
+        if "do_ack" not in vars(self._broker):
+            self._ack_on_server: Any = self._broker.do_ack
+            self._broker.do_ack = self._ack  # type: ignore[attr-defined]
+
+    def leave(self, worker: Worker) -> None:
+        """It is told to stop: it takes nothing more."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    # Acks
+
+    @property
+    def ending(self) -> MessageProxy | None:
+        """The message whose attempt this thread is about to have ended, if it is a worker's."""
+        return self._here.ending
+
+    @ending.setter
+    def ending(self, message: MessageProxy | None) -> None:
+        self._here.ending = message
+
+    @property
+    def acks_along(self) -> bool:
+        """Whether a message may be acked with its record: then Dramatiq's own ack is answered here."""
+        return vars(self._broker).get("do_ack") == self._ack
+
+    def note_ack(self, in_queue: str) -> None:
+        """The message that has this id in its queue has been acked."""
+        self._acked.add(in_queue)
+
+    def _ack(self, queue_name: str, in_queue: str) -> Any:
+        if in_queue in self._acked:
+            self._acked.discard(in_queue)
+            return None
+        return self._ack_on_server(queue_name, in_queue)
+
+    # Messages for this thread's worker
+
+    def offers(self, sent: Iterable[tuple[Message[Any], bytes]]) -> list[Offer]:
+        """Which of the messages that are being sent, in this order, are offered to this thread's worker."""
+        if not self._workers:
+            return []
+        queues: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
+        for message, data in sent:
+            queues[message.queue_name].append((message.options["redis_message_id"], data))
+        offers, taken = list[Offer](), 0
+        for queue, messages in queues.items():
+            room = self._room(queue)
+            chosen = messages[: room.threads - taken] if room and room.threads > taken else []
+            if room and chosen:
+                offers.append(Offer(room, queue, *zip(*chosen, strict=True)))
+                taken += len(chosen)
+            if len(chosen) < len(messages):
+                self._left.add(queue)
+        return offers
+
+    @contextmanager
+    def offering(self, *offers: Offer | None) -> Iterator[None]:
+        """While messages are offered: if it isn't known afterwards whether they were fetched, they are astray."""
+        try:
+            yield
+        except BaseException:
+            for offer in offers:
+                self._astray |= dict.fromkeys(offer.ids, offer.queue) if offer else {}
+            raise
+
+    def give_back(self) -> None:
+        """Put messages that are astray back into their queues; does nothing to those that weren't fetched. Raises what
+        the broker raises."""
+        for in_queue, queue in list(self._astray.items()):
+            self._broker.do_requeue(queue, in_queue)
+            self._astray.pop(in_queue, None)
+
+    def look_for_more(self) -> None:
+        """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:
+        its consumer may sleep. A prefetch of no more messages than there are threads is kept to exactly, and that only
+        the consumer can do.
+
+        Raises what the broker raises. What was fetched without a reply comes again when this process has ended, as it
+        is with the consumer."""
+        if not self._left or not self._looking.acquire(blocking=False):
+            return
+        try:
+            for queue in list(self._left):
+                room = self._room(queue)
+                if room is None or room.consumer.prefetch <= room.threads:
+                    continue
+                found = self._broker.do_fetch(queue, room.ahead)
+                if len(found) < room.ahead:
+                    self._left.discard(queue)
+                for message in found:
+                    room.put(message)
+        finally:
+            self._looking.release()
+
+    def _room(self, queue: str) -> Room | None:
+        """What place this thread's worker has for messages of a queue, if any."""
+        worker, ending = self._worker(), self._here.ending
+        if worker is None or not worker.work_queue.empty():
+            return None
+        thread: Any = worker.consumers.get(queue)
+        consumer: Any = getattr(thread, "consumer", None)
+        if not hasattr(consumer, "queued_message_ids") or thread.paused or not thread.running:
+            return None
+        consumers = [getattr(worker.consumers.get(name), "consumer", None) for name in self._broker.queues]
+        busy = sum(known.outstanding_message_count for known in consumers if known is not None)
+        ahead = consumer.prefetch - consumer.outstanding_message_count
+        threads = worker.worker_threads - busy
+        if ending is not None:  # its place is about to be free
+            ahead, threads = ahead + (ending.queue_name == queue), threads + 1
+        threads = min(threads, ahead)
+        return Room(thread, consumer, threads, ahead) if threads > 0 else None
+
+    def _worker(self) -> Worker | None:
+        """The worker of this thread, unless it is told to stop."""
+        if self._here.worker is None:
+            thread = threading.current_thread()
+            self._here.worker = next((worker for worker in self._workers if thread in worker.workers), None)
+        return self._here.worker if self._here.worker in self._workers else None
