@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import MetaPathFinder
@@ -29,6 +29,9 @@ COMPOSER, READER = f"{PACKAGE}.backends.redis.scripts", "text_of"
 
 #: The scripts that can also send a message onward, and what stands for the broker's script where they are only read.
 SENDING, ENQUEUE = ("record",), "return 1"
+
+#: What is added to the name of a script that sends.
+AND_SEND = " and send"
 
 
 @dataclass(frozen=True)
@@ -143,23 +146,27 @@ def changed_texts(mutant: Mutant) -> Iterator[tuple[str, str]]:
     if mutant.language == "python":
         yield file.name, mutant.applied_to(texts("*.py")[file])
         return
-    module = importlib.import_module(COMPOSER)
-    with mock.patch.object(module, READER, changed_reader(getattr(module, READER), mutant)):
-        changed = compose(module)
-    found = {name: text for name, text in changed.items() if text != composed_scripts()[name]}
+    module, file_name = importlib.import_module(COMPOSER), file.relative_to(LUA).as_posix()
+    of_it = [name for name, script in composed_scripts().items() if any(file_name == part for part, _ in script.origin)]
+    with mock.patch.object(module, READER, changed_reader(lambda name: texts("*.lua")[LUA / name], mutant)):
+        changed = compose(module, of_it)
+    found = {name: script.text for name, script in changed.items() if script.text != composed_scripts()[name].text}
     if not found:
         raise LookupError(f"mutant {mutant.name!r} changes no script: its text is a comment, or in no script")
     yield from found.items()
 
 
 @cache
-def composed_scripts() -> Mapping[str, str]:
+def composed_scripts() -> Mapping[str, Any]:
     """Every script as the library puts it together, by name."""
-    return compose(importlib.import_module(COMPOSER))
+    module = importlib.import_module(COMPOSER)
+    return compose(module, [*module.script_names(), *(f"{name}{AND_SEND}" for name in SENDING)])
 
 
-def compose(module: Any) -> dict[str, str]:
-    """Every script as the module puts it together now, whatever it has put together before."""
-    fresh = module.script.__wrapped__
-    found: dict[str, str] = {name: fresh(name).text for name in module.script_names()}
-    return found | {f"{name} and send": fresh(name, ENQUEUE).text for name in SENDING}
+def compose(module: Any, names: Iterable[str]) -> dict[str, Any]:
+    """These scripts as the module puts them together now, whatever it has put together before."""
+    fresh, found = module.script.__wrapped__, dict[str, Any]()
+    for name in names:
+        plain = name.removesuffix(AND_SEND)
+        found[name] = fresh(plain) if plain == name else fresh(plain, ENQUEUE)
+    return found
