@@ -28,6 +28,10 @@ INSTALL = 'pip install "dramatiq-clutch[testing]"'
 #: How bytes become text and back. Bytes that aren't UTF-8 pass through JSON unchanged, as they do on the server.
 UTF8 = ("utf-8", "surrogateescape")
 
+#: What Lua has made of each script of this process, by its SHA. Every store has a Lua of its own, and where each test
+#: makes a store, reading the same scripts again and again would be a good part of what it costs.
+_byte_codes: dict[str, bytes] = {}
+
 
 class Scripts:
     """Runs scripts on a keyspace. Only one thread at a time may use it.
@@ -48,6 +52,7 @@ class Scripts:
         self._syntax_error: Any = lua51.LuaSyntaxError
         self._compiled: dict[str, Any] = {}
         host = (resources.files(__package__) / "host.lua").read_bytes()
+        self._dump: Any = self._lua.eval(b"string.dump")
         self._prepare: Any
         self._run: Any
         # The garbage collector doesn't see what Lua holds. So Lua gets weak methods: it must not hold this object,
@@ -59,7 +64,7 @@ class Scripts:
         """Run a script, and return what the server would reply. Raises ResponseError as the server does."""
         script = self._compiled.get(sha)
         if script is None:
-            script = self._compiled[sha] = self._compile(text)
+            script = self._compiled[sha] = self._compile(sha, text)
         table = self._lua.table_from
         works, found = self._run(script, table(keys), table(args))
         if works:
@@ -69,12 +74,14 @@ class Scripts:
         words, line = found[b"err"].decode(*UTF8), found[b"line"]
         raise redis.ResponseError(f"{words} script: {sha}, on @user_script:{line}." if line else words)
 
-    def _compile(self, text: bytes) -> Any:
+    def _compile(self, sha: str, text: bytes) -> Any:
         try:
-            script = self._lua.compile(text, name=b"@user_script")
+            script = self._lua.compile(_byte_codes.get(sha, text), name=b"@user_script")
         except self._syntax_error as error:
             words = error.args[0].decode(*UTF8)
             raise redis.ResponseError(f"ERR Error compiling script (new function): {words}") from error
+        if sha not in _byte_codes:
+            _byte_codes[sha] = self._dump(script)
         self._prepare(script)
         return script
 
