@@ -3,9 +3,12 @@ test: every key expires, and nobody has started a process without saying so."""
 
 from __future__ import annotations
 
+import gc
+import importlib.metadata
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import dramatiq
@@ -17,7 +20,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
-from tests.support.application import Application, application
+from tests.support.application import Application, application, close
 from tests.support.awaiting import PATIENCE
 from tests.support.jobs import Jobs
 from tests.support.keyspace import assert_all_expire
@@ -30,7 +33,8 @@ OTHER_TIERS = ("process", "search", "heavy", "chaos")
 
 RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
 
-SERVER = pytest.StashKey[Server]()
+#: A client of the session's server, for what is done before and after tests: a connection for each would cost more.
+CARETAKER = pytest.StashKey[redis.Redis]()
 
 WATCH = Watch()
 
@@ -40,9 +44,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help=f"run every test, also those marked {left_out}")
 
 
+def is_quick(config: pytest.Config) -> bool:
+    """Whether this is the quick tier: nobody has chosen otherwise, by `--all`, by `-m`, or by naming a test."""
+    named = any("::" in argument for argument in config.args)
+    return not (config.getoption("--all") or config.getoption("-m") or named)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Hypothesis try a third of its usual examples in the quick tier, unless a test says how many; where files are
+    named, it tries all. It takes long to import, and who only starts other processes to test in doesn't need it."""
+    whole = is_quick(config) and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and not config.getoption("numprocesses", None):
+        from hypothesis import settings
+
+        settings.register_profile("quick", settings(max_examples=33))
+        settings.load_profile("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector away while modules and tests are made, all of which stay for the session."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out all but the quick tier, unless somebody has chosen: by `--all`, by `-m`, or by naming a test."""
-    if config.getoption("--all") or config.getoption("-m") or any("::" in argument for argument in config.args):
+    """Leave out all but the quick tier, unless somebody has chosen."""
+    if not is_quick(config):
         return
     quick = [item for item in items if not any(item.get_closest_marker(tier) for tier in OTHER_TIERS)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(quick)])
@@ -69,16 +101,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config) -> Iterator[Server]:
     """The session's server. Whoever wants to kill one starts a `Server` of their own."""
-    with Server() as server:
-        pytestconfig.stash[SERVER] = server
+    with Server() as server, server.client() as client:
+        pytestconfig.stash[CARETAKER] = client
         yield server
 
 
 @pytest.fixture
-def redis_client(server: Server) -> Iterator[redis.Redis]:
+def redis_client(pytestconfig: pytest.Config, server: Server) -> Iterator[redis.Redis]:
     """A client of the session's server, which has been emptied."""
+    pytestconfig.stash[CARETAKER].flushall()
     with server.client() as client:
-        client.flushall()
         yield client
 
 
@@ -90,14 +122,31 @@ def results_are_waited_for_with_patience() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def versions_are_looked_up_once() -> Iterator[None]:
+    """For each connection, redis-py looks its own version up in the files of its installation. With thousands of
+    connections, that would be a twentieth of all that the tests cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.metadata.version", cache(importlib.metadata.version))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_waits_tries_again_soon() -> Iterator[None]:
+    """Where a test takes the store or the broker away, a worker tries ten times as often as it does by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dramatiq_clutch.patience.BACKOFF", 10)
+        patch.setattr("dramatiq_clutch.patience.MAX_BACKOFF", 300)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
     """After every test: nothing that the library wrote would stay for ever."""
     yield
-    server = pytestconfig.stash.get(SERVER, None)
-    if server is not None:
-        with server.client() as client:
-            assert_all_expire(client)
+    caretaker = pytestconfig.stash.get(CARETAKER, None)
+    if caretaker is not None:
+        assert_all_expire(caretaker)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +169,7 @@ def as_global_broker(broker: dramatiq.Broker) -> Iterator[None]:
         try:
             yield
         finally:
-            broker.close()
+            close(broker)
 
 
 @pytest.fixture

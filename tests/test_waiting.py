@@ -37,8 +37,8 @@ from tests.support.server import Server
 
 @pytest.fixture(autouse=True)
 def threads_that_nobody_needs_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second instead of three, which some tests wait for."""
-    monkeypatch.setattr("dramatiq_clutch.waiting.IDLE", 1.0)
+    """At once instead of after three seconds, which some tests wait for."""
+    monkeypatch.setattr("dramatiq_clutch.waiting.IDLE", 0.1)
 
 
 def waiting_run(broker: dramatiq.Broker) -> Run:
@@ -214,14 +214,18 @@ def test_a_time_limit_strikes_a_job_that_waits(stub_broker: StubBroker) -> None:
         worker.stop()
 
 
-def test_the_waiter_lets_go_when_nobody_waits(server: Server, redis_broker: RedisBroker) -> None:
+def test_the_waiter_lets_go_when_nobody_waits(
+    server: Server, redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = waiting_run(redis_broker)
     wait_until("nobody waits yet", lambda: not threads())
+    monkeypatch.setattr("dramatiq_clutch.waiting.IDLE", 1.0)  # long enough to see that they are kept for a while
     with server.client() as client:
         before = len(client.client_list())
         with pytest.raises(ResultTimeout):
             run.get_result(block=True, timeout=200)
         assert threads()
+        monkeypatch.setattr("dramatiq_clutch.waiting.IDLE", 0.1)
         wait_until("its threads to end", lambda: not threads())
         wait_until("its connection to be gone", lambda: len(client.client_list()) <= before)
         with pytest.raises(ResultTimeout):

@@ -13,12 +13,16 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import TimeLimit
 
 from dramatiq_clutch import ClutchMiddleware
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import Engine
 from tests.support.keyspace import NAMESPACE
+
+#: In seconds.
+A_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -77,4 +81,16 @@ def application(client: redis.Redis | None, **settings: Any) -> Iterator[Applica
         patch.setattr(backend, "sweep", sweep)
         broker.emit_after("process_boot")
         yield Application(broker, middleware, sweeps)
-        broker.close()
+        close(broker)
+
+
+def close(broker: dramatiq.Broker) -> None:
+    """Close a broker, and have the thread of its TimeLimit sleep.
+
+    Dramatiq lets it look for late jobs every second for as long as the process lives, and there would be hundreds.
+    """
+    broker.close()
+    for hook in broker.middleware:
+        if isinstance(hook, TimeLimit):
+            manager: Any = hook.manager
+            manager.interval = A_DAY
