@@ -54,6 +54,18 @@ ERRORS = {name: hint for name, (_, hint) in ANSWERS.items()} | {
 #: Where a job's way to its ack leads it. `enqueue` is the broker's, all others are the state store's.
 PLACES = ["guard", "record", "succeed", "confirm", "owed", "enqueue"]
 
+#: One error of each kind: an answer of the server, a connection that is cut, what goes wrong before anything is sent.
+KINDS = ("upstream", "closed", "ours")
+
+
+def every_error_everywhere() -> Iterator[Any]:
+    """Each place with each error. Of those, every error at one place and every kind of error at each place are quick:
+    what an error is taken for doesn't depend on the place, nor what a place does on more than its kind."""
+    for place in PLACES:
+        for error in ERRORS:
+            is_quick = place == "record" or error in KINDS
+            yield pytest.param(place, error, marks=() if is_quick else pytest.mark.search)
+
 
 @pytest.fixture
 def broker(proxy: Proxy, redis_client: redis.Redis) -> Iterator[RedisBroker]:
@@ -119,8 +131,7 @@ def fail_at(place: str, error: str, broker: RedisBroker, proxy: Proxy, monkeypat
     return rule
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "error"), list(every_error_everywhere()))
 def test_any_error_keeps_the_message_unacked_and_the_run_ends_right_once_it_is_over(
     place: str,
     error: str,

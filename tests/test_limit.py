@@ -171,15 +171,18 @@ def test_a_limit_is_drawn(jobs: Jobs) -> None:
 # Read at run()
 
 
-def test_a_stage_from_a_callable_is_read_at_each_run(broker: dramatiq.Broker, jobs: Jobs) -> None:
-    counts = [3, 0, 1_100]
+def test_a_stage_from_a_callable_is_read_at_each_run(
+    broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "CHUNK", 100)
+    counts = [3, 0, 110]
     read: list[int] = []
 
     def steps() -> Iterator[dramatiq.Message[Any]]:
         read.append(counts[len(read)])
         return iter(named(jobs, read[-1]))
 
-    lazy = Clutch().parallel(steps, limit=50).then(jobs.total)
+    lazy = Clutch().parallel(steps, limit=5).then(jobs.total)
     assert read == []
     with running_worker(broker):
         for count in counts:
@@ -284,8 +287,9 @@ def test_a_draft_that_expires_starts_nothing_and_says_so(redis_broker: RedisBrok
     assert on_their_way(redis_broker) == 0
 
 
-def test_a_repeated_write_of_rows_counts_once(redis_broker: RedisBroker) -> None:
+def test_a_repeated_write_of_rows_counts_once(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a client repeats a call whose reply was lost."""
+    monkeypatch.setattr(planning, "CHUNK", 100)
     jobs, engine = Jobs(redis_broker), engine_of(redis_broker)
     backend, draft = engine.backend, engine.backend.draft
 
@@ -294,9 +298,9 @@ def test_a_repeated_write_of_rows_counts_once(redis_broker: RedisBroker) -> None
         draft(*args, **kwargs)
 
     backend.draft = twice  # type: ignore[method-assign]
-    run = Clutch().parallel(lambda: named(jobs, 1_001)).run()
+    run = Clutch().parallel(lambda: named(jobs, 101)).run()
     with running_worker(redis_broker):
-        assert run.get_result(block=True, timeout=60_000) == [f"{number}" for number in range(1_001)]
+        assert run.get_result(block=True, timeout=60_000) == [f"{number}" for number in range(101)]
 
 
 @pytest.mark.process

@@ -572,7 +572,7 @@ def play(server: Server | None, examples: int, steps: int, **more: Any) -> Count
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(40, 30), pytest.param(80, 60, marks=pytest.mark.search)], ids=["short", "long"]
+    ("examples", "steps"), [(12, 30), pytest.param(90, 60, marks=pytest.mark.search)], ids=["short", "long"]
 )
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:
@@ -585,6 +585,7 @@ def test_what_always_holds_does_on_one_store() -> None:
     play(None, 80, 60)
 
 
+@pytest.mark.search
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
     """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
     reached = play(None, 60, 30, derandomize=True, database=None, phases=[Phase.generate])

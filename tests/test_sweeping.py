@@ -462,7 +462,7 @@ def test_a_parent_of_a_nested_run_that_works_is_not_stalled(
         child = Clutch().then(jobs.job.message("long"))
         run = Clutch().parallel(child, *([jobs.job.message("a")] if mixed else [])).run()
         with caplog.at_level(logging.WARNING), running_worker(app.broker):
-            look_times(app, run, 6)
+            look_times(app, run, 4)  # twice as long as it takes to be stalled
             jobs.gates["long"].set()
             run.get_result(block=True, timeout=60_000)
         assert not warnings(caplog)

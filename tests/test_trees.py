@@ -230,9 +230,9 @@ def backend_of(store: str, client: redis.Redis) -> ClutchBackend:
 @pytest.mark.parametrize(
     ("store", "examples"),
     [
-        pytest.param("stub", 20, id="stub-short"),
+        pytest.param("stub", 10, id="stub-short"),
         pytest.param("redis", 50, id="redis-long", marks=pytest.mark.search),
-        pytest.param("stub", 80, id="stub-long", marks=pytest.mark.search),
+        pytest.param("stub", 90, id="stub-long", marks=pytest.mark.search),
     ],
 )
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink

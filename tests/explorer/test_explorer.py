@@ -23,6 +23,7 @@ def test_every_history_of_a_small_world_comes_to_the_right_rest(world: World) ->
     assert found.rests
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_small_search_finds_a_planted_fault(fault: Fault) -> None:
     with fault.planted():
