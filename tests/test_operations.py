@@ -189,11 +189,13 @@ def behind_tls(server: Server, authority: trustme.CA) -> Iterator[int]:
     loop = asyncio.new_event_loop()
 
     async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await source.read(65_536):
-                target.write(data)
-                await target.drain()
-        target.close()
+        try:
+            with suppress(ConnectionError):
+                while data := await source.read(65_536):
+                    target.write(data)
+                    await target.drain()
+        finally:
+            target.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -201,6 +203,14 @@ def behind_tls(server: Server, authority: trustme.CA) -> Iterator[int]:
 
     async def start() -> asyncio.Server:
         return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+
+    async def end(listener: asyncio.Server) -> None:
+        listener.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports that were closed say so to their protocols in the next turn
 
     listener = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
@@ -210,10 +220,7 @@ def behind_tls(server: Server, authority: trustme.CA) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
-        listener.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(end(listener))
         loop.close()
 
 
@@ -307,11 +314,12 @@ def test_ten_thousand_runs_at_once_leave_the_sweeper_cheap(redis_broker: RedisBr
         reply = engine.backend.create(f"many-{number}", plan, caller, run_ttl=3_600_000, result_ttl=3_600_000)
         engine.backend.confirm(f"many-{number}", reply.duties[0], caller)
     (ours,) = [one for one in redis_broker.middleware if isinstance(one, ClutchMiddleware)]
-    stats: Any = redis_broker.client.info("commandstats")
-    before = sum(entry["calls"] for entry in stats.values())
+    redis_broker.client.config_resetstat()
     assert ours.sweep(redis_broker) == 0  # none is due yet
-    stats = redis_broker.client.info("commandstats")
-    assert sum(entry["calls"] for entry in stats.values()) - before <= 2
+    stats: Any = redis_broker.client.info("commandstats")
+    # Waiters of other tests may be letting go of what they listen to.
+    asked = {name: entry["calls"] for name, entry in stats.items() if "subscribe" not in name and "config" not in name}
+    assert sum(asked.values()) <= 2, asked
 
 
 # Long lives

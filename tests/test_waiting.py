@@ -26,7 +26,7 @@ from redis.retry import Retry
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
 from dramatiq_clutch.backend import SWEEP
-from dramatiq_clutch.backends import StubBackend
+from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import NestingError, RunCancelled, RunNotFound, StateUnavailable
 from dramatiq_clutch.waiting import waiter_of
@@ -460,6 +460,24 @@ def test_a_listener_hears_what_is_said_once_it_has_begun(broker: dramatiq.Broker
         timer.join()
     finally:
         listener.close()
+
+
+def test_who_closes_the_client_closes_no_connection_on_which_another_thread_listens(server: Server) -> None:
+    """The number of such a socket may be given to another one, whose bytes the listening thread would take."""
+    store = RedisBackend(url=server.url)
+    listener = store.listen()
+    try:
+        listener.add(["one"])
+        assert listener.hear(PATIENCE) == ["one"]  # it listens from now on
+        with server.client() as client:
+            before = [one["id"] for one in client.client_list(_type="pubsub")]
+            store.client.close()
+            store.say("one")
+            assert listener.hear(PATIENCE) == ["one"]
+            assert [one["id"] for one in client.client_list(_type="pubsub")] == before
+    finally:
+        listener.close()
+        store.client.close()
 
 
 def test_a_waiter_does_not_keep_its_backend() -> None:

@@ -33,10 +33,10 @@ def channel(namespace: str, name: str) -> str:
 
 
 class RedisListener(Listener):
-    """Listens over one connection of the client's pool, which it keeps while it listens.
+    """Listens over one connection of its own, which it keeps while it listens.
 
     Parameters:
-      client: the client, whose pool gives the connection.
+      client: the client, as whose pool makes connections it makes its own.
       namespace: what the names of all channels begin with.
       told: the reasons for deafness that were logged already, since each is logged once. It is shared by all listeners
         of a store, and added to.
@@ -44,6 +44,7 @@ class RedisListener(Listener):
 
     def __init__(self, client: Any, namespace: str, told: set[str]) -> None:
         self._client, self._namespace, self._told = client, namespace, told
+        self._ears = _with_own_pool(client)
         self._own = channel(namespace, f"!listener-{secrets.token_hex(8)}")
         self._names: dict[bytes, str] = {}
         self._pubsub: Any = None
@@ -105,7 +106,7 @@ class RedisListener(Listener):
         listener is deaf from then on."""
         try:
             if self._pubsub is None:
-                self._pubsub = self._client.pubsub()
+                self._pubsub = self._ears.pubsub()
                 _in_chunks(self._pubsub.subscribe, [self._own.encode(), *self._names])
             yield self._pubsub
         except redis.RedisError as error:
@@ -131,6 +132,20 @@ class RedisListener(Listener):
                 self._namespace,
                 reason,
             )
+
+
+def _with_own_pool(client: Any) -> Any:
+    """A client whose connections are like this one's, but aren't closed with it.
+
+    Whoever closes a client closes all connections of its pool, also one on which another thread of this process
+    listens. The system may then give the number of that socket to another one, whose bytes the listening thread would
+    take. Pools of other classes than redis-py's own can't be made again, for nobody knows what they were made of: there
+    the client itself is used.
+    """
+    pool: Any = getattr(client, "connection_pool", None)
+    if type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
+        return client
+    return redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **pool.connection_kwargs))
 
 
 def _refuses(error: redis.RedisError) -> bool:
