@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import redis
 from dramatiq import Encoder
+from redis.cluster import RedisCluster
 
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, PayloadRefused, StateUnavailable
@@ -45,7 +46,7 @@ class RedisBackend(RedisCalling):
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
 
     Parameters:
-      client: a ready client; all other connection parameters are then ignored.
+      client: a ready client, of one server or of a cluster; all other connection parameters are then ignored.
       url: a connection URL, such as ``rediss://user:password@host:6379/0``.
       namespace: what all keys begin with. Applications that share a server should each have their own.
       encoder: encodes results; default is Dramatiq's global encoder.
@@ -57,16 +58,16 @@ class RedisBackend(RedisCalling):
     def __init__(
         self,
         *,
-        client: redis.Redis | None = None,
+        client: redis.Redis | RedisCluster | None = None,
         url: str | None = None,
         namespace: str = "dramatiq-clutch",
         encoder: Encoder | None = None,
         **parameters: Any,
     ) -> None:
-        client = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
-        super().__init__(client=client, namespace=namespace, encoder=encoder)
+        known = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
+        super().__init__(client=cast(redis.Redis, known), namespace=namespace, encoder=encoder)
         self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
-        if client.get_encoder().decode_responses:
+        if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
 
     def warnings(self) -> Sequence[str]:
@@ -174,8 +175,10 @@ class RedisBackend(RedisCalling):
         elif along is not None:
             try:
                 return self._record(record, caller, along)
-            except PayloadRefused:  # the next message may have been too much; or it is so for the result as well
-                pass
+            except PayloadRefused:
+                if along.duty is None:
+                    raise
+                # The next message may have been too much. If the result is it, the server says so once more.
         return self._record(record, caller)
 
     def _count(self, record: Record, along: Along | None) -> bytes:

@@ -1,0 +1,105 @@
+"""Runs on a Redis Cluster of three nodes: each run is in one slot, and many runs are on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker
+
+from dramatiq_clutch import Clutch, ClutchMiddleware
+from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.errors import RunFailed
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+from tests.support.cluster import cluster, cluster_client
+from tests.support.jobs import Jobs, state_is
+from tests.support.keyspace import assert_all_expire
+from tests.support.server import Server
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Server]]:
+    with cluster(3) as servers:
+        yield servers
+
+
+@pytest.fixture
+def jobs(redis_broker: RedisBroker, nodes: list[Server]) -> Iterator[Jobs]:
+    """Jobs of a broker on one server, whose runs are on the cluster."""
+    redis_broker.middleware[:] = [one for one in redis_broker.middleware if not isinstance(one, ClutchMiddleware)]
+    client = cluster_client(nodes[0].url)
+    redis_broker.add_middleware(ClutchMiddleware(RedisBackend(client=client)))
+    with running_worker(redis_broker):
+        yield Jobs(redis_broker)
+    client.close()
+    for node in nodes:
+        with node.client() as known:
+            assert_all_expire(known)
+
+
+def test_each_shape_gives_its_results(jobs: Jobs) -> None:
+    job, several = jobs.job, jobs.several
+    inner = Clutch().parallel(job.message(name) for name in "xy")
+    clutch = Clutch(**jobs.callbacks("root")).then(job.message("a")).parallel(job.message("b"), inner)
+    assert clutch.then(jobs.total).run().get_result(block=True) == ["b", ["x", "y"]]
+    jobs.wait_fired("root", "S E")
+    mapped = Clutch().then(several.message("list", 5)).map(job).then(jobs.total)
+    assert mapped.run().get_result(block=True) == [f"list{number}" for number in range(5)]
+    wide = Clutch().parallel((job.message(str(number)) for number in range(600)), limit=200).then(jobs.total)
+    assert wide.run().get_result(block=True) == [str(number) for number in range(600)]
+
+
+def test_runs_are_steered(jobs: Jobs) -> None:
+    jobs.script["dies"] = ["die"]
+    run = Clutch(on_death=jobs.heard.message("root")).then(jobs.job.message("dies")).then(jobs.total).run()
+    with pytest.raises(RunFailed):
+        run.get_result(block=True)
+    jobs.wait_fired("root", "D")
+    assert run.retry()
+    assert run.get_result(block=True) == ["dies"]
+
+    jobs.script["waits"] = ["wait"]
+    run = Clutch().parallel(jobs.job.message("waits"), Clutch().then(jobs.job.message("nested"))).run()
+    wait_until("one has succeeded", lambda: run.status().stages[0].succeeded == 1)
+    assert run.resend()
+    assert run.cancel()
+    state_is(run, "cancelled")
+    jobs.gates["waits"].set()
+    assert run.retry()
+    assert run.get_result(block=True) == ["waits", "nested"]
+
+
+def test_many_runs_are_on_all_nodes(jobs: Jobs, nodes: list[Server]) -> None:
+    runs = [
+        Clutch().then(jobs.job.message("a")).parallel(jobs.job.message(name) for name in "bc").run() for _ in range(60)
+    ]
+    assert [run.get_result(block=True) for run in runs] == [["b", "c"]] * 60
+    for node in nodes:
+        with node.client() as client:
+            found: Any = client.dbsize()
+            assert found > 0
+
+
+def test_a_worker_does_the_next_job_itself_though_the_state_is_elsewhere(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker: Any = jobs.broker
+    fetch = broker.do_fetch
+    asleep: list[bool] = []
+
+    def fetched(queue_name: str, prefetch: int) -> Any:
+        return [] if asleep else fetch(queue_name, prefetch)
+
+    monkeypatch.setattr(broker, "do_fetch", fetched, raising=False)
+
+    @dramatiq.actor
+    def first() -> None:
+        asleep.append(True)
+
+    run = Clutch().then(first).then(*(jobs.job.message(name) for name in "abc")).run()
+    assert run.get_result(block=True) == "c"
