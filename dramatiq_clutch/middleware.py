@@ -120,7 +120,8 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._lives.end(worker)
-        self.engine(broker).courier.leave(worker)
+        if broker in self._engines:
+            self._engines[broker].courier.leave(worker)
 
     def sweep(self, broker: Broker) -> int:
         """Look once for runs whose duties nobody does, and do them. Every worker process does so by itself, once in

@@ -344,6 +344,20 @@ SCRIPTS = (
         "if id ~= onward_duty then return false end",
         "",
     ),
+    Mutant(
+        "a worker takes what isn't its turn",
+        "A worker fetches what it has just sent only if nothing else has waited in that queue for longer.",
+        "if redis.call('LRANGE', queue, 0, 0)[1] ~= sent[index] then break end",
+        "",
+        "tests/test_desk.py::test_what_waits_in_the_queue_comes_first",
+    ),
+    Mutant(
+        "a message is acked whatever its end has caused",
+        "A job's message is acked only when what its end causes is done.",
+        "if #reply == 2 and reply[2] == '' then has_acked",
+        "if true then has_acked",
+        "tests/test_desk.py::test_a_message_is_not_acked_before_what_its_end_causes_is_done",
+    ),
     # The common case
     Mutant(
         "the last member is left alone",
@@ -886,9 +900,44 @@ PYTHON = (
     python(
         "a message leaves its queue's broker's hooks out",
         "Other middleware hears of every message that is sent.",
-        'self._announce("after", prepared)\n        return others',
-        "return others",
+        'self._announce("after", prepared)\n        return answers',
+        "return answers",
         "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
+    ),
+    python(
+        "what may have been fetched is forgotten",
+        "A message that was fetched in a step whose reply was lost is put back into its queue at once.",
+        "self._astray |= dict.fromkeys(offer.ids, offer.queue) if offer else {}",
+        "pass",
+        "tests/test_desk.py::test_what_was_fetched_without_the_sender_knowing_is_given_back_at_once",
+    ),
+    python(
+        "a worker that stops takes more",
+        "What the last jobs of a worker that stops cause is left to other workers.",
+        "self._workers.remove(worker)",
+        "pass",
+        "tests/test_desk.py::test_a_worker_that_is_told_to_stop_takes_nothing_more",
+    ),
+    python(
+        "a worker takes more than it has threads",
+        "A worker that has no thread for a message leaves it to others.",
+        "threads = worker.worker_threads - busy",
+        "threads = worker.worker_threads",
+        "tests/test_desk.py::test_a_worker_that_has_no_thread_for_a_message_leaves_it_to_others",
+    ),
+    python(
+        "the rest of a wide stage waits for the consumer",
+        "A stage wider than its worker is fetched as soon as a thread has nothing to do.",
+        "if len(chosen) < len(messages) and any(",
+        "if False and any(",
+        "tests/test_desk.py::test_a_stage_that_is_wider_than_the_worker_is_fetched_bit_by_bit",
+    ),
+    python(
+        "every job's message is acked in a round trip of its own",
+        "A job costs no round trip for its ack: the message goes with the record.",
+        "return None if acked == in_queue else",
+        "return None if False else",
+        "tests/test_desk.py::test_the_message_of_a_job_is_acked_with_its_record",
     ),
     python(
         "a forked child remembers what its parent did",

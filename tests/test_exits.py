@@ -45,9 +45,9 @@ def records(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Records:
     seen: Records = []
     works = engine.backend.record
 
-    def record(record: Record, caller: Caller) -> Reply:
+    def record(record: Record, caller: Caller, *along: Any) -> Reply:
         seen.append((record.ending, record.attempt))
-        return works(record, caller)
+        return works(record, caller, *along)
 
     monkeypatch.setattr(engine.backend, "record", record)
     return seen

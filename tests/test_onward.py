@@ -121,11 +121,12 @@ def test_the_record_of_a_dead_job_whose_failure_is_allowed_sends_nothing(redis_b
 
 def test_the_record_of_a_job_that_has_nested_runs_sends_nothing(series: Series) -> None:
     nested: list[bytes] = []
-    works = series.engine.backend.record
+    works: Any = series.engine.backend.record
 
-    def record(record: Record, caller: Caller) -> Reply:
+    def record(record: Record, caller: Caller, along: Along | None = None) -> Reply:
         nested.append(record.nested)
-        return replace(works(record, caller), duties=())
+        reply: Reply = works(record, caller, along)
+        return replace(reply, duties=())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(series.engine.backend, "record", record)

@@ -26,7 +26,7 @@ from dramatiq_clutch.backends import StubBackend
 from dramatiq_clutch.backends.memory import Clock
 from dramatiq_clutch.backends.memory import scripts as memory_scripts
 from dramatiq_clutch.backends.memory.commands import execute
-from dramatiq_clutch.backends.redis.scripts import script, script_names
+from dramatiq_clutch.backends.redis.scripts import WITH_BROKER, script, script_names
 from tests.explorer.listing import LIST, Listing, differing, is_ours, plain
 from tests.explorer.promises import Promises
 from tests.support.awaiting import PATIENCE
@@ -42,7 +42,7 @@ LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 WRITES = frozenset(b"DEL HDEL HINCRBY HSET HSETNX PEXPIRE RENAME RPUSH SADD SET SREM UNLINK ZADD ZREM".split())
 
 #: Those scripts in which the broker's own may do something, too. They are scripts of their own then, under these names.
-ALONG = {f"{name}, along": name for name in ("keep", "record", "succeed")}
+ALONG = {f"{name}, along": name for name in WITH_BROKER}
 
 #: What stands in those for the broker's own.
 QUIET = "return 'it is done'"

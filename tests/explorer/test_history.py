@@ -25,8 +25,8 @@ def history() -> Iterator[tuple[list[Call], str]]:
     with Server() as server, Watched(server) as watched:
         world = Actors(mortal(server.url))
         try:
-            runs = world.clutch("everything").run(), world.clutch("numbers").run()
             with Worker(actors.__name__, env=mortal(server.url, crash="record 4 after").to_env(), threads=2):
+                runs = world.clutch("everything").run(), world.clutch("numbers").run()
                 wait_until("the worker's death", lambda: world.client.exists(CRASHED))
             with Worker(actors.__name__, env=mortal(server.url).to_env(), threads=2):
                 assert runs[0].get_result(block=True, timeout=60_000) == EVERYTHING

@@ -27,11 +27,11 @@ LUA = FOLDER / "backends" / "redis" / "lua"
 #: The module that puts scripts together, and its function that reads a file: the one place where scripts are changed.
 COMPOSER, READER = f"{PACKAGE}.backends.redis.scripts", "text_of"
 
-#: The scripts that can also send a message onward, and what stands for the broker's script where they are only read.
-SENDING, ENQUEUE = ("record",), "return 1"
+#: What stands for the broker's script where those that have it in them are only read.
+QUIET = "return 1"
 
-#: What is added to the name of a script that sends.
-AND_SEND = " and send"
+#: What is added to the name of a script that has it.
+ALONG = ", along"
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ def changed_texts(mutant: Mutant) -> Iterator[tuple[str, str]]:
 def composed_scripts() -> Mapping[str, Any]:
     """Every script as the library puts it together, by name."""
     module = importlib.import_module(COMPOSER)
-    return compose(module, [*module.script_names(), *(f"{name}{AND_SEND}" for name in SENDING)])
+    return compose(module, [*module.script_names(), *(f"{name}{ALONG}" for name in module.WITH_BROKER)])
 
 
 def compose(module: Any, names: Iterable[str]) -> dict[str, Any]:
     """These scripts as the module puts them together now, whatever it has put together before."""
     fresh, found = module.script.__wrapped__, dict[str, Any]()
     for name in names:
-        plain = name.removesuffix(AND_SEND)
-        found[name] = fresh(plain) if plain == name else fresh(plain, ENQUEUE)
+        plain = name.removesuffix(ALONG)
+        found[name] = fresh(plain) if plain == name else fresh(plain, QUIET)
     return found

@@ -39,7 +39,7 @@ from dramatiq.brokers import redis as dramatiq_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dramatiq_clutch.backends.redis.scripts import script, script_names
+from dramatiq_clutch.backends.redis.scripts import WITH_BROKER, script, script_names
 from tests.support.server import free_port
 
 #: After these a server sends without being asked, so the rest of the connection is passed on as it comes.
@@ -297,7 +297,8 @@ def _names() -> dict[str, str]:
     texts = {name: [text] for name, text in broker_scripts.items()}
     dispatch = broker_scripts["dispatch"].decode()
     texts |= {name: [script(name).text.encode()] for name in script_names()}
-    texts["record"].append(script("record", dispatch).text.encode())
+    for name in WITH_BROKER:
+        texts[name].append(script(name, dispatch).text.encode())
     return {hashlib.sha1(text, usedforsecurity=False).hexdigest(): name for name in texts for text in texts[name]}
 
 

@@ -106,7 +106,9 @@ class RedisCourier(Courier):
                 prepared = _prepared(*outgoing)
                 self._announce("before", [prepared])
                 along, offer = self._onward(along, duty, prepared)
-            except Exception as error:  # once the duty is owed, this is met again, and the run fails of it
+            except (
+                Exception
+            ) as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
                 logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
         if along is None:
             return self._store.record(record, caller)
@@ -133,7 +135,7 @@ class RedisCourier(Courier):
         """What sends the message of a duty with the record before it, and offers it to this thread's worker."""
         message = prepared[0]
         arguments = self._enqueue(message)
-        offer = next(iter(self._desk.offers([(message, arguments[-1])])), None)
+        offer = next(iter(self._desk.offers([(message, arguments[-1])], acks=along is not None)), None)
         return replace(
             along or Along(self._text, self.broker.namespace),
             duty=duty,

@@ -6,7 +6,7 @@ the message in the very step that sends it, and one that records how a job ended
 
 All else is as the consumer does it. The message is unacked on the server until then, so that it is redelivered when the
 process dies. It counts as prefetched, and comes into the worker's own queue by the consumer's own method. It is fetched
-only while it is the first in its queue and nothing waits in the worker, so nothing else has to wait for longer.
+only while it is the first in its queue and the worker has a thread for it, so nothing else has to wait for longer.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class Offer:
 
 
 class _Here(threading.local):
-    """Of this thread: the worker that it is one of, and the message whose attempt it is about to have ended."""
+    """Of this thread: the worker that it is one of, the message whose attempt it is about to have ended, and the id in
+    its queue of the message that it has had acked, of which Dramatiq doesn't know yet."""
 
     worker: Worker | None = None
     ending: MessageProxy | None = None
+    acked: str | None = None
 
 
 class Desk:
@@ -76,7 +78,6 @@ class Desk:
         """Begin anew in a forked child: the parent's workers aren't there."""
         self._workers: list[Worker] = []
         self._here = _Here()
-        self._acked: set[str] = set()
         self._astray: dict[str, str] = {}
         self._left: set[str] = set()  # the queues in which messages are left that this process has sent
         self._looking = threading.Lock()
@@ -110,19 +111,21 @@ class Desk:
         return vars(self._broker).get("do_ack") == self._ack
 
     def note_ack(self, in_queue: str) -> None:
-        """The message that has this id in its queue has been acked."""
-        self._acked.add(in_queue)
+        """The message that has this id in its queue has been acked. Dramatiq is about to ack it on this thread."""
+        self._here.acked = in_queue
 
     def _ack(self, queue_name: str, in_queue: str) -> Any:
-        if in_queue in self._acked:
-            self._acked.discard(in_queue)
-            return None
-        return self._ack_on_server(queue_name, in_queue)
+        acked, self._here.acked = self._here.acked, None
+        return None if acked == in_queue else self._ack_on_server(queue_name, in_queue)
 
     # Messages for this thread's worker
 
-    def offers(self, sent: Iterable[tuple[Message[Any], bytes]]) -> list[Offer]:
-        """Which of the messages that are being sent, in this order, are offered to this thread's worker."""
+    def offers(self, sent: Iterable[tuple[Message[Any], bytes]], *, acks: bool = False) -> list[Offer]:
+        """Which of the messages that are being sent, in this order, are offered to this thread's worker.
+
+        Parameters:
+          acks: Whether the message that this thread is about to have ended is acked in the same step.
+        """
         if not self._workers:
             return []
         queues: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
@@ -130,12 +133,12 @@ class Desk:
             queues[message.queue_name].append((message.options["redis_message_id"], data))
         offers, taken = list[Offer](), 0
         for queue, messages in queues.items():
-            room = self._room(queue)
+            room = self._room(queue, acks=acks)
             chosen = messages[: room.threads - taken] if room and room.threads > taken else []
             if room and chosen:
                 offers.append(Offer(room, queue, *zip(*chosen, strict=True)))
                 taken += len(chosen)
-            if len(chosen) < len(messages):
+            if len(chosen) < len(messages) and any(queue in worker.consumers for worker in self._workers):
                 self._left.add(queue)
         return offers
 
@@ -163,12 +166,13 @@ class Desk:
 
         Raises what the broker raises. What was fetched without a reply comes again when this process has ended, as it
         is with the consumer."""
-        if not self._left or not self._looking.acquire(blocking=False):
+        worker = self._worker() if self._left else None
+        if worker is None or not self._looking.acquire(blocking=False):
             return
         try:
             for queue in list(self._left):
                 room = self._room(queue)
-                if room is None or room.consumer.prefetch <= room.threads:
+                if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
                 found = self._broker.do_fetch(queue, room.ahead)
                 if len(found) < room.ahead:
@@ -178,10 +182,11 @@ class Desk:
         finally:
             self._looking.release()
 
-    def _room(self, queue: str) -> Room | None:
-        """What place this thread's worker has for messages of a queue, if any."""
+    def _room(self, queue: str, *, acks: bool = False) -> Room | None:
+        """What place this thread's worker has for messages of a queue, if any. Its thread is about to be free, and its
+        consumer may fetch another message once the present one is acked."""
         worker, ending = self._worker(), self._here.ending
-        if worker is None or not worker.work_queue.empty():
+        if worker is None:
             return None
         thread: Any = worker.consumers.get(queue)
         consumer: Any = getattr(thread, "consumer", None)
@@ -191,8 +196,8 @@ class Desk:
         busy = sum(known.outstanding_message_count for known in consumers if known is not None)
         ahead = consumer.prefetch - consumer.outstanding_message_count
         threads = worker.worker_threads - busy
-        if ending is not None:  # its place is about to be free
-            ahead, threads = ahead + (ending.queue_name == queue), threads + 1
+        if ending is not None:
+            ahead, threads = ahead + (acks and ending.queue_name == queue), threads + 1
         threads = min(threads, ahead)
         return Room(thread, consumer, threads, ahead) if threads > 0 else None
 

@@ -34,6 +34,9 @@ PIECES = (
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.
 DISPATCH = "dispatch"
 
+#: The scripts that call it, if they are put together with it.
+WITH_BROKER = ("keep", "record", "succeed")
+
 #: How an argument is read, by its kind.
 READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
 
@@ -137,7 +140,7 @@ def script(name: str, dispatch: str = "") -> Script:
     body = [line for source in sources for line in _lines(source, places, bound, len(slots) + 1)]
     optional = keys[-1].removesuffix("?") if _is_optional(keys[-1]) else ""
     head = [(line, f"{name}.lua", 1) for line in (_constants(body), _tables(places)) if line]
-    lines = [*_broker(body, dispatch), *head, *body]
+    lines = [*head, *_broker(body, dispatch), *body]
     text = "\n".join(line for line, _, _ in lines)
     return Script(
         name=name,

@@ -2,10 +2,10 @@
 -- KEYS members, broker?
 -- ARGV total number, batch number, acks number, results...
 -- `members` is the hash of the jobs' stage, which has `total` members. `batch` is after how many successes of a stage
--- with a limit it is worth looking for members to send, or 0. The first `acks` of `results` are what the broker's script
--- takes to ack a message, but for the message's id. Then `results` has for each member its index, 'S' before its result,
--- and the id of its message in the broker's queue, or ''. The message of what counts is acked in the same step, by
--- `dispatch`, the broker's script as a function; with no `acks`, nothing is.
+-- with a limit it is worth looking for members to send, or 0. The first `acks` of `results` are what the broker's
+-- script takes to ack a message, but for the message's id. Then `results` has for each member its index, 'S' before its
+-- result, and the id of its message in the broker's queue, or ''. The messages of members that count are acked in the
+-- same step by `dispatch`, the broker's script as a function; with no `acks`, none is.
 -- returns for each member: 'counts'; 'last': it counts and fills a batch, so call `record` to find out what follows;
 --         'look': nothing is recorded here, because the member is known already, the key is gone, or the member would
 --         complete the stage, so call `record`, which records it and completes the stage in the same step

@@ -1,0 +1,398 @@
+"""A worker fetches what it sends itself, and acks what it records, without its consumer: in the same step."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.worker import ConsumerThread
+
+from dramatiq_clutch import Clutch, Run, previous_results
+from dramatiq_clutch.backend import Caller, Record, Reply
+from dramatiq_clutch.backends.redis import resp
+from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.engine import engine_of
+from tests.conftest import running_worker
+from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.jobs import Jobs
+
+
+class Consumers:
+    """The consumers of a broker's workers, which look for messages only as long as the test lets them."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self._asleep = False
+        self._lock = threading.Lock()
+        self.fetched: Counter[str] = Counter()
+        self._fetch: Any = broker.do_fetch
+        broker.do_fetch = self  # type: ignore[attr-defined]
+
+    def __call__(self, queue_name: str, prefetch: int) -> Any:
+        """What Dramatiq asks for messages by. A worker's threads are no consumers."""
+        is_consumer = isinstance(threading.current_thread(), ConsumerThread)
+        with self._lock:
+            found = [] if is_consumer and self._asleep else self._fetch(queue_name, prefetch)
+            self.fetched["consumer" if is_consumer else "worker"] += len(found)
+        return found
+
+    def sleep(self) -> None:
+        """From now on they find nothing."""
+        with self._lock:
+            self._asleep = True
+
+    def wake(self) -> None:
+        self._asleep = False
+
+
+@pytest.fixture
+def consumers(redis_broker: RedisBroker) -> Consumers:
+    return Consumers(redis_broker)
+
+
+def in_queue(broker: RedisBroker, queue: str = "default") -> int:
+    """How many messages wait in a queue, which nobody has fetched."""
+    client: Any = broker.client
+    return int(client.llen(f"{broker.namespace}:{queue}"))
+
+
+def unacked(broker: RedisBroker, queue: str = "default") -> set[bytes]:
+    """The messages that this process has fetched and not acked, by the ids that they have in their queue."""
+    client: Any = broker.client
+    return set(client.smembers(f"{broker.namespace}:__acks__.{broker.broker_id}.{queue}"))
+
+
+def falls_asleep(broker: RedisBroker, consumers: Consumers) -> Any:
+    """A job that sees to it that no consumer finds anything after it."""
+
+    @dramatiq.actor
+    def first() -> str:
+        consumers.sleep()
+        return "first"
+
+    return first
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("shape", ["a series", "piped", "parallel", "nested", "callbacks"])
+def test_what_follows_a_job_begins_though_no_consumer_looks(
+    redis_broker: RedisBroker, consumers: Consumers, shape: str, threads: int
+) -> None:
+    jobs, first = Jobs(redis_broker), falls_asleep(redis_broker, consumers)
+    begun = Clutch().then(first)
+    names = ["a", "b", "c", "d", "e", "f"]
+    clutch = {
+        "a series": begun.then(*(jobs.job.message(name) for name in names)).then(jobs.total),
+        "piped": begun.then(jobs.job, jobs.job, jobs.job, pipe=True).then(jobs.total),
+        "parallel": begun.parallel(jobs.job.message(name) for name in names).then(jobs.total),
+        "nested": begun.parallel(Clutch().then(jobs.job.message(name)) for name in names).then(jobs.total),
+        "callbacks": Clutch(on_success=jobs.heard.message("root")).then(first).then(jobs.total),
+    }[shape]
+    with running_worker(redis_broker, threads=threads):
+        run = clutch.run()
+        expected = {"a series": ["f"], "piped": ["first"], "callbacks": ["first"]}.get(shape, names)
+        assert run.get_result(block=True) == expected
+        if shape == "callbacks":
+            jobs.wait_fired("root", "S")
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert consumers.fetched["consumer"] == 1
+    assert max(jobs.counts().values()) == (3 if shape == "piped" else 1)
+
+
+def test_a_stage_that_is_wider_than_the_worker_is_fetched_bit_by_bit(
+    redis_broker: RedisBroker, consumers: Consumers
+) -> None:
+    """By threads that have nothing to do, for as long as there is more."""
+    jobs, first = Jobs(redis_broker), falls_asleep(redis_broker, consumers)
+    names = [f"job {number}" for number in range(50)]
+    with running_worker(redis_broker, threads=2):
+        run = Clutch().then(first).parallel(jobs.job.message(name) for name in names).then(jobs.total).run()
+        assert run.get_result(block=True) == names
+    assert set(jobs.counts().values()) == {1}
+    assert consumers.fetched["worker"] > 0
+    assert in_queue(redis_broker) == 0
+
+
+def test_what_a_worker_fetches_by_itself_is_unacked_on_the_server_until_it_has_ended(
+    redis_broker: RedisBroker, consumers: Consumers
+) -> None:
+    """So it is redelivered when the process dies."""
+    jobs, first = Jobs(redis_broker), falls_asleep(redis_broker, consumers)
+    jobs.script["a"] = ["wait"]
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().then(first).then(jobs.job.message("a")).run()
+        wait_until("it is at work", lambda: jobs.began == ["a"])
+        wait_until("the first is acked", lambda: len(unacked(redis_broker)) == 1)
+        (message,) = redis_broker.client.hgetall(f"{redis_broker.namespace}:default.msgs").items()
+        assert {message[0]} == unacked(redis_broker)
+        assert in_queue(redis_broker) == 0
+        jobs.gates["a"].set()
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+
+
+def test_what_waits_in_the_queue_comes_first(redis_broker: RedisBroker, consumers: Consumers) -> None:
+    """A worker takes nothing that isn't the first in its queue."""
+    began: list[str] = []
+
+    @dramatiq.actor
+    def plain() -> None:
+        began.append("plain")
+
+    @dramatiq.actor
+    def first() -> None:
+        consumers.sleep()
+        plain.send()
+
+    @dramatiq.actor
+    def last() -> None:
+        began.append("last")
+
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().then(first).then(last).run()
+        run.get_result(block=True)
+    assert began == ["plain", "last"]
+
+
+@pytest.mark.parametrize("busy", ["a thread", "the worker's queue"])
+def test_a_worker_that_has_no_thread_for_a_message_leaves_it_to_others(redis_broker: RedisBroker, busy: str) -> None:
+    jobs = Jobs(redis_broker)
+    jobs.script["a"] = ["wait"]
+    began, alone, sent, gate = (threading.Event() for _ in range(4))
+
+    @dramatiq.actor
+    def sends() -> None:
+        """While it runs, its thread isn't free."""
+        began.set()
+        assert alone.wait(PATIENCE)
+        Clutch().then(jobs.job.message("b")).run()
+        sent.set()
+        assert gate.wait(PATIENCE)
+
+    consumers = Consumers(redis_broker)
+    with running_worker(redis_broker, threads=2 if busy == "a thread" else 1):
+        if busy == "a thread":
+            jobs.job.send("a")
+            wait_until("one thread is at work", lambda: jobs.began == ["a"])
+        sends.send()
+        assert began.wait(PATIENCE)
+        if busy != "a thread":
+            jobs.job.send("c")
+            wait_until("one waits", lambda: consumers.fetched["consumer"] == 2)
+        consumers.sleep()
+        alone.set()
+        assert sent.wait(PATIENCE)
+        assert in_queue(redis_broker) == 1
+        consumers.wake()
+        gate.set()
+        jobs.gates["a"].set()
+        wait_until("all have begun", lambda: jobs.counts()["b"] == 1)
+
+
+def test_a_worker_that_does_not_listen_on_a_queue_fetches_nothing_from_it(
+    redis_broker: RedisBroker, consumers: Consumers
+) -> None:
+    first = falls_asleep(redis_broker, consumers)
+
+    @dramatiq.actor(queue_name="elsewhere")
+    def last() -> str:
+        return "last"
+
+    run = Clutch().then(first).then(last).run()
+    worker = dramatiq.Worker(redis_broker, queues={"default"}, worker_timeout=50, worker_threads=2)
+    worker.start()
+    try:
+        wait_until("the message is there", partial(in_queue, redis_broker, "elsewhere"))
+        wait_until("the first is acked", lambda: not unacked(redis_broker))
+    finally:
+        worker.stop()
+    assert in_queue(redis_broker, "elsewhere") == 1
+    consumers.wake()
+    with running_worker(redis_broker):
+        assert run.get_result(block=True) == "last"
+
+
+def test_a_prefetch_of_one_is_kept_to(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it, Dramatiq fetches a message only when the one before is done."""
+    monkeypatch.setattr("dramatiq.worker.QUEUE_PREFETCH", 1)
+    most: list[int] = []
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        most.append(len(unacked(redis_broker)))
+        return number
+
+    clutch = Clutch().then(job.message(0)).parallel(job.message(number) for number in range(5)).then(job.message(1))
+    with running_worker(redis_broker, threads=4):
+        assert clutch.then(job.message(2)).run().get_result(block=True) == 2
+    assert set(most) == {1}
+    assert len(most) == 8
+
+
+def test_a_worker_that_is_told_to_stop_takes_nothing_more(redis_broker: RedisBroker, consumers: Consumers) -> None:
+    """What its last jobs cause is left to other workers, at once."""
+    jobs = Jobs(redis_broker)
+    jobs.script["a"] = ["wait"]
+    run = Clutch().then(jobs.job.message("a")).then(jobs.job.message("b")).run()
+    with running_worker(redis_broker, threads=1) as worker:
+        wait_until("the first is at work", lambda: jobs.began == ["a"])
+        consumers.sleep()
+        redis_broker.emit_before("worker_shutdown", worker)
+        jobs.gates["a"].set()
+        wait_until("the next is sent", partial(in_queue, redis_broker))
+    assert jobs.began == ["a"]
+    assert not unacked(redis_broker)
+    consumers.wake()
+    with running_worker(redis_broker):
+        assert run.get_result(block=True) == "b"
+
+
+@pytest.mark.parametrize("lost", ["of a record", "of a hand-over"])
+def test_what_was_fetched_without_the_sender_knowing_is_given_back_at_once(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The reply to the step that sent and fetched it was lost. It would only come again when the process has ended."""
+    jobs = Jobs(redis_broker)
+    losses: list[str] = []
+    backend: Any = engine_of(redis_broker).backend
+    records: Any = backend.record
+    sends = resp.send
+
+    def record(record: Record, caller: Caller, along: Along | None = None) -> Reply:
+        reply: Reply = records(record, caller, along)
+        if lost == "of a record" and reply.kept and not losses:
+            losses.append(lost)
+            raise redis.ConnectionError("the reply is lost")
+        return reply
+
+    def send(client: redis.Redis, commands: Sequence[resp.Command]) -> list[Any]:
+        answers = sends(client, commands)
+        if lost == "of a hand-over" and answers[-1] == 1 and not losses:
+            losses.append(lost)
+            raise redis.ConnectionError("the reply is lost")
+        return answers
+
+    monkeypatch.setattr(backend, "record", record)
+    monkeypatch.setattr(resp, "send", send)
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().then(*(jobs.job.message(name) for name in "abcd")).run()
+        assert run.get_result(block=True) == "d"
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert losses == [lost]
+    assert jobs.counts() == dict.fromkeys("abcd", 1)
+
+
+# Acks
+
+
+@pytest.fixture
+def acks(redis_broker: RedisBroker) -> list[str]:
+    """What Dramatiq acks in a round trip of its own."""
+    seen: list[str] = []
+    works: Callable[..., Any] = redis_broker.do_ack
+
+    def ack(queue_name: str, message_id: str) -> Any:
+        seen.append(message_id)
+        return works(queue_name, message_id)
+
+    redis_broker.do_ack = ack  # type: ignore[attr-defined]
+    return seen
+
+
+@pytest.fixture
+def alone(redis_broker: RedisBroker) -> list[str]:
+    """The ids of the messages that are acked by Dramatiq, and not with their record."""
+    desk: Any = engine_of(redis_broker).courier._desk  # type: ignore[attr-defined]  # noqa: SLF001
+    seen: list[str] = []
+
+    def ack(queue_name: str, message_id: str, works: Any = redis_broker.do_ack) -> Any:
+        seen.append(message_id)
+        return works(queue_name, message_id)
+
+    desk._ack_on_server = ack  # noqa: SLF001
+    redis_broker.do_ack = desk._ack  # type: ignore[attr-defined]  # noqa: SLF001
+    return seen
+
+
+def test_the_message_of_a_job_is_acked_with_its_record(redis_broker: RedisBroker, alone: list[str]) -> None:
+    jobs = Jobs(redis_broker)
+    clutch = Clutch().parallel(jobs.job.message(str(number)) for number in range(20))
+    with running_worker(redis_broker, threads=4):
+        run = clutch.then(*(jobs.job.message(name) for name in "abcdef")).run()
+        assert run.get_result(block=True) == "f"
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    # Alone: the one that completed the wide stage, the first of the series, which another process might have sent, and
+    # the last one, which tells that the run has ended.
+    assert len(alone) <= 3
+    assert not redis_broker.client.hlen(f"{redis_broker.namespace}:default.msgs")
+
+
+def test_a_message_is_not_acked_before_what_its_end_causes_is_done(redis_broker: RedisBroker, alone: list[str]) -> None:
+    """So whoever it is redelivered to does it, should the process die."""
+    jobs = Jobs(redis_broker)
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().then(jobs.job.message("a")).parallel(jobs.job.message(name) for name in "bc").run()
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert len(alone) == 2  # a, which sends b and c, and the last
+
+
+@pytest.mark.parametrize("ending", ["fail", "die"])
+def test_what_has_not_succeeded_is_acked_or_rejected_by_dramatiq(
+    redis_broker: RedisBroker, alone: list[str], ending: str
+) -> None:
+    jobs = Jobs(redis_broker)
+    jobs.script["a"] = [ending]
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().parallel([jobs.job.message("a"), jobs.job.message("b")], allow_failures=True).run()
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    letters = redis_broker.client.zcard(f"{redis_broker.namespace}:default.XQ")
+    assert letters == (ending == "die")
+
+
+def test_a_second_copy_is_acked_by_dramatiq(redis_broker: RedisBroker, alone: list[str]) -> None:
+    """It changes nothing, and so it isn't recorded in the common way."""
+    jobs = Jobs(redis_broker)
+    jobs.script["b"] = ["wait"]
+    run = Clutch().parallel([jobs.job.message("a"), jobs.job.message("b")]).run()
+    client: Any = redis_broker.client
+    ids = client.lrange(f"{redis_broker.namespace}:default", 0, -1)
+    copies = [dramatiq.Message.decode(data) for data in client.hmget(f"{redis_broker.namespace}:default.msgs", ids)]
+    with running_worker(redis_broker, threads=2):
+        wait_until("one has succeeded", lambda: run.status().stages[0].succeeded == 1)
+        redis_broker.enqueue(next(copy for copy in copies if copy.args[0] == "a"))
+        wait_until("the copy is acked", lambda: len(alone) == 1)
+        jobs.gates["b"].set()
+        run.get_result(block=True)
+
+
+def test_a_broker_whose_acks_somebody_else_watches_acks_each_message(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, acks: list[str]
+) -> None:
+    jobs = Jobs(redis_broker)
+    with running_worker(redis_broker, threads=2):
+        run = Clutch().parallel(jobs.job.message(name) for name in "abc").run()
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert len(acks) == 3
+
+
+def test_results_are_handed_on_in_order_however_messages_have_come(redis_broker: RedisBroker) -> None:
+    @dramatiq.actor
+    def job(number: int) -> list[Any]:
+        return [number, sum(len(result) for result in previous_results())]
+
+    clutch = Clutch()
+    for _ in range(10):
+        clutch = clutch.parallel(job.message(number) for number in range(7))
+    with running_worker(redis_broker, threads=3):
+        runs: list[Run] = [clutch.run() for _ in range(5)]
+        for run in runs:
+            assert run.get_result(block=True) == [[number, 14] for number in range(7)]
