@@ -1,0 +1,320 @@
+"""A worker that fetches for itself what it sends is to everything else what a plain one is: to other queues and other
+priorities, to who pauses, stops or joins it, and to other workers and brokers in its process."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.rate_limits import ConcurrentRateLimiter
+from dramatiq.rate_limits.backends import StubBackend as RateLimits
+from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
+
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from tests.conftest import running_worker
+from tests.support.application import close
+from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.jobs import Jobs
+from tests.support.messages import on_their_way
+from tests.support.server import Server
+
+#: How long a series is that a worker could keep to itself.
+LONG = 40
+
+
+def unacked(broker: RedisBroker, queue: str = "default") -> int:
+    """How many messages this process has fetched and not acked."""
+    client: Any = broker.client
+    return int(client.scard(f"{broker.namespace}:__acks__.{broker.broker_id}.{queue}"))
+
+
+def in_queue(broker: RedisBroker, queue: str = "default") -> int:
+    """How many messages nobody has fetched."""
+    client: Any = broker.client
+    return int(client.llen(f"{broker.namespace}:{queue}"))
+
+
+def series(jobs: Jobs, *, length: int = LONG) -> Clutch:
+    return Clutch().then(*(jobs.job.message(str(number)) for number in range(length)))
+
+
+def waits_in(worker: dramatiq.Worker, count: int) -> None:
+    """Wait until a worker has so many messages in its own queue."""
+    wait_until(f"{count} in the worker's queue", lambda: worker.work_queue.qsize() == count)
+
+
+def consumers_of(worker: dramatiq.Worker) -> list[Any]:
+    return list(worker.consumers.values())
+
+
+class Consumers:
+    """The consumers of a broker's workers. They find nothing while they are `asleep`, and fail in an `outage`; threads
+    that work do neither."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self.asleep, self.outage = threading.Event(), threading.Event()
+        self._fetch: Any = broker.do_fetch
+        broker.do_fetch = self  # type: ignore[attr-defined]
+
+    def __call__(self, queue_name: str, prefetch: int) -> Any:
+        if isinstance(threading.current_thread(), _ConsumerThread):
+            if self.outage.is_set():
+                raise redis.ConnectionError("an outage")
+            if self.asleep.is_set():
+                return []
+        return self._fetch(queue_name, prefetch)
+
+    def fail(self, worker: dramatiq.Worker) -> None:
+        """Begin an outage, and wait until all consumers of a worker have been replaced."""
+        before = {known.consumer for known in consumers_of(worker)}
+        self.outage.set()
+        wait_until("they have failed", lambda: before.isdisjoint(known.consumer for known in consumers_of(worker)))
+
+
+@pytest.fixture
+def consumers(redis_broker: RedisBroker) -> Consumers:
+    return Consumers(redis_broker)
+
+
+# Other messages
+
+
+@pytest.mark.parametrize("priority", [-1, 0, 100])
+@pytest.mark.parametrize("queue", ["default", "elsewhere"])
+def test_a_series_lets_others_pass_on_a_worker_with_one_thread(
+    redis_broker: RedisBroker, consumers: Consumers, queue: str, priority: int
+) -> None:
+    """Whatever has come to the worker goes first, also if it has a lower priority: that counts only where both wait."""
+    workers: list[dramatiq.Worker] = []
+    began: list[str] = []
+
+    @dramatiq.actor(queue_name=queue, priority=priority)
+    def other(number: int) -> None:
+        began.append(f"other {number}")
+        consumers.asleep.clear()
+
+    @dramatiq.actor
+    def job(number: int) -> None:
+        began.append(f"job {number}")
+        if number % 10 == 5:
+            other.send(number)
+            waits_in(workers[0], 1)
+            consumers.asleep.set()  # so that the series' next job can't have come to wait, too
+
+    with running_worker(redis_broker, threads=1) as worker:
+        workers.append(worker)
+        run = Clutch().then(*(job.message(number) for number in range(LONG))).run()
+        run.get_result(block=True)
+    for number in range(5, LONG, 10):
+        assert began.index(f"other {number}") == began.index(f"job {number}") + 1
+    assert len(began) == LONG + LONG // 10
+
+
+def test_two_series_in_two_queues_share_a_worker_with_one_thread(redis_broker: RedisBroker) -> None:
+    """The one that has begun lets the other one begin, and then both go on."""
+    workers: list[dramatiq.Worker] = []
+    began: list[str] = []
+    runs: list[Run] = []
+
+    @dramatiq.actor(queue_name="elsewhere")
+    def second(number: int) -> None:
+        began.append("second")
+
+    @dramatiq.actor
+    def first(number: int) -> None:
+        began.append("first")
+        if number == 5:
+            runs.append(Clutch().then(*(second.message(number) for number in range(LONG))).run())
+            waits_in(workers[0], 1)
+
+    with running_worker(redis_broker, threads=1) as worker:
+        workers.append(worker)
+        runs.append(Clutch().then(*(first.message(number) for number in range(LONG))).run())
+        for run in (runs[0], wait_until("the second to begin", lambda: runs[-1])):
+            run.get_result(block=True)
+        wait_until("both to be over", lambda: len(began) == 2 * LONG)
+    assert began[6] == "second"
+    assert began.count("second") == LONG
+
+
+def test_a_job_over_its_rate_limit_comes_again_and_its_series_goes_on(redis_broker: RedisBroker) -> None:
+    limiter = ConcurrentRateLimiter(RateLimits(), "one-at-a-time", limit=1)
+    jobs, attempts = Jobs(redis_broker), list[int]()
+
+    @dramatiq.actor(max_retries=None, min_backoff=1, max_backoff=1)
+    def limited() -> str:
+        attempts.append(len(attempts))
+        with limiter.acquire():
+            return "limited"
+
+    with running_worker(redis_broker, threads=1):
+        with limiter.acquire():
+            run = Clutch().then(jobs.job.message("a")).then(limited).then(jobs.total).run()
+            wait_until("some attempts", lambda: len(attempts) >= 3)
+        assert run.get_result(block=True) == ["limited"]
+        wait_until("everything is acked", lambda: not on_their_way(redis_broker))
+    assert jobs.counts()["a"] == 1
+
+
+# Pausing, stopping, joining
+
+
+def test_a_paused_worker_leaves_what_comes_next_to_others(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.01)
+    jobs = Jobs(redis_broker)
+    jobs.script["1"] = ["wait"]
+    with running_worker(redis_broker, threads=2) as worker:
+        run = series(jobs, length=4).run()
+        wait_until("it is at work", lambda: "1" in jobs.began)
+        pausing = threading.Thread(target=worker.pause)
+        pausing.start()
+        wait_until("consumers rest", lambda: all(known.paused_event.is_set() for known in consumers_of(worker)))
+        jobs.gates["1"].set()
+        pausing.join(PATIENCE)
+        assert jobs.began == ["0", "1"]
+        assert (in_queue(redis_broker), unacked(redis_broker)) == (1, 0)
+        with running_worker(redis_broker, threads=1):
+            assert run.get_result(block=True) == "3"
+        worker.resume()
+        assert series(jobs, length=4).run().get_result(block=True) == "3"
+        wait_until("everything is acked", lambda: not on_their_way(redis_broker))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_worker_that_is_stopped_in_the_middle_leaves_the_rest_to_the_next_one(
+    redis_broker: RedisBroker, threads: int
+) -> None:
+    """At once: nothing stays fetched by the one that has stopped."""
+    workers: list[dramatiq.Worker] = []
+    began: list[int] = []
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        began.append(number)
+        if number == 5:
+            wait_until("the worker is told to stop", lambda: not all(known.running for known in workers[0].workers))
+        return number
+
+    run = Clutch().then(*(job.message(number) for number in range(LONG))).run()
+    with running_worker(redis_broker, threads=threads) as worker:
+        workers.append(worker)
+        wait_until("it is in the middle", lambda: 5 in began)
+    assert len(began) <= 6 + threads  # a thread that waits for a message while it is stopped runs that one
+    assert (in_queue(redis_broker), unacked(redis_broker)) == (1, 0)
+    with running_worker(redis_broker, threads=threads):
+        assert run.get_result(block=True) == LONG - 1
+    assert began == list(range(LONG))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_join_waits_until_the_run_is_over(redis_broker: RedisBroker, threads: int) -> None:
+    jobs = Jobs(redis_broker)
+    clutch = series(jobs, length=10).parallel(jobs.job.message(name) for name in "abcdef").then(jobs.total)
+    with running_worker(redis_broker, threads=threads) as worker:
+        run = clutch.run()
+        redis_broker.join("default", interval=1, timeout=int(PATIENCE * 1_000))
+        worker.join()
+        assert run.status().state == "succeeded"
+        assert all(known.consumer.outstanding_message_count == 0 for known in consumers_of(worker))
+
+
+# Consumers that fail
+
+
+def test_a_series_goes_on_while_its_consumer_is_restarted(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.01)
+    jobs = Jobs(redis_broker)
+    jobs.script["5"] = ["wait"]
+    with running_worker(redis_broker, threads=2) as worker:
+        run = series(jobs).run()
+        wait_until("it is in the middle", lambda: "5" in jobs.began)
+        consumers.fail(worker)
+        jobs.gates["5"].set()
+        assert run.get_result(block=True) == str(LONG - 1)
+        consumers.outage.clear()
+        again = series(jobs).run()
+        assert again.get_result(block=True) == str(LONG - 1)
+        wait_until("everything is acked", lambda: not on_their_way(redis_broker))
+        assert all(known.consumer.outstanding_message_count == 0 for known in consumers_of(worker))
+    assert set(jobs.counts().values()) == {2}
+
+
+# Other workers, other brokers
+
+
+@contextmanager
+def another_worker(broker: RedisBroker, queue: str) -> Iterator[dramatiq.Worker]:
+    """A worker with one thread, which listens on one queue."""
+    worker = dramatiq.Worker(broker, queues={queue}, worker_timeout=20, worker_threads=1)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        broker.middleware[:] = [hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker]
+
+
+def test_of_two_workers_in_a_process_each_runs_what_is_in_its_own_queue(redis_broker: RedisBroker) -> None:
+    ran_in: dict[str, set[Any]] = {"left": set(), "right": set()}
+
+    def actor_of(queue: str) -> Callable[..., Any]:
+        @dramatiq.actor(queue_name=queue, actor_name=queue)
+        def actor() -> None:
+            ran_in[queue].add(threading.current_thread())
+
+        return actor
+
+    actors: list[Any] = [actor_of(queue) for queue in ran_in]
+    clutch = Clutch()
+    for _ in range(10):
+        clutch = clutch.then(*actors).parallel([actor.message() for actor in actors for _ in range(3)])
+    with another_worker(redis_broker, "left") as left, another_worker(redis_broker, "right") as right:
+        clutch.run().get_result(block=True)
+        assert ran_in == {"left": set(left.workers), "right": set(right.workers)}
+        wait_until("everything is acked", lambda: not any(on_their_way(redis_broker, queue) for queue in ran_in))
+
+
+def test_two_workers_on_one_queue_run_each_job_once(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    names = [f"job {number}" for number in range(LONG)]
+    with running_worker(redis_broker, threads=1), running_worker(redis_broker, threads=3):
+        run = series(jobs).parallel(jobs.job.message(name) for name in names).then(jobs.total).run()
+        assert run.get_result(block=True) == names
+        wait_until("everything is acked", lambda: not on_their_way(redis_broker))
+    assert set(jobs.counts().values()) == {1}
+
+
+def test_two_brokers_with_one_client_keep_their_messages_apart(redis_broker: RedisBroker, server: Server) -> None:
+    """A worker's thread that sends something to the other broker doesn't take it."""
+    other = RedisBroker(client=redis_broker.client, namespace=f"other-{uuid.uuid4().hex[:8]}")
+    other.add_middleware(ClutchMiddleware())
+    here, there = Jobs(redis_broker), Jobs(other)
+    there.script["a"] = ["wait"]
+
+    @dramatiq.actor
+    def starts() -> str:
+        return Clutch(broker=other).then(*(there.job.message(name) for name in "abc")).run().run_id
+
+    try:
+        with running_worker(redis_broker, threads=2):
+            started = Clutch().then(here.job.message("x")).then(starts).then(here.total).run()
+            (run_id,) = started.get_result(block=True)
+            assert (in_queue(other), there.began) == (1, [])
+            with running_worker(other, threads=1):
+                there.gates["a"].set()
+                assert Run(run_id, broker=other).get_result(block=True) == "c"
+                wait_until("everything is acked", lambda: not any(map(on_their_way, (redis_broker, other))))
+        assert there.counts() == dict.fromkeys("abc", 1)
+    finally:
+        close(other)
