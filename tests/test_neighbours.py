@@ -250,6 +250,36 @@ def test_a_series_goes_on_while_its_consumer_is_restarted(
     assert set(jobs.counts().values()) == {2}
 
 
+def test_what_a_consumer_has_fetched_before_it_was_restarted_still_goes_first(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one doesn't know of it; and the series has a higher priority, which counts only where both wait."""
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.01)
+    monkeypatch.setattr("dramatiq.worker.QUEUE_PREFETCH", 8)  # so the consumer wants more, and meets the outage
+    workers, began = list[dramatiq.Worker](), list[str]()
+
+    @dramatiq.actor(priority=100)
+    def low() -> None:
+        began.append("low")
+        consumers.outage.clear()
+
+    @dramatiq.actor
+    def high(number: int) -> None:
+        began.append(f"high {number}")
+        if number == 1:
+            low.send()
+            waits_in(workers[0], 1)
+            consumers.fail(workers[0])
+
+    with running_worker(redis_broker, threads=1) as worker:
+        workers.append(worker)
+        run = Clutch().then(*(high.message(number) for number in range(10))).run()
+        wait_until("it has begun", lambda: "low" in began)
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not on_their_way(redis_broker))
+    assert began[:4] == ["high 0", "high 1", "low", "high 2"]
+
+
 # Other workers, other brokers
 
 

@@ -171,7 +171,7 @@ class Desk:
             return
         try:
             for queue in list(self._left):
-                room = self._room(queue)
+                room = self._room(queue, acked=True)
                 if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
                 found = self._broker.do_fetch(queue, room.ahead)
@@ -182,9 +182,12 @@ class Desk:
         finally:
             self._looking.release()
 
-    def _room(self, queue: str, *, acks: bool = False) -> Room | None:
+    def _room(self, queue: str, *, acks: bool = False, acked: bool = False) -> Room | None:
         """What place this thread's worker has for messages of a queue, if any. Its thread is about to be free, and its
-        consumer may fetch another message once the present one is acked."""
+        consumer may fetch another message once the present one is acked.
+
+        A consumer that was restarted after a connection error doesn't know of the messages that the one before has
+        fetched. So the worker is asked, too, how many it has, of which the present one may be `acked` already."""
         worker, ending = self._worker(), self._here.ending
         if worker is None:
             return None
@@ -194,6 +197,7 @@ class Desk:
             return None
         consumers = [getattr(worker.consumers.get(name), "consumer", None) for name in self._broker.queues]
         busy = sum(known.outstanding_message_count for known in consumers if known is not None)
+        busy = max(busy, worker.work_queue.unfinished_tasks - acked)
         ahead = consumer.prefetch - consumer.outstanding_message_count
         threads = worker.worker_threads - busy
         if ending is not None:
