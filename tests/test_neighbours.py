@@ -18,7 +18,7 @@ from dramatiq.rate_limits.backends import StubBackend as RateLimits
 from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
-from tests.conftest import running_worker
+from tests.conftest import as_global_broker, running_worker
 from tests.support.application import close
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
@@ -348,3 +348,57 @@ def test_two_brokers_with_one_client_keep_their_messages_apart(redis_broker: Red
         assert there.counts() == dict.fromkeys("abc", 1)
     finally:
         close(other)
+
+
+# Brokers that do something in a way of their own
+
+
+class Own(RedisBroker):
+    """Notes the messages that are acked or fetched in its way."""
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(**parameters)  # type: ignore[no-untyped-call]
+        self.seen: list[Any] = []
+
+
+class OwnAcks(Own):
+    def do_ack(self, queue_name: str, message_id: str) -> Any:
+        self.seen.append(message_id)
+        works: Any = self._dispatch
+        return works("ack")(queue_name, message_id)
+
+
+class OwnFetches(Own):
+    def do_fetch(self, queue_name: str, prefetch: int) -> Any:
+        works: Any = self._dispatch
+        found = works("fetch")(queue_name, prefetch)
+        self.seen.extend(found)
+        return found
+
+
+class OwnConsumers(Own):
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:
+        consumer: Any = super().consume(queue_name, prefetch, timeout)
+        works = consumer.ack
+
+        def ack(message: Any) -> None:
+            """Reads the message before it goes."""
+            self.seen += self.client.hmget(f"{self.namespace}:{queue_name}.msgs", message.options["redis_message_id"])
+            works(message)
+
+        consumer.ack = ack
+        return consumer
+
+
+@pytest.mark.parametrize("kind", [OwnAcks, OwnFetches, OwnConsumers])
+def test_a_broker_that_fetches_or_acks_in_a_way_of_its_own_does_so_with_every_message(
+    redis_client: redis.Redis, kind: type[Own]
+) -> None:
+    broker = kind(client=redis_client, namespace=f"own-{uuid.uuid4().hex[:8]}")
+    with as_global_broker(broker), running_worker(broker, threads=2):
+        jobs = Jobs(broker)
+        run = series(jobs, length=5).parallel(jobs.job.message(name) for name in "abcde").then(jobs.total).run()
+        run.get_result(block=True)
+        wait_until("everything is acked", lambda: not on_their_way(broker))
+    assert len(broker.seen) == 11
+    assert None not in broker.seen

@@ -83,7 +83,10 @@ class Desk:
         self._looking = threading.Lock()
 
     def attend(self, worker: Worker) -> None:
-        """A worker boots."""
+        """A worker boots. If its broker is of a subclass that fetches or acks in a way of its own, that is left to it:
+        there is no worker for this desk, and so nothing is fetched or acked here."""
+        if not _fetches_and_acks_as_ever(type(self._broker)):
+            return
         self._workers.append(worker)
         if "do_ack" not in vars(self._broker):
             self._ack_on_server: Any = self._broker.do_ack
@@ -211,3 +214,11 @@ class Desk:
             thread = threading.current_thread()
             self._here.worker = next((worker for worker in self._workers if thread in worker.workers), None)
         return self._here.worker if self._here.worker in self._workers else None
+
+
+def _fetches_and_acks_as_ever(kind: type[RedisBroker]) -> bool:
+    """Whether a class of brokers fetches and acks as `RedisBroker` does, which has no methods for the two commands, but
+    makes them when it is asked."""
+    methods = ("consume", "consumer_class", "_dispatch")
+    inherits = all(getattr(kind, name) is getattr(RedisBroker, name) for name in methods)
+    return inherits and not any(hasattr(kind, name) for name in ("do_ack", "do_fetch"))
