@@ -933,6 +933,20 @@ PYTHON = (
         "tests/test_desk.py::test_a_stage_that_is_wider_than_the_worker_is_fetched_bit_by_bit",
     ),
     python(
+        "what waits in a worker is forgotten with its consumer",
+        "What has come to a worker isn't overtaken by what the worker fetches for itself.",
+        "busy = max(busy, worker.work_queue.unfinished_tasks - acked)",
+        "",
+        "tests/test_neighbours.py::test_what_a_consumer_has_fetched_before_it_was_restarted_still_goes_first",
+    ),
+    python(
+        "a broker's own ways are passed by",
+        "A broker of a class that fetches or acks in a way of its own does so with every message.",
+        "if not _fetches_and_acks_as_ever(type(self._broker)):",
+        "if False:",
+        "tests/test_neighbours.py::test_a_broker_that_fetches_or_acks_in_a_way_of_its_own_does_so_with_every_message",
+    ),
+    python(
         "every job's message is acked in a round trip of its own",
         "A job costs no round trip for its ack: the message goes with the record.",
         "return None if acked == in_queue else",
