@@ -1,4 +1,4 @@
-"""Celery: chords and chains, with Redis as broker and as result backend, and two worker processes.
+"""Celery: chords and chains, with Redis as broker and as result backend, and two worker processes or more.
 
 A worker imports this module with BENCH_CELERY set to the server's address; a producer makes the contender itself.
 """
@@ -6,13 +6,15 @@ A worker imports this module with BENCH_CELERY set to the server's address; a pr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import celery
 
-from tests.benchmarks.contender import Contender, job, step, text
-from tests.benchmarks.workers import CeleryWorker
+from tests.benchmarks.contender import NONE_BEFORE, Contender, job, moment, step, text
+from tests.benchmarks.workers import OtherWorker
 
 
 class Chords(Contender):
@@ -21,7 +23,7 @@ class Chords(Contender):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.app = celery.Celery("bench", broker=url, backend=url)
-        self.job, self.step, self.text = (self.task(function) for function in (job, step, text))
+        self.job, self.step, self.text, self.moment = map(self.task, (job, step, text, moment))
 
         def total(values: list[int]) -> int:
             return sum(values)
@@ -35,15 +37,30 @@ class Chords(Contender):
         def length(texts: list[str]) -> None:
             self.answer(sum(map(len, texts)))
 
+        def follow(ended: float, seconds: float) -> float:
+            return self.hop(time.monotonic(), ended, seconds)
+
+        def end(ended: float) -> None:
+            self.arrive(time.monotonic(), ended)
+
+        def gather(moments: list[float]) -> None:
+            self.arrive(time.monotonic(), max(moments))
+
         self.total, self.report = self.task(total), self.task(report)
+        self.follow, self.end, self.gather = self.task(follow), self.task(end), self.task(gather)
         self.last, self.length = self.task(last), self.task(length)
 
-    def task(self, function: Callable[..., Any]) -> Any:
+    def task(self, function: Any) -> Any:
         return self.app.task(function, name=function.__name__)
 
     @classmethod
-    def worker(cls, url: str, env: Mapping[str, str]) -> CeleryWorker:
-        return CeleryWorker("tests.benchmarks.celery_contender", pool=2, env={**env, "BENCH_CELERY": url})
+    def worker(cls, url: str, env: Mapping[str, str], processes: int) -> OtherWorker:
+        """A pool of processes, with nothing switched on that the work doesn't need. Its default is one for each core;
+        it is given two at least, for each of them does one job at a time."""
+        command = [sys.executable, "-m", "celery", "-A", "tests.benchmarks.celery_contender", "worker"]
+        command += ["--pool=prefork", "-c", str(max(2, processes)), "--loglevel=ERROR"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return OtherWorker(command, env={**env, "BENCH_CELERY": url})
 
     def stored(self) -> list[bytes]:
         messages: list[bytes] = self.client.lrange("celery", 0, -1)
@@ -77,6 +94,13 @@ class Chords(Contender):
 
     def results(self, count: int, size: int) -> None:
         celery.chord((self.text.s(size) for _ in range(count)), self.length.s()).apply_async()
+
+    def handover(self, hops: int, seconds: float) -> None:
+        later = [self.follow.s(seconds) for _ in range(hops - 1)]
+        celery.chain(self.follow.s(NONE_BEFORE, seconds), *later, self.end.s()).apply_async()
+
+    def wide(self, members: int) -> None:
+        celery.chord((self.moment.s() for _ in range(members)), self.gather.s()).apply_async()
 
 
 if "BENCH_CELERY" in os.environ:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks.measure import Measured, TooLong, measure, warmed
+from tests.benchmarks.measure import Measured, Setting, TooLong, measure, warmed
 from tests.benchmarks.on_dramatiq import MESSAGES, QUEUE, Clutches
 from tests.benchmarks.peak import Peak
 from tests.benchmarks.report import table
@@ -80,7 +80,7 @@ def pending(count: int) -> Pending:
 
 def released(count: int, patience: float) -> Released:
     """A run owes nothing (its outbox is gone) when all of its present stage is sent."""
-    with warmed(Clutches, Fan(20), {}, patience) as bench:
+    with warmed(Clutches, Fan(20), Setting(patience)) as bench:
         bench.client.flushdb()
         began = time.perf_counter()
         contender: Any = bench.contender
@@ -98,7 +98,7 @@ def state_of(client: Any) -> int:
 
 
 def fans(sizes: Sequence[int], patience: float) -> str:
-    done = {size: measure(Clutches, Fan(size), {}, patience) for size in sizes}
+    done = {size: measure(Clutches, Fan(size), Setting(patience)) for size in sizes}
     shortest = time_a_job(done[sizes[0]])
     header = ["jobs", "time a job", "of the first", "worker's memory grew by", "run's keys, a job", "bytes a message"]
     header += ["run() returns after", "last message is in the broker after"]
@@ -134,7 +134,7 @@ def produce(url: str, members: int, limit: int) -> Produced:
 
 def stream(members: int, limit: int, patience: float) -> Streamed:
     """Raises TooLong, and whatever the producer raises."""
-    with warmed(Clutches, Fan(20), {}, patience) as bench, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with warmed(Clutches, Fan(20), Setting(patience)) as bench, ProcessPoolExecutor(1, get_context("spawn")) as pool:
         processes = bench.worker.processes()
         queue, messages = Peak(lambda: bench.client.llen(QUEUE)), Peak(lambda: bench.client.hlen(MESSAGES))
         with queue, messages, Peak(lambda: memory_of(processes)) as worker:

@@ -5,6 +5,7 @@ What only one of them needs, only that one imports: the others' workers don't ho
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
-from tests.benchmarks.contender import Contender, job, step, text
+from tests.benchmarks.contender import NONE_BEFORE, Contender, job, moment, step, text
 from tests.benchmarks.workers import WatchedWorker
 
 #: The list of the waiting messages' ids, and the hash of all messages that aren't acked, by Dramatiq's Redis broker.
@@ -20,11 +21,13 @@ QUEUE, MESSAGES = "dramatiq:default", "dramatiq:default.msgs"
 
 
 class OnDramatiq(Contender):
-    """One worker process with 8 threads."""
+    """Worker processes with 8 threads each."""
 
     #: Actors that are called with fewer arguments than they take: the value before is appended.
     step: Any
     last: Any
+    follow: Any
+    end: Any
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -37,9 +40,9 @@ class OnDramatiq(Contender):
         """Add the middleware and declare the actors."""
 
     @classmethod
-    def worker(cls, url: str, env: Mapping[str, str]) -> WatchedWorker:
+    def worker(cls, url: str, env: Mapping[str, str], processes: int) -> WatchedWorker:
         env = {**env, "BENCH_WHO": cls.__name__, "BENCH_URL": url}
-        return WatchedWorker("tests.benchmarks.contenders", threads=8, env=env)
+        return WatchedWorker("tests.benchmarks.contenders", processes=processes, threads=8, env=env)
 
     def stored(self) -> list[bytes]:
         messages: list[bytes] = self.client.hvals(MESSAGES)
@@ -69,7 +72,25 @@ class Floor(OnDramatiq):
             else:
                 self.answer()
 
-        self.job, self.step = count_down, hop
+        @dramatiq.actor
+        def follow(seconds: float, left: int, ended: float) -> None:
+            ended = self.hop(time.monotonic(), ended, seconds)
+            if left > 1:
+                self.follow.send(seconds, left - 1, ended)
+            else:
+                self.end.send(ended)
+
+        @dramatiq.actor
+        def member(count: int) -> None:
+            ended = time.monotonic()
+            if self.client.incr("bench:done") == count:
+                self.end.send(ended)
+
+        @dramatiq.actor
+        def end(ended: float) -> None:
+            self.arrive(time.monotonic(), ended)
+
+        self.job, self.step, self.follow, self.member, self.end = count_down, hop, follow, member, end
 
     def fan(self, count: int) -> None:
         self.client.delete("bench:done")
@@ -79,6 +100,14 @@ class Floor(OnDramatiq):
     def series(self, beside: int, length: int) -> None:
         for _ in range(beside):
             self.step.send(length - 1)
+
+    def handover(self, hops: int, seconds: float) -> None:
+        self.follow.send(seconds, hops, NONE_BEFORE)
+
+    def wide(self, members: int) -> None:
+        self.client.delete("bench:done")
+        for _ in range(members):
+            self.member.send(members)
 
 
 class Clutches(OnDramatiq):
@@ -113,6 +142,20 @@ class Clutches(OnDramatiq):
 
         self.total, self.report, self.last, self.length, self.number = total, report, last, length, number
 
+        @dramatiq.actor
+        def follow(seconds: float, ended: float) -> float:
+            return self.hop(time.monotonic(), ended, seconds)
+
+        @dramatiq.actor
+        def end(ended: float) -> None:
+            self.arrive(time.monotonic(), ended)
+
+        @dramatiq.actor
+        def gather() -> None:
+            self.arrive(time.monotonic(), max(previous_results()))
+
+        self.follow, self.end, self.moment, self.gather = follow, end, dramatiq.actor(moment), gather
+
     def fan(self, count: int) -> None:
         self.clutch.parallel(map(self.job.message, range(count))).then(self.report).run()
 
@@ -134,6 +177,13 @@ class Clutches(OnDramatiq):
 
     def results(self, count: int, size: int) -> None:
         self.clutch.parallel(self.text.message(size) for _ in range(count)).then(self.length).run()
+
+    def handover(self, hops: int, seconds: float) -> None:
+        later = [self.follow.message(seconds) for _ in range(hops - 1)]
+        self.clutch.then(self.follow.message(seconds, NONE_BEFORE)).then(*later, self.end, pipe=True).run()
+
+    def wide(self, members: int) -> None:
+        self.clutch.parallel(self.moment.message() for _ in range(members)).then(self.gather).run()
 
     def stream(self, count: int, limit: int) -> None:
         """A stage that is never in memory as a whole, and of which no more than `limit` jobs are sent at a time."""

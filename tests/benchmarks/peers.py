@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import uuid4
 
 import dramatiq
 
-from tests.benchmarks.contender import job, step, text
+from tests.benchmarks.contender import NONE_BEFORE, job, moment, step, text
 from tests.benchmarks.on_dramatiq import OnDramatiq
 
 
@@ -27,7 +28,8 @@ class WithResults(OnDramatiq):
         # After what coordinates: the middleware added last is the first to hear that a job has ended, and a result has
         # to be there when the job that reads it is sent.
         self.broker.add_middleware(Results(backend=self.stored_results))
-        self.job, self.text = (dramatiq.actor(store_results=True)(function) for function in (job, text))
+        returning = (dramatiq.actor(store_results=True)(function) for function in (job, text, moment))
+        self.job, self.text, self.moment = returning
 
         @dramatiq.actor
         def report(batch: str, count: int) -> None:
@@ -37,7 +39,12 @@ class WithResults(OnDramatiq):
         def length(batch: str, count: int) -> None:
             self.answer(sum(map(len, self.read(self.text, batch, count))))
 
-        self.report, self.length = report, length
+        @dramatiq.actor
+        def gather(batch: str, count: int) -> None:
+            began = time.monotonic()
+            self.arrive(began, max(self.read(self.moment, batch, count)))
+
+        self.report, self.length, self.gather = report, length, gather
         self.declare()
 
     @abstractmethod
@@ -81,7 +88,15 @@ class Groups(WithResults):
         def advance(batch: str, stage: int) -> None:
             self.stage(batch, stage)
 
-        self.last, self.advance = last, advance
+        @dramatiq.actor
+        def follow(seconds: float, ended: float) -> float:
+            return self.hop(time.monotonic(), ended, seconds)
+
+        @dramatiq.actor
+        def end(ended: float) -> None:
+            self.arrive(time.monotonic(), ended)
+
+        self.last, self.advance, self.follow, self.end = last, advance, follow, end
 
     def fan(self, count: int) -> None:
         batch = uuid4().hex
@@ -99,6 +114,14 @@ class Groups(WithResults):
     def results(self, count: int, size: int) -> None:
         batch = uuid4().hex
         self.group((self.text.message(size) for _ in range(count)), batch, self.length.message(batch, count))
+
+    def handover(self, hops: int, seconds: float) -> None:
+        later = [self.follow.message(seconds) for _ in range(hops - 1)]
+        dramatiq.pipeline([self.follow.message(seconds, NONE_BEFORE), *later, self.end.message()]).run()
+
+    def wide(self, members: int) -> None:
+        batch = uuid4().hex
+        self.group((self.moment.message() for _ in range(members)), batch, self.gather.message(batch, members))
 
     def stage(self, batch: str, stage: int) -> None:
         """One of three. A group can't be followed by a group: a job of its own, the callback, has to start the next."""
@@ -192,13 +215,28 @@ class WorkflowsWithResults(WithResults):
         def grand_total(batch: str, count: int) -> None:
             self.answer(sum(self.read(self.total, batch, count)))
 
+        @dramatiq.actor(store_results=True)
+        def follow(batch: str, number: int, seconds: float) -> float:
+            began = time.monotonic()
+            return self.hop(began, self.ended(batch, number), seconds)
+
+        @dramatiq.actor
+        def end(batch: str, number: int) -> None:
+            began = time.monotonic()
+            self.arrive(began, self.ended(batch, number))
+
         self.step, self.last, self.total, self.grand_total = read_and_step, last, total, grand_total
+        self.follow, self.end = follow, end
 
     def stepped(self, batch: str, number: int) -> int:
-        if number == 0:
-            return step(0)
-        before = self.step.message().copy(message_id=f"{batch}-{number - 1}")
-        return step(before.get_result(backend=self.stored_results))
+        return step(self.before(self.step, batch, number) if number else 0)
+
+    def ended(self, batch: str, number: int) -> float:
+        return float(self.before(self.follow, batch, number)) if number else NONE_BEFORE
+
+    def before(self, actor: Any, batch: str, number: int) -> Any:
+        """The result of the job before this one."""
+        return actor.message().copy(message_id=f"{batch}-{number - 1}").get_result(backend=self.stored_results)
 
     def fan(self, count: int) -> None:
         batch = uuid4().hex
@@ -231,6 +269,18 @@ class WorkflowsWithResults(WithResults):
         batch = uuid4().hex
         texts = named((self.text.message(size) for _ in range(count)), batch)
         run_chain(Group(*texts), self.length.message(batch, count))
+
+    def handover(self, hops: int, seconds: float) -> None:
+        batch = uuid4().hex
+        steps = named((self.follow.message(batch, number, seconds) for number in range(hops)), batch)
+        run_chain(*steps, self.end.message(batch, hops))
+
+    def wide(self, members: int) -> None:
+        from dramatiq_workflow import Group
+
+        batch = uuid4().hex
+        moments = named((self.moment.message() for _ in range(members)), batch)
+        run_chain(Group(*moments), self.gather.message(batch, members))
 
     def jobs(self, batch: str, count: int) -> Any:
         from dramatiq_workflow import Group

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from tests.benchmarks.contender import Contender
-from tests.benchmarks.measure import TooLong, measure
+from tests.benchmarks.measure import Setting, TooLong, measure
 from tests.benchmarks.report import NOTHING, table
 from tests.benchmarks.shapes import Fan
 
@@ -21,8 +21,7 @@ Curve = dict[int, float]
 def curves(
     kinds: Sequence[type[Contender]],
     sizes: Sequence[int],
-    env: Mapping[str, str],
-    limit: float,
+    setting: Setting,
     say: Callable[[str], None],
 ) -> dict[str, Curve]:
     """Each contender in turn at each size. One that took longer than the limit is left out from there on."""
@@ -31,13 +30,14 @@ def curves(
     for size in sizes:
         for kind in tuple(left):
             try:
-                found[kind.name][size] = seconds = measure(kind, Fan(size), env, limit).seconds
-                late = seconds > limit
+                found[kind.name][size] = seconds = measure(kind, Fan(size), setting).seconds
+                late = seconds > setting.limit
             except TooLong:
                 late = True
             if late:
                 left.remove(kind)
-                say(f"{kind.name} took more than {limit:g} s for {size:,} jobs; it is left out where there are more")
+                limit = f"{setting.limit:g} s"
+                say(f"{kind.name} took more than {limit} for {size:,} jobs; it is left out where there are more")
     return found
 
 

@@ -1,4 +1,5 @@
-"""The pieces of work. Each is started by the contender's method of the same name, which gets the shape's fields."""
+"""The pieces of work. Each is started by a method of the contender, which has the shape's name if nothing else is said,
+and gets the shape's fields."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ from tests.benchmarks.contender import Contender
 
 
 class Shape(ABC):
+    #: By which it is chosen.
     name: ClassVar[str]
+    #: How often it is done, one after the other.
+    turns: int = 1
 
     @property
     @abstractmethod
@@ -30,11 +34,15 @@ class Shape(ABC):
     def few(self) -> Shape:
         """Less of it, of messages of the same size: to warm a worker, and to weigh messages."""
 
+    @property
+    def method(self) -> str:
+        return self.name
+
     def start(self, contender: Contender) -> None:
-        getattr(contender, self.name)(**vars(self))
+        getattr(contender, self.method)(**vars(self))
 
     def suits(self, kind: type[Contender]) -> bool:
-        return hasattr(kind, self.name)
+        return hasattr(kind, self.method)
 
     def expected(self, kind: type[Contender]) -> list[int]:
         return self.answers if kind.hands_on else [0] * len(self.answers)
@@ -146,3 +154,75 @@ class Results(Shape):
 
     def few(self) -> Results:
         return Results(20, self.size)
+
+
+class Gaps(Shape):
+    """Work of which it is measured how long after the end of what it follows a job begins. There is nothing else to do
+    meanwhile. Each answer is how many such gaps there have been."""
+
+    name = "handover"
+
+    @property
+    @abstractmethod
+    def follows(self) -> str:
+        """What the jobs follow, for the head of a column."""
+
+    def expected(self, kind: type[Contender]) -> list[int]:
+        return self.answers
+
+
+@dataclass(frozen=True)
+class Handover(Gaps):
+    hops: int
+    seconds: float
+
+    @property
+    def title(self) -> str:
+        return f"hand-over: a series of {self.hops + 1} jobs, all but the last of {self.seconds:g} s"
+
+    @property
+    def follows(self) -> str:
+        return f"a job of {self.seconds:g} s"
+
+    @property
+    def jobs(self) -> int:
+        return self.hops + 1
+
+    @property
+    def answers(self) -> list[int]:
+        return [self.hops]
+
+    def few(self) -> Handover:
+        return Handover(10, 0)
+
+
+@dataclass(frozen=True)
+class Wide(Gaps):
+    members: int
+    turns: int
+
+    @property
+    def title(self) -> str:
+        return f"hand-over: {self.turns} times, {self.members} jobs of 0 s side by side and one after them"
+
+    @property
+    def follows(self) -> str:
+        return f"the last of {self.members} side by side"
+
+    @property
+    def method(self) -> str:
+        return "wide"
+
+    @property
+    def jobs(self) -> int:
+        return self.turns * (self.members + 1)
+
+    @property
+    def answers(self) -> list[int]:
+        return list(range(1, self.turns + 1))
+
+    def few(self) -> Wide:
+        return Wide(self.members, 3)
+
+    def start(self, contender: Contender) -> None:
+        getattr(contender, self.method)(self.members)

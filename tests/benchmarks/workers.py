@@ -1,4 +1,4 @@
-"""Workers whose memory can be looked at."""
+"""Workers whose memory and processor time can be looked at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ def memory_of(processes: Sequence[Any]) -> int:
     return sum(process.memory_info().rss for process in processes)
 
 
+def processor_of(processes: Sequence[Any]) -> float:
+    """The processor time of processes since each was started, in seconds; the system counts it in hundredths."""
+    times = [process.cpu_times() for process in processes]
+    return float(sum(time.user + time.system for time in times))
+
+
 class WatchedWorker(Worker):
-    """A `dramatiq` command with one worker process."""
+    """A `dramatiq` command with worker processes, one by default."""
+
+    def __init__(self, module: str, *, threads: int = 8, processes: int = 1, env: Mapping[str, str]) -> None:
+        super().__init__(module, env=env)
+        self._command = [sys.executable, "-m", "dramatiq", module, "-p", str(processes), "-t", str(threads)]
+        self._processes = processes
 
     def processes(self) -> list[Any]:
         """The command's own process and its children, as they are now."""
@@ -26,15 +37,18 @@ class WatchedWorker(Worker):
         command = psutil.Process(self._process.pid)
         return [command, *command.children(recursive=True)]
 
+    def _is_ready(self) -> bool:
+        return super()._is_ready() and self.log.count("Worker process is ready for action.") >= self._processes
 
-class CeleryWorker(WatchedWorker):
-    """A `celery worker` command with a pool of processes, and with nothing switched on that the work doesn't need."""
 
-    def __init__(self, module: str, *, pool: int, env: Mapping[str, str]) -> None:
-        super().__init__(module, env=env)
-        self._command = [sys.executable, "-m", "celery", "-A", module, "worker", "--pool=prefork", "-c", str(pool)]
-        self._command += ["--loglevel=ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+class OtherWorker(WatchedWorker):
+    """What another command starts: a peer's workers."""
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str]) -> None:
+        super().__init__("", env=env)
+        self._command = [*command]
 
     def _is_ready(self) -> bool:
-        """It says nothing at this log level, so the first answer has to do: see `measure.warmed`."""
+        """What each says when it is, if it says anything, differs. So the first answer has to do: see
+        `measure.warmed`."""
         return self.running
