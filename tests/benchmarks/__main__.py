@@ -1,7 +1,7 @@
 """python -m tests.benchmarks: the same work, done by each contender in turn, on one machine, in one sitting.
 
 Prints medians, and ratios to the floor or to the best peer: a table for each shape, or, if hand-overs are among the
-shapes, one table of all of them. Every answer is checked. With
+shapes, one table of all of them. Every answer is checked. Peers that aren't installed are named, and left out. With
 --plot, it draws the time of a fan against its size instead.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.benchmarks.celery_contender import Chords
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import ON_DRAMATIQ
+from tests.benchmarks.further import installed
 from tests.benchmarks.measure import Measured, Setting, TooLong, measure, weigh
 from tests.benchmarks.report import Taken, comparison, overview
 from tests.benchmarks.shapes import Fan, Gaps, Handover, Nested, Results, Series, Shape, Small, Wide
@@ -76,7 +77,7 @@ def arguments() -> argparse.Namespace:
 
 def chosen(words: Sequence[str] | None, processes: int) -> list[type[Contender]]:
     """The contenders that are there, that can have so many worker processes, and that are asked for."""
-    there = [kind for kind in CONTENDERS if kind.scales or processes == 1]
+    there = [kind for kind in (*CONTENDERS, *installed(say=print)) if kind.scales or processes == 1]
     return [kind for kind in there if words is None or any(word.lower() in kind.name.lower() for word in words)]
 
 
