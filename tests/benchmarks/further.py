@@ -21,6 +21,7 @@ class Peer:
     """Where the contender of a peer is.
 
     Parameters:
+      name: as people call it.
       module: in this folder.
       contender: its class.
       needs: packages that have to be there, of Python or of Node.
@@ -28,6 +29,7 @@ class Peer:
       node: whether they are Node's.
     """
 
+    name: str
     module: str
     contender: str
     needs: tuple[str, ...]
@@ -44,14 +46,15 @@ class Peer:
         return found
 
 
-NPM = "npm install --no-save --prefix tests/benchmarks bullmq ioredis, with Node; or name their folder in BENCH_NODE_MODULES"
+NPM = "npm install --no-save --prefix tests/benchmarks bullmq ioredis, with Node; or their folder in BENCH_NODE_MODULES"
 
 PEERS = (
-    Peer("bullmq_node_contender", "NodeFlows", ("bullmq", "ioredis"), NPM, node=True),
-    Peer("bullmq_contender", "Flows", ("bullmq",), "pip install bullmq"),
-    Peer("huey_contender", "HueyChords", ("huey",), "pip install 'huey>=3'"),
-    Peer("streaq_contender", "Streaqs", ("streaq",), "pip install streaq (from Python 3.11)"),
+    Peer("BullMQ on Node", "bullmq_node_contender", "NodeFlows", ("bullmq", "ioredis"), NPM, node=True),
+    Peer("BullMQ for Python", "bullmq_contender", "Flows", ("bullmq",), "pip install bullmq"),
+    Peer("huey", "huey_contender", "HueyChords", ("huey",), "pip install 'huey>=3'"),
+    Peer("streaQ", "streaq_contender", "Streaqs", ("streaq",), "pip install streaq, from Python 3.11"),
     Peer(
+        "taskiq-pipelines",
         "taskiq_contender",
         "Pipelines",
         ("taskiq", "taskiq_redis", "taskiq_pipelines"),
@@ -66,4 +69,4 @@ def installed(say: Callable[[str], None]) -> Iterator[type[Contender]]:
         if peer.is_there():
             yield peer.kind()
         else:
-            say(f"Left out, for it isn't installed: {peer.contender} ({peer.install})")
+            say(f"Left out, for it isn't installed: {peer.name} ({peer.install})")
