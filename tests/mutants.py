@@ -926,6 +926,13 @@ PYTHON = (
         "tests/test_desk.py::test_a_worker_that_has_no_thread_for_a_message_leaves_it_to_others",
     ),
     python(
+        "what stands behind others waits for the consumer",
+        "A message that others stand before is fetched after them, as soon as a thread has nothing to do.",
+        "if count < len(offer.messages):",
+        "if False:",
+        "tests/test_desk.py::test_what_waits_in_the_queue_comes_first",
+    ),
+    python(
         "the rest of a wide stage waits for the consumer",
         "A stage wider than its worker is fetched as soon as a thread has nothing to do.",
         "if len(chosen) < len(messages) and any(",

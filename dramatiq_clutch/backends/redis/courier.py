@@ -52,7 +52,7 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
-        self._desk = Desk(broker)
+        self._desk = Desk(broker, self._fetch)
         self._store: RedisBackend | None = None
         if isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single:
             self._store = store
@@ -116,8 +116,8 @@ class RedisCourier(Courier):
             reply = self._store.record(record, caller, along)
             if reply.acked:
                 self._desk.note_ack(along.ack[-1])
-            if reply.kept and offer is not None:
-                offer.take(1)
+            if reply.sent is not None and offer is not None:
+                self._desk.take(offer, int(reply.kept))
         if reply.sent is not None and prepared is not None:
             self._announce("after", [prepared])
         return reply
@@ -229,6 +229,19 @@ class RedisCourier(Courier):
             broker.client.script_load(dispatch.script)
         return others
 
+    def _fetch(self, queue: str, count: int) -> Sequence[bytes]:
+        """Fetch messages of a queue. In a round trip with what other threads send, for these threads record what they
+        have done at that moment."""
+        broker = self.broker
+        script = broker.scripts["dispatch"].sha
+        try:
+            found = resp.ask(
+                broker.client, ("EVALSHA", script, 1, broker.namespace, *self._arguments("fetch", queue, count))
+            )
+        except NoScriptError:
+            found = broker.do_fetch(queue, count)
+        return [message for message in found if message is not None]
+
     def _keep(self, offer: Offer) -> tuple[Any, ...]:
         """What fetches offered messages, right behind them: as long as they are the first in their queue."""
         fetch = self._arguments("fetch", offer.queue, 1)
@@ -242,7 +255,7 @@ class RedisCourier(Courier):
             kept = resp.ask(self.broker.client, ("EVAL", script("keep", self._text).text, *self._keep(offer)[2:]))
         if isinstance(kept, Exception):
             raise kept
-        offer.take(kept)
+        self._desk.take(offer, kept)
 
     def _enqueue(self, message: Message[Any]) -> list[Any]:
         return self._arguments("enqueue", message.queue_name, message.options["redis_message_id"], encoded(message))
@@ -257,7 +270,7 @@ class RedisCourier(Courier):
             broker.broker_id,
             broker.heartbeat_timeout,
             broker.dead_message_ttl,
-            broker._should_do_maintenance(command) if command == "enqueue" else 0,
+            broker._should_do_maintenance(command),
             broker._max_unpack_size(),
             *more,
         ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +51,6 @@ class Offer:
     ids: Sequence[str]
     messages: Sequence[bytes]
 
-    def take(self, count: int) -> None:
-        """So many of them have been fetched for it."""
-        for message in self.messages[:count]:
-            self.room.put(message)
-
 
 class _Here(threading.local):
     """Of this thread: the worker that it is one of, the message whose attempt it is about to have ended, and the id in
@@ -67,10 +62,15 @@ class _Here(threading.local):
 
 
 class Desk:
-    """Of one broker, in this process."""
+    """Of one broker, in this process.
 
-    def __init__(self, broker: RedisBroker) -> None:
-        self._broker = broker
+    Parameters:
+      broker: the broker.
+      fetch: fetches so many messages of a queue at most, as the broker's consumers do.
+    """
+
+    def __init__(self, broker: RedisBroker, fetch: Callable[[str, int], Sequence[bytes]]) -> None:
+        self._broker, self._fetch = broker, fetch
         self.renew()
         renew_in_children(self)
 
@@ -155,6 +155,14 @@ class Desk:
                 self._astray |= dict.fromkeys(offer.ids, offer.queue) if offer else {}
             raise
 
+    def take(self, offer: Offer, count: int) -> None:
+        """So many of these messages have been fetched for the worker. Of a queue in which others stood before them,
+        something is left."""
+        for message in offer.messages[:count]:
+            offer.room.put(message)
+        if count < len(offer.messages):
+            self._left.add(offer.queue)
+
     def give_back(self) -> None:
         """Put messages that are astray back into their queues; does nothing to those that weren't fetched. Raises what
         the broker raises."""
@@ -177,7 +185,7 @@ class Desk:
                 room = self._room(queue, acked=True)
                 if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
-                found = self._broker.do_fetch(queue, room.ahead)
+                found = self._fetch(queue, room.ahead)
                 if len(found) < room.ahead:
                     self._left.discard(queue)
                 for message in found:
