@@ -201,7 +201,7 @@ def test_a_worker_that_is_stopped_in_the_middle_leaves_the_rest_to_the_next_one(
     def job(number: int) -> int:
         began.append(number)
         if number == 5:
-            wait_until("the worker is told to stop", lambda: not all(known.running for known in workers[0].workers))
+            wait_until("all threads to be told to stop", lambda: not any(known.running for known in workers[0].workers))
         return number
 
     run = Clutch().then(*(job.message(number) for number in range(LONG))).run()
