@@ -23,8 +23,9 @@ from tests.support.server import Server
 HERE = Path(__file__).parent
 PACKAGE = Path(dramatiq_clutch.__file__).parent
 
-#: What the tests need beside Dramatiq, and the middleware for runs in memory.
-NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "lupa>=2.2")
+#: What the tests need beside Dramatiq, and the middleware for runs in memory. With watchdog 7, Dramatiq doesn't notice
+#: that a file changes, and its tests of that fail.
+NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "lupa>=2.2", "watchdog<7")
 
 #: For how long a single test may hang, and all of them may take, in seconds.
 TEST_TIMEOUT, TIMEOUT = 60, 1_200
@@ -61,7 +62,7 @@ class Suite:
 
     @classmethod
     def prepared(cls, folder: Path, python: str = sys.executable) -> Suite:
-        """Put what the tests in `folder` / tests need beside them."""
+        """Put what the tests in a folder's `tests` need beside them."""
         shutil.copy(HERE / "fixtures.py", folder / "tests" / "conftest.py")
         shutil.copy(HERE / "common.py", folder / "tests" / "common.py")
         shutil.copy(HERE / "everywhere.py", folder / "sitecustomize.py")
