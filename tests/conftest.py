@@ -51,14 +51,17 @@ def is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have Hypothesis try a third of its usual examples in the quick tier, unless a test says how many; where files are
-    named, it tries all. It takes long to import, and who only starts other processes to test in doesn't need it."""
-    whole = is_quick(config) and config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if whole and not config.getoption("numprocesses", None):
-        from hypothesis import settings
+    """Have Hypothesis take its time, for no test may depend on a fast machine, and try a third of its usual examples in
+    the quick tier, unless a test says how many; where files are named, it tries all. It takes long to import, and who
+    only starts other processes to test in doesn't need it."""
+    if config.getoption("numprocesses", None):
+        return
+    from hypothesis import HealthCheck, settings
 
-        settings.register_profile("quick", settings(max_examples=33))
-        settings.load_profile("quick")
+    whole = is_quick(config) and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("clutch", settings(patient, max_examples=33 if whole else patient.max_examples))
+    settings.load_profile("clutch")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -189,6 +189,10 @@ def test_a_paused_worker_leaves_what_comes_next_to_others(
         wait_until("everything is acked", lambda: not on_their_way(redis_broker))
 
 
+def _running(worker: dramatiq.Worker) -> list[bool]:
+    return [thread.running for thread in worker.workers]
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_worker_that_is_stopped_in_the_middle_leaves_the_rest_to_the_next_one(
     redis_broker: RedisBroker, threads: int
@@ -201,7 +205,7 @@ def test_a_worker_that_is_stopped_in_the_middle_leaves_the_rest_to_the_next_one(
     def job(number: int) -> int:
         began.append(number)
         if number == 5:
-            wait_until("all threads to be told to stop", lambda: not any(known.running for known in workers[0].workers))
+            wait_until("all threads to be told to stop", lambda: workers and not any(_running(workers[0])))
         return number
 
     run = Clutch().then(*(job.message(number) for number in range(LONG))).run()

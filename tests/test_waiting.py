@@ -180,7 +180,11 @@ def test_a_finished_run_is_there_without_any_time_to_wait(broker: dramatiq.Broke
         run.get_result(block=True, timeout=0)
 
 
-def test_an_interrupted_wait_ends_at_once_and_leaves_nothing(broker: dramatiq.Broker) -> None:
+def test_an_interrupted_wait_ends_at_once_and_leaves_nothing(
+    broker: dramatiq.Broker, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may have it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     run = waiting_run(broker)
     this = threading.get_ident()
     timer = threading.Timer(0.3, lambda: signal.pthread_kill(this, signal.SIGINT))
