@@ -23,6 +23,7 @@ from .steps import (
     AnyActor,
     Description,
     Encoded,
+    PartialActor,
     Source,
     Stage,
     Step,
@@ -37,8 +38,11 @@ from .stored.places import new_generation
 from .stored.plan import Fingerprint, Plan
 from .tokens import new_token
 
-#: How a user gives a callback. A message or an actor is encoded at once and kept so; a name is kept as it is.
-Callback = Message[Any] | AnyActor | str | Encoded
+#: How a user gives a callback. A message or an actor, perhaps with some of its arguments, is encoded at once and kept
+#: so; a name is kept as it is.
+Callback = Message[Any] | AnyActor | PartialActor | str | Encoded
+
+ACCEPTED_AS_CALLBACK = "an actor, functools.partial(actor, ...), a message or an actor's name"
 
 #: What an id that a user gives must match. `~` is used in the ids of nested runs, and braces have a meaning in Redis
 #: Cluster.
@@ -56,9 +60,13 @@ class Clutch(Description):
     Messages are encoded when they are given, by Dramatiq's encoder of that moment. So it makes no difference if, say, a
     list among their arguments is changed later. Pickling a clutch leaves out its `broker`.
 
-    Each callback is an actor, a message or an actor's name. It gets the run's status (a JSON dict, with the `event` and
-    the index of the `stage`) as its last argument. A name is looked up at `run()`; an actor or a message needn't be
-    known to the process that calls `run()`.
+    A step is a message, an actor, an actor with some of its arguments (``functools.partial(fetch, timeout=5)``),
+    another clutch, or a Dramatiq pipeline or group. Where more arguments are to come (by `pipe`, by `map`, or as a
+    callback's status), a partial passes a type checker, and a message with too few arguments doesn't.
+
+    Each callback is an actor, an actor with some of its arguments, a message or an actor's name. It gets the run's
+    status (a JSON dict, with the `event` and the index of the `stage`) as its last argument. A name is looked up at
+    `run()`; an actor or a message needn't be known to the process that calls `run()`.
 
     Parameters:
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
@@ -83,7 +91,7 @@ class Clutch(Description):
         for option in CALLBACKS:
             callback = getattr(self, option)
             if callback is not None and not isinstance(callback, str | Encoded):
-                kept = to_encoded(callback, what=option, accepted="an actor, a message or an actor's name")
+                kept = to_encoded(callback, what=option, accepted=ACCEPTED_AS_CALLBACK)
                 object.__setattr__(self, option, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,8 +106,8 @@ class Clutch(Description):
         return self  # a clutch is immutable
 
     def then(self, *steps: Step, pipe: bool = False) -> Clutch:
-        """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(shout, pipe=True)`` gives `shout`
-        the result of `fetch` as its argument.
+        """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(partial(store, "a"), pipe=True)``
+        calls `store` with ``"a"`` and the result of `fetch`.
 
         Parameters:
           pipe: append the result of the stage before as the last positional argument: the value after a stage of one,
@@ -148,9 +156,9 @@ class Clutch(Description):
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
     def map(self, step: Step, *, allow_failures: bool = False, limit: int | None = None) -> Clutch:
-        """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``. An
-        actor or a message gets the item as its last positional argument; a clutch finds it as the `previous_results()`
-        of its first stage.
+        """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
+        ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
+        argument; a clutch finds it as the `previous_results()` of its first stage.
 
         After a `parallel` or `map` stage the items are its results. After a stage of one member its result must be a
         list, whose elements are the items; otherwise the run fails.

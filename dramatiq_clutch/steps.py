@@ -6,6 +6,7 @@ import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import GeneratorType
 from typing import Any, Union
 from weakref import ref
@@ -17,10 +18,17 @@ from .stored.plan import changed, to_row
 
 #: At run time a class-based actor is an instance of GenericActor; a type checker sees its class.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]
-Source = Callable[[], "Iterable[Step]"]
-Step = Union[Message[Any], AnyActor, pipeline, group, "Description"]
 
-ACCEPTED = "a message (actor.message(...)), an actor, a Clutch, or a Dramatiq pipeline or group"
+#: An actor with some of its arguments, ``functools.partial(actor, 1, page=2)``. A type checker lets others be missing;
+#: in `actor.message(...)` it doesn't, because that is typed like a call of the actor.
+PartialActor = partial[Any]
+
+Source = Callable[[], "Iterable[Step]"]
+Step = Union[Message[Any], AnyActor, PartialActor, pipeline, group, "Description"]
+
+ACCEPTED = (
+    "a message (actor.message(...)), an actor, functools.partial(actor, ...), a Clutch, or a Dramatiq pipeline or group"
+)
 
 #: How many levels of clutches and compositions may be nested in a clutch. Python's recursion limit leaves room for so
 #: many, wherever they are written, drawn or pickled. (Runs that jobs nest while they run aren't counted.)
@@ -132,7 +140,22 @@ def name_of(source: Source) -> str:
 
 
 def is_step(value: object) -> bool:
-    return isinstance(value, Message | Actor | GenericActor | Description | pipeline | group)
+    return isinstance(value, Description | pipeline | group) or message_of(value) is not None
+
+
+def message_of(value: object) -> Message[Any] | None:
+    """The message that a value says: it is one; or it is an actor, or an actor with some of its arguments, and the
+    message has these. None for anything else, also for a partial of something that isn't an actor."""
+    if isinstance(value, Message):
+        return value
+    if isinstance(value, Actor | GenericActor):
+        actor: Any = value  # a GenericActor has the attributes of its actor
+        message: Message[Any] = actor.message()
+        return message
+    if isinstance(value, partial):  # a partial with attributes of its own may hold another one
+        begun = message_of(value.func)
+        return begun and changed(begun, args=(*begun.args, *value.args), kwargs={**begun.kwargs, **value.keywords})
+    return None
 
 
 def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
@@ -148,14 +171,12 @@ def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
 
 
 def to_encoded(step: Any, *, what: str, accepted: str) -> Encoded:
-    """A message, or an actor's message without arguments, encoded. Raises TypeError for anything else: `what` takes
+    """The message that a step says, encoded (see `message_of`). Raises TypeError for anything else: `what` takes
     `accepted`."""
-    if isinstance(step, Message):
-        return encoded(step, what=what)
-    if isinstance(step, Actor | GenericActor):
-        actor: Any = step  # a GenericActor has the attributes of its actor
-        return encoded(actor.message(), what=what)
-    raise TypeError(f"{what} takes {accepted}, not {step!r}")
+    message = message_of(step)
+    if message is None:
+        raise TypeError(f"{what} takes {accepted}, not {step!r}")
+    return encoded(message, what=what)
 
 
 def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Encoded | Description, ...]:

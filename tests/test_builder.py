@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ActorNotFound
+from dramatiq.middleware import AsyncIO
 
 import dramatiq_clutch
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results
 from dramatiq_clutch.errors import NotConfigured, RunNotFound
 from dramatiq_clutch.stored.plan import message_from
-from tests.conftest import result
+from tests.conftest import result, running_worker
+from tests.support.jobs import Jobs
 
 
 @pytest.fixture
@@ -66,12 +69,81 @@ def test_what_is_not_a_step_is_a_type_error_at_the_call_that_adds_it(
     with pytest.raises(TypeError, match=r"takes .*\bnot\b") as raised:
         getattr(clutch, add)(wrong)
     assert repr(wrong) in str(raised.value)
-    assert "a message (actor.message(...)), an actor, a Clutch" in str(raised.value)
+    assert "a message (actor.message(...)), an actor, functools.partial(actor, ...), a Clutch" in str(raised.value)
 
 
 def test_a_wrong_member_of_an_iterable_is_named(job: dramatiq.Actor[..., Any]) -> None:
     with pytest.raises(TypeError, match="'third'"):
         Clutch().parallel(iter([job, job.message(), "third"]))  # type: ignore[arg-type]
+
+
+# An actor with some of its arguments
+
+
+def test_a_partial_of_an_actor_is_a_step_wherever_a_message_is(broker: dramatiq.Broker, job: Any) -> None:
+    shown = partial(job, "given")
+    assert result(broker, Clutch().then(shown)) == ["given"]
+    assert result(broker, Clutch().then(job.message(1)).then(shown, pipe=True)) == ["given", [1]]
+    assert result(broker, Clutch().then(job.message(1, 2)).map(shown)) == [["given", 1], ["given", 2]]
+    assert result(broker, Clutch().parallel(partial(job, 1), partial(job, 2))) == [[1], [2]]
+    assert result(broker, Clutch().parallel(partial(job, n) for n in range(2))) == [[0], [1]]
+    assert result(broker, Clutch().parallel(lambda: [partial(job, 1)])) == [[1]]
+    assert result(broker, Clutch().parallel(shown)) == [["given"]]
+
+
+def test_a_partial_may_have_keyword_arguments_and_be_one_of_a_partial(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor
+    def shown(*args: Any, **kwargs: Any) -> Any:
+        return [list(args), kwargs]
+
+    inner: Any = partial(shown, 1, page=2)
+    inner.note = "with an attribute of its own, so that partial() keeps it as it is"
+    step = partial(inner, 3, page=4, last=True)
+    assert result(broker, Clutch().then(shown.message()).then(step, pipe=True)) == [
+        [1, 3, [[], {}]],
+        {"page": 4, "last": True},
+    ]
+
+
+def test_a_partial_may_be_of_a_class_based_actor_or_of_a_coroutine(broker: dramatiq.Broker) -> None:
+    class Classy(dramatiq.GenericActor):
+        def perform(self, *args: Any) -> Any:
+            return list(args)
+
+    @dramatiq.actor
+    async def coroutine(*args: Any) -> Any:
+        return list(args)
+
+    broker.add_middleware(AsyncIO())
+    classy: Any = Classy
+    assert result(broker, Clutch().then(partial(classy, 1)).then(partial(coroutine, 2), pipe=True)) == [2, [1]]
+
+
+def test_a_partial_may_be_a_callback(jobs: Jobs) -> None:
+    callbacks: Any = {option: partial(jobs.heard, "ops") for option in ("on_success", "on_finish")}
+    result(jobs.broker, Clutch(**callbacks).then(partial(jobs.job, "job")))
+    with running_worker(jobs.broker):
+        jobs.wait_fired("ops", "S E")
+
+
+def test_a_partial_is_encoded_when_it_is_added(broker: dramatiq.Broker, job: Any) -> None:
+    pages = [1]
+    clutch = Clutch().then(partial(job, pages))
+    pages.append(2)
+    assert result(broker, clutch) == [[1]]
+    with pytest.raises(TypeError, match=r"args\[0\]"):
+        Clutch().then(partial(job, object()))
+
+
+def test_a_partial_of_what_is_no_actor_is_a_type_error_or_a_source(broker: dramatiq.Broker, job: Any) -> None:
+    def pages(count: int) -> list[Any]:
+        return [job.message(n) for n in range(count)]
+
+    with pytest.raises(TypeError, match=r"then\(\) takes .*functools\.partial\(actor, \.\.\.\).*, not functools"):
+        Clutch().then(partial(pages, 2))
+    with pytest.raises(TypeError, match=r"on_failure takes an actor, functools\.partial\(actor, \.\.\.\)"):
+        Clutch(on_failure=partial(pages, 2))
+    assert result(broker, Clutch().parallel(partial(pages, 2))) == [[0], [1]]
 
 
 def test_an_iterable_is_read_at_once(broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]) -> None:

@@ -3,6 +3,7 @@ marked with an ignored error must be one, or the ignore is unused, which is an e
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -30,6 +31,27 @@ class Generic(dramatiq.GenericActor):
 
 @dramatiq.actor
 def alert(status: dict[str, Any]) -> None: ...
+
+
+@dramatiq.actor
+def transform(what: str, text: str, *, language: str = "en") -> str:
+    return what
+
+
+@dramatiq.actor
+async def notify(who: str, status: dict[str, Any]) -> None: ...
+
+
+def what_gets_more_arguments_later() -> None:
+    clutch = Clutch(on_failure=partial(notify, "ops"), on_death=notify.message("ops", {}))
+    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe=True), Clutch)
+    assert_type(clutch.then(plain).map(partial(transform, "facts", language="de")), Clutch)
+    assert_type(clutch.parallel(partial(plain, 1), partial(plain, 2)), Clutch)
+    assert_type(clutch.parallel(partial(plain, number) for number in range(3)), Clutch)
+    assert_type(clutch.then(plain, partial(transform, "facts"), plain.message(1), pipe=True), Clutch)
+    clutch.then(transform.message("facts"), pipe=True)  # type: ignore[call-arg]
+    clutch.then(partial(transform, 3), pipe=True)  # type: ignore[arg-type]
+    clutch.then(partial(transform, nowhere="facts"), pipe=True)  # type: ignore[call-arg]
 
 
 def the_builder() -> None:
