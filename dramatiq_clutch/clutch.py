@@ -105,25 +105,27 @@ class Clutch(Description):
     def __deepcopy__(self, memo: dict[int, Any]) -> Clutch:
         return self  # a clutch is immutable
 
-    def then(self, *steps: Step, pipe: bool = False) -> Clutch:
+    def then(self, *steps: Step, pipe: bool | str = False) -> Clutch:
         """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(partial(store, "a"), pipe=True)``
         calls `store` with ``"a"`` and the result of `fetch`.
 
         Parameters:
-          pipe: append the result of the stage before as the last positional argument: the value after a stage of one,
-            the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
+          pipe: True appends the result of the stage before as the last positional argument; a name, as in
+            ``.then(store, pipe="page")``, gives it as the keyword argument of that name. It is the value after a stage
+            of one, the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
 
         Raises:
           TypeError: something isn't a step, or an argument of a message can't be encoded.
-          ValueError: `pipe` is used in a first stage, or more than 100 levels are nested in each other.
+          ValueError: `pipe` is used in a first stage; it isn't the name of an argument, a message has that argument
+            already, or a step is a clutch, which takes none; or more than 100 levels are nested in each other.
         """
         members = [to_member(step, what="then()") for step in steps]
-        return self._with(*(self._stage((member,), pipe=pipe and "then()") for member in members))
+        return self._with(*(self._stage((member,), pipe=pipe, what="then()") for member in members))
 
     def parallel(
         self,
         *steps: Step | Iterable[Step] | Source,
-        pipe: bool = False,
+        pipe: bool | str = False,
         allow_failures: bool = False,
         limit: int | None = None,
     ) -> Clutch:
@@ -144,18 +146,19 @@ class Clutch(Description):
 
         Raises:
           TypeError: something isn't a step, or an argument of a message can't be encoded.
-          ValueError: `pipe` is used in a first stage, the `limit` is below 1, an iterator is used up, or more than 100
-            levels are nested in each other.
+          ValueError: as for `then`; or the `limit` is below 1, or an iterator is used up.
         """
         source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
         if source is not None and not is_step(source) and not isinstance(source, Iterable):
             members: tuple[Any, ...] = ()
         else:
             source, members = None, members_of(steps, what="parallel()")
-        stage = self._stage(members, pipe=pipe and "parallel()", many=True, tolerant=allow_failures)
+        stage = self._stage(members, pipe=pipe, what="parallel()", many=True, tolerant=allow_failures)
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
-    def map(self, step: Step, *, allow_failures: bool = False, limit: int | None = None) -> Clutch:
+    def map(
+        self, step: Step, *, into: str | None = None, allow_failures: bool = False, limit: int | None = None
+    ) -> Clutch:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
         ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
         argument; a clutch finds it as the `previous_results()` of its first stage.
@@ -164,17 +167,23 @@ class Clutch(Description):
         list, whose elements are the items; otherwise the run fails.
 
         Parameters:
+          into: the name of a keyword argument, as in ``.map(fetch, into="page")``. The item is given as that one,
+            instead of as the last positional argument.
           allow_failures: as for `parallel`.
           limit: as for `parallel`.
 
         Raises:
           TypeError: `step` isn't a step, or an argument of its message can't be encoded.
-          ValueError: it's the first stage, the `limit` is below 1, or more than 100 levels are nested in each other.
+          ValueError: it's the first stage; `into` isn't the name of an argument, the message has that argument already,
+            or the step is a clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in
+            each other.
         """
         if not self.stages:
             raise ValueError("map() maps over the results of the stage before; a first stage has none")
-        member = _fed(to_member(step, what="map()"))
-        return self._with(Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit)))
+        member = to_member(step, what="map()").fed(_name(into, "into"))
+        return self._with(
+            Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit), into=into)
+        )
 
     def run(self, *, delay: int | None = None, run_id: str | None = None) -> Run:
         """Start a run and return its handle. Once this has returned, the run isn't lost: if its first stage can't be
@@ -265,13 +274,15 @@ class Clutch(Description):
         return mermaid.draw(self)
 
     def _stage(
-        self, members: tuple[Any, ...], *, pipe: str | bool, many: bool = False, tolerant: bool = False
+        self, members: tuple[Any, ...], *, pipe: bool | str, what: str, many: bool = False, tolerant: bool = False
     ) -> Stage:
-        if pipe and not self.stages:
-            raise ValueError(f"{pipe} can't pipe into a first stage: there is no result before it")
-        if pipe:
-            members = tuple(map(_fed, members))
-        return Stage(members, many=many, tolerant=tolerant, piped=bool(pipe))
+        into = _name(pipe, "pipe") if isinstance(pipe, str) else None
+        piped = into is not None or bool(pipe)
+        if piped and not self.stages:
+            raise ValueError(f"{what} can't pipe into a first stage: there is no result before it")
+        if piped:
+            members = tuple(member.fed(into) for member in members)
+        return Stage(members, many=many, tolerant=tolerant, piped=piped, into=into)
 
     def _with(self, *stages: Stage) -> Clutch:
         longer = dataclasses.replace(self)
@@ -279,8 +290,10 @@ class Clutch(Description):
         return longer
 
 
-def _fed(member: Encoded | Description) -> Encoded | Description:
-    return member.fed() if isinstance(member, Description) else member
+def _name(name: Any, option: str) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name.isidentifier()):
+        raise ValueError(f"{option} is {name!r}; it is the name of the keyword argument that a step gets its value as")
+    return name
 
 
 def _valid(limit: int | None) -> int | None:

@@ -89,10 +89,11 @@ class Drawing:
 
 
 def labels_of(stage: Stage) -> Iterator[str]:
+    into = f" into {stage.into}" if stage.into else ""
     if stage.mapped:
-        yield "map"
+        yield f"map{into}"
     if stage.piped:
-        yield "pipe"
+        yield f"pipe{into}"
     if stage.tolerant:
         yield "failures allowed"
     if stage.limit:

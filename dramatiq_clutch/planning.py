@@ -100,6 +100,7 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
                 piped=stage.piped,
                 nested=nested,
                 limit=stage.limit,
+                into=stage.into,
             )
         )
         offset += count

@@ -58,8 +58,21 @@ class Encoded:
         message was encoded, it is decoded by the old one and encoded by the new one."""
         if queue is None and self.encoder is get_encoder():
             return self.data
-        message: Message[Any] = Message(**self.encoder.decode(self.data.removeprefix(MESSAGE)))
+        message = self._message()
         return to_row(message if queue is None else changed(message, queue_name=queue))
+
+    def fed(self, into: str | None) -> Encoded:
+        """The same message, for a place where it gets a value, as the keyword argument `into` or appended. Raises
+        ValueError if it has that argument already."""
+        if into is not None and into in self._message().kwargs:
+            raise ValueError(
+                f"the message to {self.actor_name!r} has an argument {into!r} already, so it can't get the result of "
+                "the stage before under that name"
+            )
+        return self
+
+    def _message(self) -> Message[Any]:
+        return Message(**self.encoder.decode(self.data.removeprefix(MESSAGE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class Stage:
     tolerant: bool = False
     piped: bool = False
     limit: int | None = None
+    into: str | None = None
     source: Source | None = None
     levels: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -97,7 +111,7 @@ class Stage:
             raise TypeError(f"{name}() was given to parallel() and must return an iterable of steps, not {steps!r}")
         for step in read_once(steps, what=f"{name}() was given to parallel() and has returned"):
             member = to_member(step, what=f"parallel({name})")
-            yield member.fed() if self.piped and isinstance(member, Description) else member
+            yield member.fed(self.into) if self.piped else member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +131,19 @@ class Description:
         """How many levels of descriptions are nested in this one."""
         return max((stage.levels for stage in self.stages), default=0)
 
-    def fed(self) -> Description:
-        """The same description, for a place where a value is piped or mapped into it."""
+    def fed(self, into: str | None) -> Description:
+        """The same description, for a place where a value is piped or mapped into it, as the keyword argument `into` or
+        appended. Raises ValueError for a clutch that is to get the value by a name, and for a message that has that
+        argument already."""
+        if into is not None and not self.composed:
+            raise ValueError(
+                f"a nested clutch takes no argument {into!r}: its first stage finds the value by previous_results()"
+            )
         if not self.composed or not self.stages:
             return self
         first, *others = self.stages
-        members = tuple(member.fed() if isinstance(member, Description) else member for member in first.members)
-        return replace(self, stages=(replace(first, members=members, piped=True), *others))
+        members = tuple(member.fed(into) for member in first.members)
+        return replace(self, stages=(replace(first, members=members, piped=True, into=into), *others))
 
 
 def check_levels(levels: int) -> None:

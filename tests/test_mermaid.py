@@ -38,6 +38,13 @@ def test_a_picture_names_the_actors_and_how_they_follow(actors: dict[str, Any]) 
     )
 
 
+def test_a_picture_names_the_argument_that_a_value_goes_into(actors: dict[str, Any]) -> None:
+    begun = Clutch().then(actors["list_pages"])
+    picture = begun.map(actors["fetch"], into="page").then(actors["merge"], pipe="pages").to_mermaid()
+    assert '|"map into page"|' in picture
+    assert '|"pipe into pages"|' in picture
+
+
 def test_nested_clutches_are_subgraphs_and_large_stages_stay_small(actors: dict[str, Any]) -> None:
     child = Clutch(name="child").then(actors["fetch"], actors["merge"])
     clutch = Clutch().parallel(child, actors["fetch"]).parallel(actors["fetch"] for _ in range(1000)).parallel([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -12,7 +13,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, CurrentMessage
 
 from dramatiq_clutch import Clutch, Run, current_run, previous_failures, previous_results
-from dramatiq_clutch.errors import NestingError, RunFailed
+from dramatiq_clutch.errors import NestingError, RunFailed, RunIdTaken
 from tests.conftest import result, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -188,6 +189,74 @@ def test_piping_into_a_first_stage_is_an_error(math: Any) -> None:
     for add in (Clutch().then, Clutch().parallel):
         with pytest.raises(ValueError, match="can't pipe into a first stage"):
             add(math.add, pipe=True)
+
+
+@pytest.fixture
+def named(broker: dramatiq.Broker) -> Any:
+    """An actor that returns its positional arguments and, if it has any, its keyword arguments."""
+
+    @dramatiq.actor
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return [*args, kwargs] if kwargs else list(args)
+
+    return named
+
+
+def test_pipe_gives_the_value_by_a_name_instead_of_appending_it(broker: dramatiq.Broker, named: Any) -> None:
+    one, two = Clutch().then(named.message(1)), Clutch().parallel(named.message(n) for n in range(2))
+    assert result(broker, one.then(named.message("a"), pipe="page")) == ["a", {"page": [1]}]
+    assert result(broker, two.then(partial(named, "a", b=2), pipe="pages")) == ["a", {"b": 2, "pages": [[0], [1]]}]
+    ignoring = named.message_with_options(args=("c",), pipe_ignore=True)
+    both = [[{"page": [1]}], ["c"]]
+    assert result(broker, one.parallel(named, ignoring, pipe="page")) == both
+    assert result(broker, one.parallel(lambda: [named, ignoring], pipe="page", limit=1)) == both
+    chain = one.then(named, named, pipe="seite_ä")
+    assert result(broker, chain) == [{"seite_ä": [{"seite_ä": [1]}]}]
+
+
+def test_map_gives_the_item_by_a_name_instead_of_appending_it(broker: dramatiq.Broker, named: Any) -> None:
+    clutch = Clutch().then(named.message(1, 2)).map(partial(named, "a"), into="page", limit=1)
+    assert result(broker, clutch) == [["a", {"page": 1}], ["a", {"page": 2}]]
+    clutch = Clutch().parallel(named.message(n) for n in range(2)).map(named, into="page")
+    assert result(broker, clutch) == [[{"page": [0]}], [{"page": [1]}]]
+
+
+def test_a_pipeline_or_group_gets_the_value_by_a_name_in_its_first_messages(
+    broker: dramatiq.Broker, named: Any
+) -> None:
+    fan = group([pipeline([named.message("a"), named.message("b")]), named.message("c")])
+    one = Clutch().then(named.message(1))
+    assert result(broker, one.then(fan, pipe="page")) == [["b", ["a", {"page": [1]}]], ["c", {"page": [1]}]]
+    assert result(broker, one.map(fan, into="page")) == [[["b", ["a", {"page": 1}]], ["c", {"page": 1}]]]
+
+
+def test_what_a_value_cannot_go_into_is_an_error_at_the_call_that_says_so(broker: Any, named: Any) -> None:
+    clutch = Clutch().then(named)
+    for add in (clutch.then, clutch.parallel):
+        with pytest.raises(ValueError, match="'named' has an argument 'page' already"):
+            add(named.message(page=1), pipe="page")
+        with pytest.raises(ValueError, match=r"a nested clutch takes no argument 'page': .* by previous_results\(\)"):
+            add(clutch, pipe="page")
+        for wrong in ("", "a page", "2nd"):
+            with pytest.raises(ValueError, match=f"pipe is {wrong!r}; it is the name of the keyword argument"):
+                add(named, pipe=wrong)
+    with pytest.raises(ValueError, match="'named' has an argument 'page' already"):
+        clutch.map(partial(named, page=1), into="page")
+    with pytest.raises(ValueError, match="a nested clutch takes no argument 'page'"):
+        clutch.map(clutch, into="page")
+    with pytest.raises(ValueError, match="into is 'a page'"):
+        clutch.map(named, into="a page")
+    with pytest.raises(ValueError, match="'named' has an argument 'page' already"):
+        clutch.parallel(lambda: [partial(named, page=1)], pipe="page").run()
+    with pytest.raises(ValueError, match="can't pipe into a first stage"):
+        Clutch().then(named, pipe="page")
+
+
+def test_the_name_that_a_value_goes_into_is_part_of_what_a_run_id_stands_for(broker: Any, named: Any) -> None:
+    clutch = Clutch().then(named)
+    assert clutch.map(named, into="a").run(run_id="one") == clutch.map(named, into="a").run(run_id="one")
+    with pytest.raises(RunIdTaken):
+        clutch.map(named, into="b").run(run_id="one")
 
 
 def test_a_clutch_that_is_piped_or_mapped_finds_the_value_as_its_previous_results(

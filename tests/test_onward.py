@@ -277,7 +277,7 @@ class Watch(dramatiq.Middleware):
     def before_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
         self.before.append(message.message_id)
         options = sorted(set(message.options) - {"redis_message_id", "eta", "clutch"})
-        self.messages.append((message.queue_name, message.args, bool(delay), options))
+        self.messages.append((message.queue_name, message.args, message.kwargs, bool(delay), options))
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
         self.after.append(message.message_id)
@@ -290,6 +290,10 @@ def plain(job: Any) -> Clutch:
 def piped(job: Any) -> Clutch:
     ignoring = job.message_with_options(args=(9,), pipe_ignore=True)
     return Clutch().then(job.message(0)).then(job, job, ignoring, job, pipe=True)
+
+
+def by_name(job: Any) -> Clutch:
+    return Clutch().then(job.message(0)).then(job.message(1), partial(job, 2, also=3), pipe="pages")
 
 
 def of_many_kinds(job: Any) -> Clutch:
@@ -324,7 +328,7 @@ def _is_gone(client: redis.Redis, key: str) -> bool:
     return not client.exists(key)
 
 
-@pytest.mark.parametrize("clutch", [plain, piped, of_many_kinds, nested])
+@pytest.mark.parametrize("clutch", [plain, piped, by_name, of_many_kinds, nested])
 def test_messages_are_the_same_as_where_runs_have_a_server_of_their_own(
     redis_broker: RedisBroker, clutch: Callable[[Any], Clutch]
 ) -> None:
@@ -338,8 +342,8 @@ def test_messages_are_the_same_as_where_runs_have_a_server_of_their_own(
         broker.actors.clear()
 
         @dramatiq.actor
-        def job(value: Any, *more: Any) -> list[Any]:
-            return [value, *more, len(previous_results())]
+        def job(value: Any, *more: Any, **named: Any) -> list[Any]:
+            return [value, *more, *named.items(), len(previous_results())]
 
         with counted(backend) as onward, running_worker(broker):
             run = clutch(job).run()

@@ -79,7 +79,14 @@ def test_a_plan_of_a_newer_release_says_who_can_read_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [StageLine(0, 3, many=True), StageLine(7, None, many=True, mapped=True), StageLine(1, 1)]
+    "line",
+    [
+        StageLine(0, 3, many=True),
+        StageLine(7, None, many=True, mapped=True),
+        StageLine(1, 1),
+        StageLine(1, 1, piped=True, into="page"),
+        StageLine(1, None, many=True, mapped=True, limit=20, into="seite_ä", unknown_words=("later",)),
+    ],
 )
 def test_a_stage_line_comes_back(line: StageLine) -> None:
     assert StageLine.parse(str(line)) == line

@@ -147,7 +147,8 @@ class Members:
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):
-            return step.copy(args=(*step.args, value))
+            into = self.line.into
+            return step.copy(kwargs={**step.kwargs, into: value}) if into else step.copy(args=(*step.args, value))
         if self.line.piped:
             return step  # a nested run reads the value by itself (`Spec.inherits`)
         return replace(step, spec=replace(step.spec, item=self.engine.reader.encode(value)))

@@ -4,7 +4,7 @@ A format that has a class of its own is written and read by that class, and one 
 are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
-                    0 3 pm 20                                 `plan.StageLine`
+                    0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, or unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
     plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
     spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are

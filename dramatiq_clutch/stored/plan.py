@@ -31,9 +31,10 @@ class StageLine:
     until it is opened. `many`: it was written with `parallel` or `map`, however many members it has. `mapped`: it was
     written with `map`. `tolerant`: it allows failures. `piped`: the result of the stage before is appended to its
     members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled at a time.
+    `into`: the name of the keyword argument that a piped result, or an item, is given as instead of being appended.
     `unknown_flags` and `unknown_words`: what a newer release of the same format has added, which is kept.
 
-    For example, `0 3 pm 20` is ``StageLine(0, 3, many=True, mapped=True, limit=20)``.
+    For example, `0 3 pm 20 into=page` is ``StageLine(0, 3, many=True, mapped=True, limit=20, into="page")``.
     """
 
     offset: int
@@ -44,14 +45,16 @@ class StageLine:
     piped: bool = False
     nested: bool = False
     limit: int | None = None
+    into: str | None = None
     unknown_flags: str = ""
     unknown_words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = "?" if self.total is None else self.total
         flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name)) + self.unknown_flags
-        words = (str(self.limit or 0), *self.unknown_words) if self.limit or self.unknown_words else ()
-        return " ".join((str(self.offset), str(total), flags or "-", *words))
+        words = (*((INTO + self.into,) if self.into else ()), *self.unknown_words)
+        limit = (str(self.limit or 0),) if self.limit or words else ()
+        return " ".join((str(self.offset), str(total), flags or "-", *limit, *words))
 
     @property
     def batch(self) -> int:
@@ -70,10 +73,15 @@ class StageLine:
             unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
             limit = int(words[0]) or None if words else None
             size = None if total == "?" else int(total)
-            return cls(int(offset), size, **known, limit=limit, unknown_flags=unknown, unknown_words=tuple(words[1:]))
+            into = next((word.removeprefix(INTO) for word in words[1:] if word.startswith(INTO)), None)
+            rest = tuple(word for word in words[1:] if not word.startswith(INTO))
+            return cls(int(offset), size, **known, limit=limit, into=into, unknown_flags=unknown, unknown_words=rest)
         except ValueError:
             raise DamagedState(f"the plan's stage {line!r} can't be read") from None
 
+
+#: What begins the word of a stage line that has the keyword argument's name.
+INTO = "into="
 
 _FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "nested"}
 

@@ -49,6 +49,10 @@ def what_gets_more_arguments_later() -> None:
     assert_type(clutch.parallel(partial(plain, 1), partial(plain, 2)), Clutch)
     assert_type(clutch.parallel(partial(plain, number) for number in range(3)), Clutch)
     assert_type(clutch.then(plain, partial(transform, "facts"), plain.message(1), pipe=True), Clutch)
+    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe="text"), Clutch)
+    assert_type(clutch.then(plain).parallel(partial(transform, "facts"), pipe="text"), Clutch)
+    assert_type(clutch.then(plain).map(partial(transform, "facts"), into="text"), Clutch)
+    clutch.map(plain, into=True)  # type: ignore[arg-type]
     clutch.then(transform.message("facts"), pipe=True)  # type: ignore[call-arg]
     clutch.then(partial(transform, 3), pipe=True)  # type: ignore[arg-type]
     clutch.then(partial(transform, nowhere="facts"), pipe=True)  # type: ignore[call-arg]
