@@ -1,8 +1,80 @@
 """Compose Dramatiq actors in series and in parallel, hand each stage's results to the next, lose nothing."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .clutch import Clutch
+from .errors import (
+    BrokerUnavailable,
+    ClutchError,
+    DamagedState,
+    ForeignRun,
+    HandOverFailed,
+    HookFailed,
+    NestingError,
+    NewerRelease,
+    NotConfigured,
+    OutcomeUnknown,
+    PayloadRefused,
+    ResultsGone,
+    RunCancelled,
+    RunFailed,
+    RunIdTaken,
+    RunNotFound,
+    StateUnavailable,
+    Unavailable,
+)
 from .job import current_run, previous_failures, previous_results
 from .middleware import ClutchMiddleware
 from .run import Run
+from .status import JobFailure, RunStatus, StageStatus
 
-__all__ = ["Clutch", "ClutchMiddleware", "Run", "current_run", "previous_failures", "previous_results"]
+if TYPE_CHECKING:
+    from .backends import RedisBackend, StubBackend
+
+__all__ = [
+    "BrokerUnavailable",
+    "Clutch",
+    "ClutchError",
+    "ClutchMiddleware",
+    "DamagedState",
+    "ForeignRun",
+    "HandOverFailed",
+    "HookFailed",
+    "JobFailure",
+    "NestingError",
+    "NewerRelease",
+    "NotConfigured",
+    "OutcomeUnknown",
+    "PayloadRefused",
+    "RedisBackend",
+    "ResultsGone",
+    "Run",
+    "RunCancelled",
+    "RunFailed",
+    "RunIdTaken",
+    "RunNotFound",
+    "RunStatus",
+    "StageStatus",
+    "StateUnavailable",
+    "StubBackend",
+    "Unavailable",
+    "current_run",
+    "previous_failures",
+    "previous_results",
+]
+
+#: What is imported when it is first asked for: the stores import redis, which is a large part of what an import takes.
+_STORES = frozenset({"RedisBackend", "StubBackend"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _STORES:
+        return getattr(importlib.import_module(".backends", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_STORES})

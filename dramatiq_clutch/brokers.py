@@ -1,25 +1,34 @@
-"""What depends on the kind of a broker: its default store, its courier, its application, its risks."""
+"""What depends on the kind of a broker: its default store, its courier, its application, its risks.
+
+The stores, and Dramatiq's broker for Redis, are imported only where they are needed, because they import redis.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dramatiq import Broker
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from .backend import ClutchBackend
-from .backends import RedisBackend, RedisCourier, StubBackend
 from .courier import Courier
 from .errors import NotConfigured
+
+if TYPE_CHECKING:
+    from dramatiq.brokers.redis import RedisBroker
 
 
 def backend_of(broker: Broker) -> ClutchBackend:
     """The store for a broker if the user has given none. Raises NotConfigured if the broker has none to offer."""
-    if isinstance(broker, RedisBroker):
+    if _is_redis(broker):
+        from .backends import RedisBackend
+
         return RedisBackend(client=broker.client, namespace=f"{broker.namespace}-clutch")
     if isinstance(broker, StubBroker):
+        from .backends import StubBackend
+
         return StubBackend()
     raise NotConfigured(
         f"ClutchMiddleware() can't tell where to keep the state of runs: {type(broker).__name__} has no Redis client. "
@@ -29,13 +38,17 @@ def backend_of(broker: Broker) -> ClutchBackend:
 
 def courier_of(broker: Broker, backend: ClutchBackend) -> Courier:
     """The courier that takes messages to a broker, for runs that are kept in this store."""
-    return RedisCourier(broker, backend) if isinstance(broker, RedisBroker) else Courier(broker)
+    if _is_redis(broker):
+        from .backends import RedisCourier
+
+        return RedisCourier(broker, backend)
+    return Courier(broker)
 
 
 def application_of(broker: Broker) -> str:
     """The default name of a broker's application: what keeps its messages apart from those of other applications on the
     same server. That is a namespace on Redis, and a virtual host on RabbitMQ."""
-    if isinstance(broker, RedisBroker):
+    if _is_redis(broker):
         return str(broker.namespace)
     parameters: Any = getattr(broker, "parameters", None)  # a RabbitmqBroker has one set of parameters, or a list
     first = parameters[0] if isinstance(parameters, list | tuple) and parameters else parameters
@@ -50,3 +63,9 @@ def warnings_of(broker: Broker) -> Iterator[str]:
             f"{type(broker).__name__} publishes without confirmation, so what its server doesn't take is lost. "
             "Create it with confirm_delivery=True"
         )
+
+
+def _is_redis(broker: Broker) -> TypeGuard[RedisBroker]:
+    """Whether a broker is a RedisBroker. Nobody has made one unless its module is imported."""
+    module = sys.modules.get("dramatiq.brokers.redis")
+    return module is not None and isinstance(broker, module.RedisBroker)

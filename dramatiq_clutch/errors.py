@@ -14,12 +14,15 @@
     ├── HandOverFailed        a duty can't be done, and waiting doesn't cure that; it fails the run
     ├── HookFailed            another middleware's hook doesn't let a message through; it fails the run
     ├── PayloadRefused        the server works, but doesn't take a payload of this size
+    ├── RunFailed             get_result(): the run has failed, so it has no result (a dramatiq.results.ResultFailure)
+    ├── RunCancelled          get_result(): the run was cancelled, so it has no result (a ResultFailure, too)
     └── Unavailable           any error that isn't known to be final: workers wait for its end
         ├── StateUnavailable  the state store can't be reached, refuses to work for now, or answers something unknown
         ├── BrokerUnavailable the broker can't be reached, refuses to work for now, or answers something unknown
         └── OutcomeUnknown    run() got no answer: the run may or may not have started (carries its id)
 
-    RunFailed and RunCancelled (dramatiq.results.ResultFailure) are raised by get_result()
+All of them are imported from `dramatiq_clutch`. `get_result()` also raises Dramatiq's own ResultMissing and
+ResultTimeout, for a run that is still at work.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from dramatiq.results import ResultFailure
 
 
 class ClutchError(DramatiqError):
-    """Base class of this package's errors."""
+    """Base class of all errors of this package: ``except ClutchError`` catches whatever it raises, but for the
+    built-in TypeError and ValueError of wrong arguments, and for what Dramatiq defines."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)  # type: ignore[no-untyped-call]
@@ -131,18 +135,19 @@ class OutcomeUnknown(Unavailable):
         self.run_id = run_id
 
 
-class RunFailed(ResultFailure):
-    """The run has failed, so it has no result; ``Run.status()`` has the details."""
+class RunFailed(ClutchError, ResultFailure):
+    """The run has failed, so it has no result; ``Run.status()`` has the details. As in Dramatiq, `orig_exc_type` and
+    `orig_exc_msg` are the type and the text of the first failure's exception."""
 
     def __init__(self, message: str, exception_type: str = "", exception_text: str = "") -> None:
-        super().__init__(message, exception_type, exception_text)  # type: ignore[no-untyped-call]
+        ResultFailure.__init__(self, message, exception_type, exception_text)
 
 
-class RunCancelled(ResultFailure):
+class RunCancelled(ClutchError, ResultFailure):
     """The run was cancelled, so it has no result."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "RunCancelled", message)  # type: ignore[no-untyped-call]
+        ResultFailure.__init__(self, message, "RunCancelled", message)
 
 
 def is_expected(error: BaseException) -> bool:

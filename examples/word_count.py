@@ -29,8 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from running import REDIS_URL, interrupt_at_the_next_pause, pause, server_and_workers
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
-from dramatiq_clutch.status import RunStatus
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunStatus, previous_results
 
 broker = RedisBroker(url=REDIS_URL, namespace="word-count")
 broker.add_middleware(ClutchMiddleware())

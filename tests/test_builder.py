@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import re
+import subprocess
+import sys
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import dramatiq
@@ -11,12 +16,26 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AsyncIO
+from dramatiq.results import ResultFailure
 
 import dramatiq_clutch
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results
-from dramatiq_clutch.errors import NotConfigured, RunNotFound
+from dramatiq_clutch import (
+    Clutch,
+    ClutchError,
+    ClutchMiddleware,
+    NotConfigured,
+    Run,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    current_run,
+    errors,
+    previous_results,
+)
+from dramatiq_clutch.backends import StubBackend
 from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import result, running_worker
+from tests.support.awaiting import PATIENCE
 from tests.support.jobs import Jobs
 
 
@@ -202,6 +221,43 @@ def test_the_public_names_are_all_there() -> None:
     assert all(hasattr(dramatiq_clutch, name) for name in dramatiq_clutch.__all__)
     assert {"Clutch", "ClutchMiddleware", "Run", "current_run", "previous_results"} <= set(dramatiq_clutch.__all__)
     assert dramatiq_clutch.__all__ == sorted(dramatiq_clutch.__all__)
+    assert set(dramatiq_clutch.__all__) <= set(dir(dramatiq_clutch))
+    assert dramatiq_clutch.StubBackend is StubBackend
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = dramatiq_clutch.Nothing
+
+
+def classes_of(module: ModuleType) -> dict[str, type]:
+    found = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    return {name: value for name, value in found.items() if value.__module__ == module.__name__}
+
+
+def test_every_error_is_imported_from_the_package_and_is_a_clutch_error() -> None:
+    found = classes_of(errors)
+    assert len(found) > 15
+    assert {name for name, error in found.items() if getattr(dramatiq_clutch, name, None) is not error} == set()
+    assert {name for name, error in found.items() if not issubclass(error, ClutchError)} == set()
+    tree = re.findall(r"[├└]── (\w+)", str(errors.__doc__))
+    assert sorted([*tree, "ClutchError"]) == sorted(found)
+
+
+def test_a_failed_or_cancelled_run_is_also_dramatiqs_result_failure() -> None:
+    failed, cancelled = RunFailed("it failed", "ValueError", "no such page"), RunCancelled("it was cancelled")
+    assert isinstance(failed, ResultFailure)
+    assert isinstance(cancelled, ResultFailure)
+    assert (str(failed), failed.orig_exc_type, failed.orig_exc_msg) == ("it failed", "ValueError", "no such page")
+    assert (str(cancelled), cancelled.orig_exc_type) == ("it was cancelled", "RunCancelled")
+    again = pickle.loads(pickle.dumps(failed))
+    assert (type(again), str(again), again.orig_exc_type) == (RunFailed, "it failed", "ValueError")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("use", ["ClutchMiddleware()", "Clutch().parallel([])", "RunNotFound", "RunStatus"])
+def test_importing_the_package_does_not_import_redis(use: str) -> None:
+    name = use.partition("(")[0]
+    program = f"import sys; from dramatiq_clutch import {name}; {use}; print('redis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_equal_handles_are_equal(broker: dramatiq.Broker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib.util
 import io
@@ -13,12 +14,15 @@ from types import CodeType
 from typing import Any
 
 import dramatiq
+import dramatiq.brokers.redis
+import dramatiq.results
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import dramatiq_clutch
 from dramatiq_clutch import Clutch, ClutchMiddleware, previous_results
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -148,6 +152,19 @@ def run_a_clutch_with(middleware: Any) -> None:
 
 def test_python_blocks_are_where_they_are_executed() -> None:
     assert {page for page in READMES if blocks(page, "python")} == {README, OPERATIONS}
+
+
+def test_every_name_of_readme_is_dramatiqs_or_imported_from_the_package() -> None:
+    text = README.read_text()
+    modules = re.findall(r"^(?:from|import) (dramatiq_clutch[\w.]*)", text, flags=re.MULTILINE)
+    assert set(modules) == {"dramatiq_clutch"}
+    code = [*blocks(README, "python"), *re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))]
+    classes = {name for part in code for name in re.findall(r"\b[A-Z][a-z]\w*", part)}
+    functions = {name for part in code for name in re.findall(r"(?<![\w.])((?:previous|current)_\w+)\(", part)}
+    theirs = (builtins, dramatiq, dramatiq.results, dramatiq.brokers.redis, dramatiq.brokers.stub)
+    ours = {name for name in classes | functions if not any(hasattr(module, name) for module in theirs)}
+    assert {"Clutch", "RedisBackend", "StubBackend", "RunFailed", "RunNotFound", "previous_failures"} <= ours
+    assert ours - set(dramatiq_clutch.__all__) == set()
 
 
 # The commands

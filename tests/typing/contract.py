@@ -11,9 +11,22 @@ import redis
 from dramatiq import group, pipeline
 from typing_extensions import assert_type
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_failures, previous_results
-from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.status import JobFailure, RunStatus, StageStatus
+from dramatiq_clutch import (
+    Clutch,
+    ClutchError,
+    ClutchMiddleware,
+    JobFailure,
+    OutcomeUnknown,
+    RedisBackend,
+    Run,
+    RunFailed,
+    RunStatus,
+    StageStatus,
+    StubBackend,
+    current_run,
+    previous_failures,
+    previous_results,
+)
 
 
 @dramatiq.actor
@@ -103,6 +116,17 @@ async def the_run() -> None:
     assert_type(previous_results(), list[Any])
     assert_type(previous_failures(), list[JobFailure])
     run.get_result(True)  # type: ignore[call-arg]
+
+
+def the_errors(clutch: Clutch) -> None:
+    try:
+        clutch.run().get_result(block=True)
+    except OutcomeUnknown as error:
+        assert_type(error.run_id, str)
+    except RunFailed as error:
+        assert_type(error.args, tuple[Any, ...])
+        caught: ClutchError = error
+        assert_type(caught, ClutchError)
 
 
 def the_middleware(client: redis.Redis) -> None:
