@@ -14,6 +14,7 @@ from dramatiq import Broker, Message, get_broker
 from dramatiq.logging import get_logger
 
 from . import job, mermaid
+from .durations import Duration, milliseconds
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import hand_over
@@ -185,24 +186,25 @@ class Clutch(Description):
             Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit), into=into)
         )
 
-    def run(self, *, delay: int | None = None, run_id: str | None = None) -> Run:
+    def run(self, *, delay: Duration | None = None, run_id: str | None = None) -> Run:
         """Start a run and return its handle. Once this has returned, the run isn't lost: if its first stage can't be
         sent at the moment, a worker sends it later.
 
         Parameters:
-          delay: after how many milliseconds the first job may work, at the earliest.
+          delay: after how long the first job may work, at the earliest: milliseconds or a timedelta.
           run_id: an id of your own, of 1 to 200 letters, digits and ``_.:@/+=-``. If a clutch is run twice under the
             same id, there is one run, and both calls return a handle of it. The id stays claimed for the middleware's
             `run_ttl`, also after success.
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
-          ValueError: nobody has declared the queue, or `run_id` isn't a valid id; or a callable given to `parallel` has
-            returned an iterator that is used up.
+          ValueError: nobody has declared the queue, `run_id` isn't a valid id, or the `delay` is negative; or a
+            callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
-          TypeError: what a callable given to `parallel` returned isn't an iterable of steps.
+          TypeError: what a callable given to `parallel` returned isn't an iterable of steps, or the `delay` isn't a
+            time.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started.
           PayloadRefused: a message or an option is larger than the state store takes; nothing was started.
@@ -210,6 +212,7 @@ class Clutch(Description):
         """
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
+        delay = None if delay is None else milliseconds(delay, "delay")
         broker = self.broker or get_broker()
         engine = engine_of(broker)
         spec, lines, rows = read(self, broker, start_at=engine.now() + delay if delay else None)

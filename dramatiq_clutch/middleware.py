@@ -15,6 +15,7 @@ from dramatiq.middleware import SkipMessage
 from . import job as jobs
 from .backend import ClutchBackend
 from .brokers import application_of, backend_of, courier_of, warnings_of
+from .durations import Duration, milliseconds
 from .ending import Closing
 from .engine import DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
 from .errors import DamagedState, NewerRelease
@@ -27,6 +28,10 @@ from .stored.places import OPTION
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
 #: to 46 days, and a run must outlive them.
 DEFAULT_RUN_TTL = 60 * 86_400_000
+
+#: The shortest time for which a run's keys may live, in milliseconds. With less, a run is gone while a message of it
+#: waits; what is less has mostly been meant as seconds.
+LEAST_RUN_TTL = 60_000
 
 #: How long a succeeded run's status and result stay, in milliseconds: ten minutes, as in Dramatiq's Results.
 DEFAULT_RESULT_TTL = 600_000
@@ -44,43 +49,48 @@ class ClutchMiddleware(EngineMiddleware):
     """Makes a broker ready for clutches: ``broker.add_middleware(ClutchMiddleware())``. Add it anywhere in the stack,
     in producers and workers alike.
 
+    All times are milliseconds or timedeltas: ``ClutchMiddleware(result_ttl=timedelta(hours=1))`` keeps results for an
+    hour, as ``result_ttl=3_600_000`` does.
+
     Parameters:
       backend: where the state of runs is kept. Without it, a `RedisBroker`'s runs are kept by the broker's own client,
         and a `StubBroker`'s in memory. Any other broker needs a backend.
-      run_ttl: how long a run's keys live after its last activity, in milliseconds.
-      result_ttl: how long a succeeded run's status and result stay, in milliseconds.
-      lease: how long the holder of a duty has it to itself, in milliseconds.
-      sweep_interval: how often a worker process looks for runs whose duties nobody does, in milliseconds;
-        None switches that off.
-      stalled_after: after how many milliseconds in which nothing happens to a run (members are unsettled, but none is
-        at work or delayed) it counts as stalled. Its messages may be lost then, or wait in a queue that no worker
-        listens to. A sweeper logs that, and `Run.status()` says it in `stalled_since`.
+      run_ttl: how long a run's keys live after its last activity, at least a minute. Default is 60 days, longer than
+        Dramatiq's default retries take.
+      result_ttl: how long a succeeded run's status and result stay. Default is 10 minutes.
+      lease: how long the holder of a duty has it to itself. Default is 30 s.
+      sweep_interval: how often a worker process looks for runs whose duties nobody does; None switches that off.
+        Default is 15 s.
+      stalled_after: after how long a time in which nothing happens to a run (members are unsettled, but none is at work
+        or delayed) it counts as stalled. Its messages may be lost then, or wait in a queue that no worker listens to. A
+        sweeper logs that, and `Run.status()` says it in `stalled_since`. Default is an hour.
       resend_stalled: whether the sweeper then sends its unsettled members again, as `Run.resend()` does.
       application: the name of the application, if several applications keep their runs in one store. Default is a
         `RedisBroker`'s namespace, or the virtual host of a `RabbitmqBroker`.
 
-    Raises ValueError for a time that isn't above 0.
+    Raises ValueError for a time that is too short, and TypeError for what isn't a time.
     """
 
     def __init__(
         self,
         backend: ClutchBackend | None = None,
         *,
-        run_ttl: int = DEFAULT_RUN_TTL,
-        result_ttl: int = DEFAULT_RESULT_TTL,
-        lease: int = DEFAULT_LEASE,
-        sweep_interval: int | None = DEFAULT_SWEEP_INTERVAL,
-        stalled_after: int = DEFAULT_STALLED_AFTER,
+        run_ttl: Duration = DEFAULT_RUN_TTL,
+        result_ttl: Duration = DEFAULT_RESULT_TTL,
+        lease: Duration = DEFAULT_LEASE,
+        sweep_interval: Duration | None = DEFAULT_SWEEP_INTERVAL,
+        stalled_after: Duration = DEFAULT_STALLED_AFTER,
         resend_stalled: bool = False,
         application: str | None = None,
     ) -> None:
-        times = {"run_ttl": run_ttl, "result_ttl": result_ttl, "lease": lease, "stalled_after": stalled_after}
-        for name, value in times.items():
-            if value <= 0:
-                raise ValueError(f"{name} is {value!r}; it is a number of milliseconds above 0")
-        self.backend = backend
-        self.run_ttl, self.result_ttl, self.lease, self.sweep_interval = run_ttl, result_ttl, lease, sweep_interval
-        self.stalled_after, self.resend_stalled, self.application = stalled_after, resend_stalled, application
+        self.backend, self.resend_stalled, self.application = backend, resend_stalled, application
+        self.run_ttl = _valid_run_ttl(run_ttl)
+        self.result_ttl = milliseconds(result_ttl, "result_ttl", least=1)
+        self.lease = milliseconds(lease, "lease", least=1)
+        self.sweep_interval = (
+            None if sweep_interval is None else milliseconds(sweep_interval, "sweep_interval", least=1)
+        )
+        self.stalled_after = milliseconds(stalled_after, "stalled_after", least=1)
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
         self._closing = Closing(self._lives)
@@ -278,3 +288,15 @@ def _is_true(record: logging.LogRecord) -> bool:
     """A log filter: drops Dramatiq's warning that a returned value is discarded because there is no Results middleware.
     That isn't true of the value of a clutch's job."""
     return jobs.current_job() is None or "returned a value that is not None" not in str(record.msg)
+
+
+def _valid_run_ttl(run_ttl: Duration) -> int:
+    """The time in milliseconds. Raises ValueError for less than LEAST_RUN_TTL."""
+    number = milliseconds(run_ttl, "run_ttl", least=1)
+    if number < LEAST_RUN_TTL:
+        meant = f". If {number} was meant as seconds, say run_ttl={number * 1000:_} or timedelta(seconds={number})"
+        raise ValueError(
+            f"run_ttl is {run_ttl!r}, in which a run would be gone while its messages wait: it is a number of "
+            f"milliseconds, at least {LEAST_RUN_TTL:_}, or a timedelta" + (meant if isinstance(run_ttl, int) else "")
+        )
+    return number

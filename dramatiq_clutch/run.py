@@ -10,6 +10,7 @@ from dramatiq.logging import get_logger
 from dramatiq.results import ResultMissing
 
 from .backend import Caller, Reply
+from .durations import Duration, milliseconds
 from .engine import Engine, engine_of
 from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, is_expected
 from .handover import hand_over
@@ -47,14 +48,15 @@ class Run(Handle):
             raise self._not_found()
         return status_from(self.run_id, snapshot)
 
-    def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:
+    def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:
         """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty
         clutch.
 
         Parameters:
           block: wait for the result, without polling. All who wait in a process share two threads and at most two
             connections. If the state store is away meanwhile, this waits until it is back.
-          timeout: how long to wait at most, in milliseconds from the call. Default is 10 s, as everywhere in Dramatiq.
+          timeout: how long to wait at most, from the call: milliseconds or a timedelta. Default is 10 s, as everywhere
+            in Dramatiq. It is only looked at if `block` is True.
 
         Raises:
           ResultMissing: the run is at work, and `block` is False.
@@ -66,13 +68,15 @@ class Run(Handle):
           ResultsGone: the result was removed by hand.
           StateUnavailable: the state store is away, and `block` is False.
           DamagedState: the result can't be decoded.
+          TypeError, ValueError: the `timeout` isn't a time, or is negative.
         """
         if not block:
             return self._look()
         return self._waiter.result(self.run_id, self._look, _seconds(timeout))
 
-    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:
-        """`get_result` for coroutines: it doesn't block the event loop. Raises what `get_result` raises."""
+    async def get_result_async(self, *, block: bool = True, timeout: Duration | None = None) -> Any:
+        """`get_result` for coroutines: it doesn't block the event loop. For example, ``await
+        run.get_result_async(timeout=30_000)`` waits for half a minute at most. Raises what `get_result` raises."""
         if not block:
             return await self._waiter.look_async(self.run_id, self._look)
         return await self._waiter.result_async(self.run_id, self._look, _seconds(timeout))
@@ -193,11 +197,11 @@ class NestedRun(Run, str):
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (self.run_id,)
 
-    def get_result(self, *, block: bool = False, timeout: int | None = None) -> Any:  # noqa: ARG002
+    def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:  # noqa: ARG002
         """Raises NestingError, because the run starts after the job: a job that waited for it would wait for ever."""
         raise self._not_for_waiting()
 
-    async def get_result_async(self, *, block: bool = True, timeout: int | None = None) -> Any:  # noqa: ARG002
+    async def get_result_async(self, *, block: bool = True, timeout: Duration | None = None) -> Any:  # noqa: ARG002
         """Raises NestingError, for the same reason as `get_result`."""
         raise self._not_for_waiting()
 
@@ -208,8 +212,8 @@ class NestedRun(Run, str):
         )
 
 
-def _seconds(timeout: int | None) -> float:
-    return (DEFAULT_TIMEOUT if timeout is None else timeout) / 1000
+def _seconds(timeout: Duration | None) -> float:
+    return (DEFAULT_TIMEOUT if timeout is None else milliseconds(timeout, "timeout")) / 1000
 
 
 def _failure(status: RunStatus) -> RunFailed:

@@ -201,6 +201,12 @@ def broker(request: pytest.FixtureRequest) -> dramatiq.Broker:
 
 
 @pytest.fixture
+def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs may live for less than a minute without activity, for a test that waits until they expire."""
+    monkeypatch.setattr("dramatiq_clutch.middleware.LEAST_RUN_TTL", 1)
+
+
+@pytest.fixture
 def jobs(broker: dramatiq.Broker) -> Jobs:
     """Actors that do what the test tells them, on each of the brokers in turn."""
     return Jobs(broker)

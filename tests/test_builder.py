@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import pickle
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AsyncIO
-from dramatiq.results import ResultFailure
+from dramatiq.results import ResultFailure, ResultTimeout
 
 import dramatiq_clutch
 from dramatiq_clutch import (
@@ -33,6 +35,7 @@ from dramatiq_clutch import (
     previous_results,
 )
 from dramatiq_clutch.backends import StubBackend
+from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import result, running_worker
 from tests.support.awaiting import PATIENCE
@@ -267,8 +270,68 @@ def test_equal_handles_are_equal(broker: dramatiq.Broker) -> None:
     assert repr(run) == f"Run({run.run_id!r})"
 
 
-@pytest.mark.parametrize("name", ["run_ttl", "result_ttl", "lease"])
-def test_a_time_that_is_none_is_an_error(name: str) -> None:
-    options: Any = {name: 0}
-    with pytest.raises(ValueError, match=name):
+# Times
+
+SETTINGS = ["run_ttl", "result_ttl", "lease", "sweep_interval", "stalled_after"]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("wrong", [0, -1, timedelta(0), timedelta(seconds=-1)], ids=repr)
+def test_a_time_that_is_none_is_an_error(name: str, wrong: Any) -> None:
+    options: Any = {name: wrong}
+    with pytest.raises(ValueError, match=f"{name} is {re.escape(repr(wrong))}; it is a number of milliseconds, or a"):
         ClutchMiddleware(**options)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("wrong", [60_000.0, "1 h", True, Ellipsis], ids=repr)
+def test_what_is_not_a_time_is_a_type_error(name: str, wrong: Any) -> None:
+    options: Any = {name: wrong}
+    with pytest.raises(TypeError, match=f"{name} is {wrong!r}; it takes a whole number of milliseconds, or a datetime"):
+        ClutchMiddleware(**options)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_time_is_milliseconds_or_a_timedelta(name: str) -> None:
+    for given, number in ((90_000, 90_000), (timedelta(minutes=1.5), 90_000), (timedelta(days=50), 4_320_000_000)):
+        options: Any = {name: given}
+        assert getattr(ClutchMiddleware(**options), name) == number
+    assert ClutchMiddleware(lease=timedelta(microseconds=1)).lease == 1
+    assert ClutchMiddleware(sweep_interval=None).sweep_interval is None
+
+
+def test_a_run_ttl_that_was_meant_as_seconds_is_an_error_that_says_so() -> None:
+    meant = r"run_ttl is 3600, .* at least 60_000.* 3600 was meant as seconds, say run_ttl=3_600_000 or timedelta\("
+    with pytest.raises(ValueError, match=meant):
+        ClutchMiddleware(run_ttl=3600)
+    with pytest.raises(ValueError, match=r"run_ttl is datetime\.timedelta\(seconds=59\), .*, or a timedelta$"):
+        ClutchMiddleware(run_ttl=timedelta(seconds=59))
+    with pytest.raises(ValueError, match="run_ttl is 59999"):
+        ClutchMiddleware(run_ttl=59_999)
+    assert ClutchMiddleware(run_ttl=timedelta(minutes=1)).run_ttl == 60_000
+
+
+def test_a_delay_and_a_timeout_are_milliseconds_or_a_timedelta(
+    broker: dramatiq.Broker, job: dramatiq.Actor[..., Any]
+) -> None:
+    clutch = Clutch().then(job.message(1))
+    run = clutch.run(delay=timedelta(milliseconds=50))
+    with running_worker(broker):
+        assert run.get_result(block=True, timeout=timedelta(seconds=PATIENCE)) == [1]
+        assert asyncio.run(run.get_result_async(timeout=timedelta(seconds=PATIENCE))) == [1]
+    engine, before = engine_of(broker), engine_of(broker).now()
+    late = clutch.run(delay=timedelta(days=3))
+    start_at = engine.reader.spec(late.run_id, engine.backend.generation(late.run_id) or "").start_at
+    assert start_at is not None
+    assert start_at - before == pytest.approx(3 * 86_400_000, abs=PATIENCE * 1_000)
+    with pytest.raises(ResultTimeout):
+        late.get_result(block=True, timeout=timedelta(milliseconds=1))
+    for wrong in (1.5, "1"):
+        with pytest.raises(TypeError, match=f"timeout is {wrong!r}; it takes a whole number of milliseconds"):
+            late.get_result(block=True, timeout=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"delay is {wrong!r}; it takes a whole number of milliseconds"):
+            clutch.run(delay=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"timeout is -1; .* and not negative"):
+        late.get_result(block=True, timeout=-1)
+    with pytest.raises(ValueError, match=r"delay is -1; .* and not negative"):
+        clutch.run(delay=-1)

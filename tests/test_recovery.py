@@ -469,7 +469,7 @@ def test_a_callback_whose_next_attempt_could_not_be_sent_comes_again(server: Ser
             wait_until("it comes again", lambda: heard == ["on_success", "on_success"])
 
 
-def test_a_nested_runs_activity_is_its_ancestors(server: Server) -> None:
+def test_a_nested_runs_activity_is_its_ancestors(server: Server, short_lives: None) -> None:
     with pytest.MonkeyPatch.context() as patch, server.client() as client:
         client.flushall()
         broker = RedisBroker(client=client)

@@ -28,7 +28,7 @@ MONTH = 30 * 86_400_000
 
 
 @pytest.fixture
-def app(redis_client: redis.Redis) -> Iterator[Application]:
+def app(redis_client: redis.Redis, short_lives: None) -> Iterator[Application]:
     """Runs live for ten seconds without activity."""
     with application(redis_client, run_ttl=10_000, sweep_interval=None) as app:
         yield app
@@ -124,7 +124,7 @@ def test_a_run_is_there_when_the_backoff_of_a_retry_is_over(app: Application, be
 
 
 def test_a_job_that_works_for_longer_than_a_run_lives_succeeds_and_so_do_its_ancestors(
-    redis_client: redis.Redis,
+    redis_client: redis.Redis, short_lives: None
 ) -> None:
     with application(redis_client, run_ttl=1_000) as app:
         jobs = Jobs(app.broker)

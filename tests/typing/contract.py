@@ -3,6 +3,7 @@ marked with an ignored error must be one, or the ignore is unused, which is an e
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -81,6 +82,7 @@ def the_builder() -> None:
     assert_type(clutch.parallel([clutch, plain]), Clutch)
     assert_type(clutch.map(plain, allow_failures=True), Clutch)
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
+    assert_type(clutch.run(delay=timedelta(minutes=1)), Run)
     assert_type(clutch.nest(), Run)
     assert_type(clutch.to_mermaid(), str)
 
@@ -109,6 +111,8 @@ async def the_run() -> None:
     assert_type(status.asdict(), dict[str, Any])
     assert_type(run.get_result(block=True, timeout=60_000), Any)
     assert_type(await run.get_result_async(timeout=60_000), Any)
+    assert_type(run.get_result(block=True, timeout=timedelta(minutes=1)), Any)
+    assert_type(await run.get_result_async(timeout=timedelta(minutes=1)), Any)
     assert_type(run.cancel(), bool)
     assert_type(run.retry(), bool)
     assert_type(run.resend(), bool)
@@ -131,7 +135,12 @@ def the_errors(clutch: Clutch) -> None:
 
 def the_middleware(client: redis.Redis) -> None:
     ClutchMiddleware()
-    ClutchMiddleware(StubBackend(), run_ttl=1, result_ttl=1, lease=1, sweep_interval=None)
+    ClutchMiddleware(StubBackend(), run_ttl=60_000, result_ttl=1, lease=1, sweep_interval=None)
+    hour = timedelta(hours=1)
+    ClutchMiddleware(run_ttl=hour, result_ttl=hour, lease=hour, sweep_interval=hour, stalled_after=hour)
+    ClutchMiddleware(run_ttl=0.5)  # type: ignore[arg-type]
+    ClutchMiddleware(run_ttl="an hour")  # type: ignore[arg-type]
+    StubBackend().clock.advance(hour)
     ClutchMiddleware(RedisBackend(client=client, namespace="n"))
     ClutchMiddleware(RedisBackend(url="redis://localhost", encoder=dramatiq.JSONEncoder(), max_connections=4))
     ClutchMiddleware("redis://localhost")  # type: ignore[arg-type]

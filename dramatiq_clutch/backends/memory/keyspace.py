@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import redis
 
+from ...durations import Duration, milliseconds
+
 Value = TypeVar("Value")
 
 
@@ -38,11 +40,10 @@ class Clock:
         base = time.time_ns() // 1_000_000 if self._at is None else self._at
         return base + self._ahead
 
-    def advance(self, ms: int) -> None:
-        """Advance the clock by `ms` milliseconds. Raises ValueError for a negative number: time doesn't go back."""
-        if ms < 0:
-            raise ValueError(f"a clock can't be advanced by {ms} ms: time doesn't go back")
-        self._ahead += ms
+    def advance(self, by: Duration) -> None:
+        """Advance the clock by so many milliseconds, or by a timedelta. Raises ValueError for a negative one: time
+        doesn't go back."""
+        self._ahead += milliseconds(by, "what a clock is advanced by")
 
     def reset(self) -> None:
         """Undo all advances."""
