@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from .steps import (
     Step,
     is_step,
     members_of,
+    shortened,
     to_encoded,
     to_member,
 )
@@ -52,7 +53,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 logger = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Clutch(Description):
     """An immutable description of work. Every method that adds stages returns a new clutch; each clutch can be run any
     number of times. For example, ``Clutch().parallel(fetch.message(n) for n in range(3)).then(summarise)`` has two
@@ -275,6 +276,13 @@ class Clutch(Description):
     def to_mermaid(self) -> str:
         """A picture of the clutch as a Mermaid flowchart, which GitHub and most documentation tools render."""
         return mermaid.draw(self)
+
+    def settings(self) -> Iterator[str]:
+        yield from Description.settings(self)  # super() without arguments doesn't work in a dataclass with slots
+        for option in CALLBACKS:
+            callback = getattr(self, option)
+            if callback is not None:
+                yield f"{option}={shortened(getattr(callback, 'actor_name', callback), 20)}"
 
     def _stage(
         self, members: tuple[Any, ...], *, pipe: bool | str, what: str, many: bool = False, tolerant: bool = False

@@ -23,6 +23,7 @@ from .handover import hand_over, sweep
 from .job import Attempt, Job, attempt_of
 from .patience import Lives, NotAcked, begin_beating, begin_sweeping
 from .remembered import AtWork
+from .steps import shortened
 from .stored.places import OPTION
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
@@ -94,6 +95,22 @@ class ClutchMiddleware(EngineMiddleware):
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
         self._closing = Closing(self._lives)
+
+    def __repr__(self) -> str:
+        """The kind of store, which has the address for itself, and the settings that aren't the defaults."""
+        shown = [] if self.backend is None else [type(self.backend).__name__]
+        settings = {
+            "run_ttl": DEFAULT_RUN_TTL,
+            "result_ttl": DEFAULT_RESULT_TTL,
+            "lease": DEFAULT_LEASE,
+            "sweep_interval": DEFAULT_SWEEP_INTERVAL,
+            "stalled_after": DEFAULT_STALLED_AFTER,
+            "resend_stalled": False,
+            "application": None,
+        }
+        changed = ((name, getattr(self, name)) for name, default in settings.items() if getattr(self, name) != default)
+        shown += [f"{name}={value:_}" if type(value) is int else f"{name}={value!r}" for name, value in changed]
+        return shortened(f"{type(self).__name__}({', '.join(shown)})")
 
     def engine(self, broker: Broker) -> Engine:
         """The engine for this broker. Raises NotConfigured if there is no backend for it."""

@@ -15,7 +15,7 @@ from .engine import Engine, engine_of
 from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, is_expected
 from .handover import hand_over
 from .status import RunStatus, status_from
-from .steps import Handle
+from .steps import Handle, shortened
 from .stored import owners
 from .waiting import Waiter, waiter_of
 
@@ -175,7 +175,7 @@ class Run(Handle):
         return self.__copy__()  # the broker is shared, and not copied
 
     def __repr__(self) -> str:
-        return f"Run({self.run_id!r})"
+        return shortened(f"Run({self.run_id!r})")  # the id of a run nested in many others is long
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and other.run_id == self.run_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +34,9 @@ ACCEPTED = (
 #: many, wherever they are written, drawn or pickled. (Runs that jobs nest while they run aren't counted.)
 MOST_LEVELS = 100
 
+#: How many characters a `repr` has at most; and how many kinds of members it names in a stage.
+MOST_SHOWN, MOST_KINDS = 200, 3
+
 #: How many iterators are remembered as read that don't allow weak references.
 MOST_KEPT = 100
 
@@ -52,6 +55,10 @@ class Encoded:
     actor_name: str
     data: bytes = field(repr=False)
     encoder: Encoder = field(repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        return self.actor_name
 
     def row(self, *, queue: str | None = None) -> bytes:
         """The message as a row of a plan, for this `queue` if one is given. If Dramatiq's encoder was changed since the
@@ -99,6 +106,22 @@ class Stage:
         check_levels(levels)
         object.__setattr__(self, "levels", levels)
 
+    def __repr__(self) -> str:
+        return shortened(f"<Stage {self}>")
+
+    def __str__(self) -> str:
+        """The stage much as it was written, with counts instead of all members: ``parallel(1,000 of fetch)``."""
+        if self.source is not None:
+            inside = [f"{name_of(self.source)}()"]
+        else:
+            kinds = Counter(shortened(member.label, 40) for member in self.members)
+            shown = list(kinds.items())[:MOST_KINDS]
+            inside = [label if count == 1 else f"{count:,} of {label}" for label, count in shown]
+            others = len(self.members) - sum(count for _, count in shown)
+            inside += [f"{others:,} more"] if others else []
+        inside += [f"limit={self.limit}"] if self.limit else []
+        return f"{'map' if self.mapped else 'parallel' if self.many else 'then'}({', '.join(inside)})"
+
     def read(self) -> Iterator[Encoded | Description]:
         """Yields the members. Raises TypeError for what isn't a step, and ValueError for an iterator that is used
         up."""
@@ -125,6 +148,27 @@ class Description:
     stages: tuple[Stage, ...] = ()
     completions: tuple[Encoded, ...] = ()
     composed: bool = False
+
+    def __repr__(self) -> str:
+        """What it is made of, in short, however large it is: how many stages, and each of them in a few words."""
+        count = len(self.stages)
+        stages = "no stages" if not count else "1 stage: " if count == 1 else f"{count:,} stages: "
+        stages += ", ".join(map(str, self.stages[:MOST_SHOWN]))
+        return shortened(f"{type(self).__name__}({', '.join([*self.settings(), stages])})")
+
+    def settings(self) -> Iterator[str]:
+        """What holds for all stages, as `repr` shows it."""
+        if self.name is not None:
+            yield f"name={shortened(repr(self.name), 40)}"
+        if self.queue is not None:
+            yield f"queue={shortened(repr(self.queue), 40)}"
+
+    @property
+    def label(self) -> str:
+        """How it is named as a member of a stage."""
+        if self.composed:
+            return "group" if self.stages and self.stages[0].many else "pipeline"
+        return f"{type(self).__name__}({self.name!r})" if self.name is not None else type(self).__name__
 
     @property
     def levels(self) -> int:
@@ -153,6 +197,12 @@ def check_levels(levels: int) -> None:
             f"more than {MOST_LEVELS} levels of clutches, pipelines and groups can't be nested in each other; "
             "a job can start what is nested more deeply while it runs, with nest()"
         )
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """A text of `most` characters at most: the middle of a longer one is left out."""
+    end = most // 4
+    return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def name_of(source: Source) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq import group, pipeline
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AsyncIO
@@ -34,7 +35,7 @@ from dramatiq_clutch import (
     errors,
     previous_results,
 )
-from dramatiq_clutch.backends import StubBackend
+from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import result, running_worker
@@ -268,6 +269,55 @@ def test_equal_handles_are_equal(broker: dramatiq.Broker) -> None:
     assert run == Run(run.run_id)
     assert len({run, Run(run.run_id)}) == 1
     assert repr(run) == f"Run({run.run_id!r})"
+
+
+# What is shown in a debugger or a log
+
+
+def test_the_repr_of_a_clutch_says_how_many_of_what_it_is_made_of(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    job, total = jobs.job, jobs.total
+    assert repr(Clutch()) == "Clutch(no stages)"
+    assert repr(Clutch().then(job.message("secret"))) == "Clutch(1 stage: then(job))"
+    clutch = Clutch(name="nightly", queue="critical", on_failure=total, on_finish="job").then(total).map(job)
+    assert repr(clutch) == (
+        "Clutch(name='nightly', queue='critical', on_failure=total, on_finish=job, 2 stages: then(total), map(job))"
+    )
+    child = Clutch(name="child").then(job)
+    wide = Clutch().parallel([job] * 1_000 + [child, Clutch(), total, total], limit=20)
+    stage = "parallel(1,000 of job, Clutch('child'), Clutch, 2 more, limit=20)"
+    assert repr(wide) == f"Clutch(1 stage: {stage})"
+    assert repr(wide.stages[0]) == f"<Stage {stage}>"
+    assert re.fullmatch(
+        r"Clutch\(2 stages: parallel\(2 of job\), parallel\([\w.<>]+<lambda>\(\)\)\)",
+        repr(Clutch().parallel(job, job).parallel(lambda: [job])),
+    )
+    both = Clutch().parallel(group([job.message("a")]), pipeline([job.message("a")]))
+    assert repr(both) == "Clutch(1 stage: parallel(group, pipeline))"
+
+
+def test_a_repr_is_short_however_large_the_thing_is(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    named = [Clutch(name=f"{n}" * 1_000).then(jobs.job) for n in range(10)]
+    long = Clutch(name="n" * 1_000, queue="q" * 1_000, on_failure="f" * 1_000, on_death="d" * 1_000, on_finish="e")
+    large: list[Any] = [
+        Clutch().parallel(jobs.job.message("x" * 1_000) for _ in range(1_000)),
+        Clutch().then(*[jobs.job] * 1_000),
+        Clutch().parallel(named),
+        Clutch().parallel(named).stages[0],
+        long.then(*named),
+        Run("r" * 200),
+        Run("~1.0" * 1_000),
+        ClutchMiddleware(StubBackend(), lease=1, run_ttl=60_000, resend_stalled=True, application="a" * 1_000),
+    ]
+    assert [len(repr(one)) for one in large if len(repr(one)) > 200] == []
+    assert "1,000 stages: then(job), then(job)" in repr(large[1])
+
+
+def test_the_repr_of_the_middleware_says_what_differs_from_the_defaults() -> None:
+    assert repr(ClutchMiddleware()) == "ClutchMiddleware()"
+    shown = repr(ClutchMiddleware(StubBackend(), run_ttl=60_000, sweep_interval=None, application="shop"))
+    assert shown == "ClutchMiddleware(StubBackend, run_ttl=60_000, sweep_interval=None, application='shop')"
+    secret = ClutchMiddleware(RedisBackend(url="redis://:password@localhost"), resend_stalled=True)
+    assert repr(secret) == "ClutchMiddleware(RedisBackend, resend_stalled=True)"
 
 
 # Times
