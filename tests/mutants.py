@@ -834,6 +834,20 @@ PYTHON = (
         "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
     ),
     python(
+        "a value that is to be given by name is appended",
+        "A value comes as the keyword argument that `pipe` or `into` names.",
+        "if into else step.copy(",
+        "if False else step.copy(",
+        "tests/test_nesting.py::test_pipe_gives_the_value_by_a_name_instead_of_appending_it",
+    ),
+    python(
+        "a run_ttl of seconds is taken",
+        "A `run_ttl` of less than a minute is refused.",
+        "if number < LEAST_RUN_TTL:",
+        "if False:",
+        "tests/test_builder.py::test_a_run_ttl_that_was_meant_as_seconds_is_an_error_that_says_so",
+    ),
+    python(
         "a later stage's message is as old as its run",
         "A message of a later stage gets a fresh timestamp, for AgeLimit looks at it.",
         "message_id=tag.message_id,\n        message_timestamp=current_millis(),",
