@@ -10,7 +10,6 @@ from ...backend import Note, Reply
 from ...stored.duties import Duty, SendMembers, parse
 from ...stored.formats import FORMAT, decode_snapshot
 from .along import Along
-from .outages import way_out
 
 
 def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
@@ -76,8 +75,6 @@ def is_rest(found: Any) -> bool:
     that a server gave instead of the fields.
     """
     if isinstance(found, Exception):
-        if way_out(found) is not None:
-            raise found
-        return True
+        raise found
     state, version = found
     return state != b"running" or int(version or FORMAT) > FORMAT
