@@ -18,7 +18,7 @@ from .brokers import application_of, backend_of, courier_of, warnings_of
 from .durations import Duration, milliseconds
 from .ending import Closing
 from .engine import DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
-from .errors import DamagedState, NewerRelease
+from .errors import DamagedState, NewerRelease, Unavailable
 from .handover import hand_over, sweep
 from .job import Attempt, Job, attempt_of
 from .patience import Lives, NotAcked, begin_beating, begin_sweeping
@@ -239,8 +239,12 @@ class ClutchMiddleware(EngineMiddleware):
 
     def after_ack(self, broker: Broker, message: MessageProxy) -> None:
         attempt: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
-        if attempt is not None:
+        if attempt is None:
+            return
+        try:
             attempt.engine.courier.look_for_more()
+        except Unavailable as error:
+            logger.debug("A worker couldn't look for more; its consumers will: %s", error)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)

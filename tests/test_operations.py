@@ -210,7 +210,11 @@ def behind_tls(server: Server, authority: trustme.CA) -> Iterator[int]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports that were closed say so to their protocols in the next turn
+        transports: Any = loop._transports  # type: ignore[attr-defined]  # noqa: SLF001
+        for transport in list(transports.values()):  # also those of handshakes that nobody goes on with
+            transport.abort()
+        for _ in range(3):  # they are closed in the next turns
+            await asyncio.sleep(0)
 
     listener = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)

@@ -17,6 +17,13 @@ actor: Any = dramatiq.actor  # its overloads take no options by the dictionary
 QUICK = {"min_backoff": 1, "max_backoff": 1}
 
 
+class Gates(dict[str, threading.Event]):
+    """A gate for each name. All threads that ask for one get the same: a defaultdict may give two threads two."""
+
+    def __missing__(self, name: str) -> threading.Event:
+        return self.setdefault(name, threading.Event())
+
+
 class Jobs:
     """`script[name]` says what the attempts of job `name` do, one after the other: "ok" (the default), "fail", "die",
     or "wait" until `gates[name]` is opened. A job that dies has no retries left."""
@@ -24,7 +31,7 @@ class Jobs:
     def __init__(self, broker: dramatiq.Broker) -> None:
         self.broker = broker
         self.script: dict[str, list[str]] = defaultdict(list)
-        self.gates: dict[str, threading.Event] = defaultdict(threading.Event)
+        self.gates = Gates()
         self.began: list[str] = []
         self.sees: dict[str, list[Any]] = {}
         self.missing: dict[str, list[Any]] = {}

@@ -157,7 +157,8 @@ class RedisCourier(Courier):
         self._desk.ending = message
 
     def look_for_more(self) -> None:
-        self._desk.look_for_more()
+        with self.translated():
+            self._desk.look_for_more()
 
     def is_first_copy(self, message: Any) -> bool:
         """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout
