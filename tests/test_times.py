@@ -20,7 +20,7 @@ from tests.conftest import running_worker
 from tests.support.application import Application, application
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
-from tests.support.keyspace import NAMESPACE, clutch_keys, part_of
+from tests.support.keyspace import NAMESPACE, clutch_keys, key_of, part_of
 from tests.support.tags import tag_in
 
 LONG = 60
@@ -99,8 +99,10 @@ def test_a_run_is_there_when_the_delay_of_a_message_is_over(app: Application, wh
 
 
 def is_delayed(app: Application, run_id: str) -> bool:
+    """Whether it has a message that is delayed, and owes nothing more: then all has been told to its ancestors."""
     until = app.broker.client.hget(f"{NAMESPACE}:{{{run_id}}}:head", "until")
-    return bool(until and int(until) > 0 and not app.broker.client.exists(f"{NAMESPACE}:{{{run_id}}}:outbox"))
+    outbox = key_of(app.broker.client, run_id, "outbox")
+    return bool(until and int(until) > 0 and not app.broker.client.exists(outbox))
 
 
 @pytest.mark.parametrize("below", ["", "~0.0", "~0.0~0.0"])
