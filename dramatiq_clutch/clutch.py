@@ -20,15 +20,18 @@ from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, forei
 from .handover import hand_over
 from .planning import CALLBACKS, chunks, plan_of, read
 from .run import Run
+from .signatures import STATUS, Extra, mapped, piped
 from .steps import (
     AnyActor,
     Description,
     Encoded,
+    Given,
     PartialActor,
     Source,
     Stage,
     Step,
     is_step,
+    known_broker,
     members_of,
     shortened,
     to_encoded,
@@ -93,7 +96,7 @@ class Clutch(Description):
         for option in CALLBACKS:
             callback = getattr(self, option)
             if callback is not None and not isinstance(callback, str | Encoded):
-                kept = to_encoded(callback, what=option, accepted=ACCEPTED_AS_CALLBACK)
+                kept = to_encoded(callback, self._given(option, STATUS), accepted=ACCEPTED_AS_CALLBACK)
                 object.__setattr__(self, option, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,11 +120,13 @@ class Clutch(Description):
             of one, the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
 
         Raises:
-          TypeError: something isn't a step, or an argument of a message can't be encoded.
+          TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
+            can't be called with what it would get.
           ValueError: `pipe` is used in a first stage; it isn't the name of an argument, a message has that argument
             already, or a step is a clutch, which takes none; or more than 100 levels are nested in each other.
         """
-        members = [to_member(step, what="then()") for step in steps]
+        given = self._given("then()", _extra(pipe))
+        members = [to_member(step, given) for step in steps]
         return self._with(*(self._stage((member,), pipe=pipe, what="then()") for member in members))
 
     def parallel(
@@ -147,14 +152,15 @@ class Clutch(Description):
             is dead, its retries included. Members are sent in written order.
 
         Raises:
-          TypeError: something isn't a step, or an argument of a message can't be encoded.
+          TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
+            can't be called with what it would get.
           ValueError: as for `then`; or the `limit` is below 1, or an iterator is used up.
         """
         source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
         if source is not None and not is_step(source) and not isinstance(source, Iterable):
             members: tuple[Any, ...] = ()
         else:
-            source, members = None, members_of(steps, what="parallel()")
+            source, members = None, members_of(steps, self._given("parallel()", _extra(pipe)))
         stage = self._stage(members, pipe=pipe, what="parallel()", many=True, tolerant=allow_failures)
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
@@ -175,14 +181,16 @@ class Clutch(Description):
           limit: as for `parallel`.
 
         Raises:
-          TypeError: `step` isn't a step, or an argument of its message can't be encoded.
+          TypeError: `step` isn't a step, an argument of its message can't be encoded, or an actor that is known here
+            can't be called with what it would get.
           ValueError: it's the first stage; `into` isn't the name of an argument, the message has that argument already,
             or the step is a clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in
             each other.
         """
         if not self.stages:
             raise ValueError("map() maps over the results of the stage before; a first stage has none")
-        member = to_member(step, what="map()").fed(_name(into, "into"))
+        into = _name(into, "into")
+        member = to_member(step, self._given("map()", mapped(into))).fed(into)
         return self._with(
             Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit), into=into)
         )
@@ -287,18 +295,28 @@ class Clutch(Description):
     def _stage(
         self, members: tuple[Any, ...], *, pipe: bool | str, what: str, many: bool = False, tolerant: bool = False
     ) -> Stage:
-        into = _name(pipe, "pipe") if isinstance(pipe, str) else None
-        piped = into is not None or bool(pipe)
-        if piped and not self.stages:
+        extra = _extra(pipe)
+        into = extra.into if extra else None
+        if extra and not self.stages:
             raise ValueError(f"{what} can't pipe into a first stage: there is no result before it")
-        if piped:
+        if extra:
             members = tuple(member.fed(into) for member in members)
-        return Stage(members, many=many, tolerant=tolerant, piped=piped, into=into)
+        return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
+
+    def _given(self, what: str, extra: Extra | None) -> Given:
+        return Given(what, known_broker(self.broker), extra)
 
     def _with(self, *stages: Stage) -> Clutch:
         longer = dataclasses.replace(self)
         object.__setattr__(longer, "stages", (*self.stages, *stages))
         return longer
+
+
+def _extra(pipe: bool | str) -> Extra | None:
+    """What steps get by `pipe`."""
+    if isinstance(pipe, str):
+        return piped(_name(pipe, "pipe"))
+    return piped() if pipe else None
 
 
 def _name(name: Any, option: str) -> str | None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dramatiq import Broker
 
-from .steps import Description, check_levels, to_encoded
+from .signatures import STATUS
+from .steps import Description, Given, check_levels, to_encoded
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
 #: The callbacks that a user sets, by the names of their options.
@@ -82,7 +83,7 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
     offset = 0
     for stage in description.stages:
         count, nested = 0, False
-        for member in stage.read():
+        for member in stage.read(broker):
             count += 1
             if isinstance(member, Description):
                 nested = True
@@ -112,7 +113,7 @@ def _callbacks(description: Description, broker: Broker, queue: str | None) -> d
     for option in CALLBACKS:
         callback = getattr(description, option, None)  # the description of a Dramatiq composition lacks these options
         if isinstance(callback, str):
-            callback = to_encoded(broker.get_actor(callback), what=option, accepted="an actor's name")
+            callback = to_encoded(broker.get_actor(callback), Given(option, broker, STATUS), accepted="an actor's name")
         if callback is not None:
             found[option] = (callback,)
     return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}

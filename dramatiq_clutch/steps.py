@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import GeneratorType
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 from weakref import ref
 
+import dramatiq.broker
 from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder, group, pipeline
 
+from .signatures import Extra, check_call, piped
 from .stored.formats import MESSAGE
 from .stored.plan import changed, to_row
 
@@ -39,6 +41,15 @@ MOST_SHOWN, MOST_KINDS = 200, 3
 
 #: How many iterators are remembered as read that don't allow weak references.
 MOST_KEPT = 100
+
+
+class Given(NamedTuple):
+    """How steps were given: `what`, the text of an error, says where; `broker` is the one that probably knows their
+    actors, if any is known yet; `extra` is what they get beside their own arguments."""
+
+    what: str
+    broker: Broker | None = None
+    extra: Extra | None = None
 
 
 class Handle:
@@ -122,9 +133,9 @@ class Stage:
         inside += [f"limit={self.limit}"] if self.limit else []
         return f"{'map' if self.mapped else 'parallel' if self.many else 'then'}({', '.join(inside)})"
 
-    def read(self) -> Iterator[Encoded | Description]:
-        """Yields the members. Raises TypeError for what isn't a step, and ValueError for an iterator that is used
-        up."""
+    def read(self, broker: Broker) -> Iterator[Encoded | Description]:
+        """Yields the members, for a run on this broker. Raises TypeError for what isn't a step, or doesn't fit its
+        actor, and ValueError for an iterator that is used up."""
         if self.source is None:
             yield from self.members
             return
@@ -132,8 +143,9 @@ class Stage:
         steps: Any = self.source()
         if not isinstance(steps, Iterable):
             raise TypeError(f"{name}() was given to parallel() and must return an iterable of steps, not {steps!r}")
+        given = Given(f"parallel({name})", broker, piped(self.into) if self.piped else None)
         for step in read_once(steps, what=f"{name}() was given to parallel() and has returned"):
-            member = to_member(step, what=f"parallel({name})")
+            member = to_member(step, given)
             yield member.fed(self.into) if self.piped else member
 
 
@@ -228,30 +240,50 @@ def message_of(value: object) -> Message[Any] | None:
     return None
 
 
-def to_member(step: Any, *, what: str, level: int = 0) -> Encoded | Description:
-    """A step as a stage holds it. `what`, the text of an error, says where the step was given, and `level` is the level
-    on which it is nested. Raises TypeError for what isn't a step, and ValueError for too many levels."""
+def actor_of(step: Any, message: Message[Any], broker: Broker | None) -> Any:
+    """The actor that the `message` of a step is for, as far as it is known: by the step, or by the broker. Otherwise
+    None."""
+    while isinstance(step, partial):
+        step = step.func
+    if not isinstance(step, Message):
+        return step
+    return None if broker is None else broker.actors.get(message.actor_name)
+
+
+def known_broker(broker: Broker | None) -> Broker | None:
+    """The broker that a clutch will probably be run on: its own, or the global one. None if there is none yet; this
+    doesn't make one, as Dramatiq's `get_broker` does."""
+    return broker or dramatiq.broker.global_broker
+
+
+def to_member(step: Any, given: Given, level: int = 0) -> Encoded | Description:
+    """A step as a stage holds it. `level` is the level on which it is nested. Raises TypeError for what isn't a step,
+    or doesn't fit its actor, and ValueError for too many levels."""
     if isinstance(step, Description):
         return step
     if isinstance(step, pipeline):
-        return _from_pipeline(step)
+        return _from_pipeline(step, given)
     if isinstance(step, group):
-        return _from_group(step, level + 1)
-    return to_encoded(step, what=what, accepted=ACCEPTED)
+        return _from_group(step, given, level + 1)
+    return to_encoded(step, given, accepted=ACCEPTED)
 
 
-def to_encoded(step: Any, *, what: str, accepted: str) -> Encoded:
-    """The message that a step says, encoded (see `message_of`). Raises TypeError for anything else: `what` takes
-    `accepted`."""
+def to_encoded(step: Any, given: Given, *, accepted: str) -> Encoded:
+    """The message that a step says, encoded (see `message_of`). Raises TypeError for anything else, where `accepted` is
+    taken; and for a message that its actor can't be called with."""
     message = message_of(step)
     if message is None:
-        raise TypeError(f"{what} takes {accepted}, not {step!r}")
-    return encoded(message, what=what)
+        raise TypeError(f"{given.what} takes {accepted}, not {step!r}")
+    found = encoded(message, what=given.what)
+    actor = actor_of(step, message, given.broker)
+    if actor is not None:
+        check_call(actor, message, given.extra, what=given.what)
+    return found
 
 
-def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Encoded | Description, ...]:
+def members_of(steps: tuple[Any, ...], given: Given) -> tuple[Encoded | Description, ...]:
     """The members of a parallel stage: steps, or one iterable of steps, which is read at once."""
-    given: Iterable[Any] = steps
+    what, each = given.what, iter(steps)
     if len(steps) == 1 and not is_step(steps[0]):
         (only,) = steps
         if isinstance(only, str | bytes | dict) or not isinstance(only, Iterable):
@@ -259,8 +291,8 @@ def members_of(steps: tuple[Any, ...], *, what: str) -> tuple[Encoded | Descript
                 f"{what} takes steps, one iterable of steps, or one callable that returns one, not {only!r}; "
                 f"a step is {ACCEPTED}"
             )
-        given = read_once(only, what=f"{what} was given")
-    return tuple(to_member(step, what=what) for step in given)
+        each = read_once(only, what=f"{what} was given")
+    return tuple(to_member(step, given) for step in each)
 
 
 # Messages
@@ -323,22 +355,34 @@ def _complaint(message: Message[Any], encoder: Encoder, error: Exception, what: 
 # Compositions
 
 
-def _from_pipeline(composition: pipeline) -> Description:
+def _from_pipeline(composition: pipeline, given: Given) -> Description:
     """A Dramatiq pipeline as a description: a series in which each step's result is piped into the next one. As in
     Dramatiq, a step doesn't get it if the step, or the actor of the step before, has the option `pipe_ignore`."""
     stages: list[Stage] = []
+    first, later = _inside(given, "a pipeline"), given._replace(what="a pipeline", extra=piped())
     for index, message in enumerate(composition.messages):
         if index and _produces_nothing(composition.broker, composition.messages[index - 1]):
             message = message.copy(options={"pipe_ignore": True})
-        stages.append(Stage((encoded(message, what="a pipeline"),), piped=index > 0))
+        member = to_encoded(message, later if index else first, accepted=ACCEPTED)
+        stages.append(Stage((member,), piped=index > 0))
     return Description(stages=tuple(stages), composed=True)
 
 
-def _from_group(composition: group, level: int) -> Description:
+def _from_group(composition: group, given: Given, level: int) -> Description:
     check_levels(level)
-    members = tuple(to_member(child, what="a group", level=level) for child in composition.children)
-    completions = (encoded(Message(**message), what="a group") for message in composition.completion_callbacks)
+    inside, after = _inside(given, "a group"), given._replace(what="a group", extra=None)
+    members = tuple(to_member(child, inside, level) for child in composition.children)
+    completions = (
+        to_encoded(Message(**message), after, accepted=ACCEPTED) for message in composition.completion_callbacks
+    )
     return Description(stages=(Stage(members, many=True),), completions=tuple(completions), composed=True)
+
+
+def _inside(given: Given, what: str) -> Given:
+    """How the first messages of a composition are given: they get what the composition gets, and as by `pipe`, also
+    where that is an item."""
+    extra = given.extra
+    return given._replace(what=what, extra=None if extra is None else replace(extra, ignorable=True))
 
 
 def _produces_nothing(broker: Broker, message: Message[Any]) -> bool:

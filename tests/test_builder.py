@@ -278,9 +278,9 @@ def test_the_repr_of_a_clutch_says_how_many_of_what_it_is_made_of(broker: dramat
     job, total = jobs.job, jobs.total
     assert repr(Clutch()) == "Clutch(no stages)"
     assert repr(Clutch().then(job.message("secret"))) == "Clutch(1 stage: then(job))"
-    clutch = Clutch(name="nightly", queue="critical", on_failure=total, on_finish="job").then(total).map(job)
+    clutch = Clutch(name="nightly", queue="critical", on_failure=job, on_finish="heard").then(total).map(job)
     assert repr(clutch) == (
-        "Clutch(name='nightly', queue='critical', on_failure=total, on_finish=job, 2 stages: then(total), map(job))"
+        "Clutch(name='nightly', queue='critical', on_failure=job, on_finish=heard, 2 stages: then(total), map(job))"
     )
     child = Clutch(name="child").then(job)
     wide = Clutch().parallel([job] * 1_000 + [child, Clutch(), total, total], limit=20)

@@ -15,7 +15,7 @@ from dramatiq_clutch import Clutch
 def actors(stub_broker: Any) -> dict[str, Any]:
     def make(name: str) -> Any:
         @dramatiq.actor(actor_name=name)
-        def actor() -> None: ...
+        def actor(page: Any = None, pages: Any = None) -> None: ...
 
         return actor
 

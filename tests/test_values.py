@@ -360,7 +360,7 @@ def some_pages() -> Iterator[dramatiq.Message[Any]]:
 
 def test_a_clutch_is_pickled_and_copied_without_its_broker(broker: dramatiq.Broker, jobs: Jobs) -> None:
     job, heard = jobs.job, jobs.heard
-    callbacks: dict[str, Any] = {"on_finish": heard.message("root"), "on_success": "total", "on_failure": jobs.total}
+    callbacks: dict[str, Any] = {"on_finish": heard.message("root"), "on_success": "job", "on_failure": job}
     clutch = (
         Clutch(broker=broker, name="whole", **callbacks)
         .then(pipeline([job.message("a"), job.message("b")]))
