@@ -31,7 +31,7 @@ from .steps import (
     Stage,
     Step,
     is_step,
-    known_broker,
+    known_brokers,
     members_of,
     shortened,
     to_encoded,
@@ -207,8 +207,8 @@ class Clutch(Description):
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
-          ValueError: nobody has declared the queue, `run_id` isn't a valid id, or the `delay` is negative; or a
-            callable given to `parallel` has returned an iterator that is used up.
+          ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id, or
+            the `delay` is negative; or a callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
@@ -272,8 +272,8 @@ class Clutch(Description):
 
         Raises:
           NestingError: this isn't called in a job of a clutch.
-          ValueError: nobody has declared the queue; or a callable given to `parallel` has returned an iterator that is
-            used up.
+          ValueError: nobody has declared the queue, or an actor belongs to another broker; or a callable given
+            to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
         """
         running = job.current_job()
@@ -304,7 +304,7 @@ class Clutch(Description):
         return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
 
     def _given(self, what: str, extra: Extra | None) -> Given:
-        return Given(what, known_broker(self.broker), extra)
+        return Given(what, self.broker, known_brokers(self.broker), extra)
 
     def _with(self, *stages: Stage) -> Clutch:
         longer = dataclasses.replace(self)

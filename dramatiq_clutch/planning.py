@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dramatiq import Broker
 
 from .signatures import STATUS
-from .steps import Description, Given, check_levels, to_encoded
+from .steps import Description, Given, check_levels, known_brokers, to_encoded
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
 #: The callbacks that a user sets, by the names of their options.
@@ -63,8 +63,8 @@ def read(
     """The spec, the lines and the rows of a description. Consume the rows first: that fills the lines.
 
     Descriptions nested in it inherit its queue. `level` is the level on which it is nested itself; it is checked here,
-    because what callables return isn't known before. Raises ValueError for too many levels, and for a queue that nobody
-    has declared.
+    because what callables return isn't known before. Raises ValueError for too many levels, for a queue that nobody has
+    declared, and for an actor of another broker.
     """
     check_levels(level)
     queue = description.queue or queue
@@ -90,6 +90,7 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
                 plan = plan_of(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True, level=level + 1)
                 yield plan.to_row()
             else:
+                member.check_broker(broker, what="run()")
                 yield member.row()
         lines.append(
             StageLine(
@@ -113,7 +114,11 @@ def _callbacks(description: Description, broker: Broker, queue: str | None) -> d
     for option in CALLBACKS:
         callback = getattr(description, option, None)  # the description of a Dramatiq composition lacks these options
         if isinstance(callback, str):
-            callback = to_encoded(broker.get_actor(callback), Given(option, broker, STATUS), accepted="an actor's name")
+            given = Given(option, broker, known_brokers(broker), STATUS)
+            callback = to_encoded(broker.get_actor(callback), given, accepted="an actor's name")
         if callback is not None:
             found[option] = (callback,)
+    for option, several in found.items():
+        for callback in several:
+            callback.check_broker(broker, what=option)
     return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}

@@ -44,11 +44,13 @@ MOST_KEPT = 100
 
 
 class Given(NamedTuple):
-    """How steps were given: `what`, the text of an error, says where; `broker` is the one that probably knows their
-    actors, if any is known yet; `extra` is what they get beside their own arguments."""
+    """How steps were given: `what`, the text of an error, says where; `broker` is the one that they will be run on, if
+    that is certain; `brokers` are those that may know their actors; `extra` is what they get beside their own
+    arguments."""
 
     what: str
-    broker: Broker | None = None
+    broker: Broker | None
+    brokers: tuple[Broker, ...]
     extra: Extra | None = None
 
 
@@ -61,11 +63,15 @@ class Handle:
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A message, encoded when the user gave it. So it makes no difference if, say, a list among its arguments is
-    changed later."""
+    changed later. `home` is the broker that the actor was declared on, as far as that is known in this process."""
 
     actor_name: str
     data: bytes = field(repr=False)
     encoder: Encoder = field(repr=False, compare=False)
+    home: ref[Broker] | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.actor_name, self.data, self.encoder)  # another process has other brokers
 
     @property
     def label(self) -> str:
@@ -88,6 +94,19 @@ class Encoded:
                 "the stage before under that name"
             )
         return self
+
+    def check_broker(self, broker: Broker, *, what: str) -> None:
+        """Raises ValueError if a run on this broker wouldn't find the actor, because it belongs to another broker. An
+        actor that nobody in this process knows may be declared where the workers are."""
+        home = None if self.home is None else self.home()
+        if home is None or home is broker or self.actor_name in broker.actors:
+            return
+        raise ValueError(
+            f"{what} takes no message to {self.actor_name!r}, because that actor belongs to another broker (a "
+            f"{type(home).__name__}) than the clutch is run on (a {type(broker).__name__}), whose workers don't know "
+            "it. Say Clutch(broker=...) with the actor's broker, or declare the actor on the other one: "
+            "@dramatiq.actor(broker=...)"
+        )
 
     def _message(self) -> Message[Any]:
         return Message(**self.encoder.decode(self.data.removeprefix(MESSAGE)))
@@ -143,7 +162,7 @@ class Stage:
         steps: Any = self.source()
         if not isinstance(steps, Iterable):
             raise TypeError(f"{name}() was given to parallel() and must return an iterable of steps, not {steps!r}")
-        given = Given(f"parallel({name})", broker, piped(self.into) if self.piped else None)
+        given = Given(f"parallel({name})", broker, known_brokers(broker), piped(self.into) if self.piped else None)
         for step in read_once(steps, what=f"{name}() was given to parallel() and has returned"):
             member = to_member(step, given)
             yield member.fed(self.into) if self.piped else member
@@ -240,20 +259,24 @@ def message_of(value: object) -> Message[Any] | None:
     return None
 
 
-def actor_of(step: Any, message: Message[Any], broker: Broker | None) -> Any:
-    """The actor that the `message` of a step is for, as far as it is known: by the step, or by the broker. Otherwise
-    None."""
+def actor_of(step: Any, message: Message[Any], brokers: Iterable[Broker]) -> Any:
+    """The actor that the `message` of a step is for, as far as it is known: by the step, or by one of the brokers.
+    Otherwise None."""
     while isinstance(step, partial):
         step = step.func
     if not isinstance(step, Message):
         return step
-    return None if broker is None else broker.actors.get(message.actor_name)
+    for broker in brokers:
+        if message.actor_name in broker.actors:
+            return broker.actors[message.actor_name]
+    return None
 
 
-def known_broker(broker: Broker | None) -> Broker | None:
-    """The broker that a clutch will probably be run on: its own, or the global one. None if there is none yet; this
-    doesn't make one, as Dramatiq's `get_broker` does."""
-    return broker or dramatiq.broker.global_broker
+def known_brokers(broker: Broker | None) -> tuple[Broker, ...]:
+    """The brokers that may know the actors of a clutch: its own, then the global one, as far as there are any. Unlike
+    Dramatiq's `get_broker`, this makes none."""
+    either = (broker, dramatiq.broker.global_broker)
+    return tuple(dict.fromkeys(one for one in either if one is not None))
 
 
 def to_member(step: Any, given: Given, level: int = 0) -> Encoded | Description:
@@ -270,14 +293,17 @@ def to_member(step: Any, given: Given, level: int = 0) -> Encoded | Description:
 
 def to_encoded(step: Any, given: Given, *, accepted: str) -> Encoded:
     """The message that a step says, encoded (see `message_of`). Raises TypeError for anything else, where `accepted` is
-    taken; and for a message that its actor can't be called with."""
+    taken, and for a message that its actor can't be called with; and ValueError for an actor of another broker."""
     message = message_of(step)
     if message is None:
         raise TypeError(f"{given.what} takes {accepted}, not {step!r}")
-    found = encoded(message, what=given.what)
-    actor = actor_of(step, message, given.broker)
-    if actor is not None:
-        check_call(actor, message, given.extra, what=given.what)
+    actor = actor_of(step, message, given.brokers)
+    if actor is None:
+        return encoded(message, what=given.what)
+    found = encoded(message, what=given.what, home=ref(actor.broker))
+    if given.broker is not None:
+        found.check_broker(given.broker, what=given.what)
+    check_call(actor, message, given.extra, what=given.what)
     return found
 
 
@@ -298,7 +324,7 @@ def members_of(steps: tuple[Any, ...], given: Given) -> tuple[Encoded | Descript
 # Messages
 
 
-def encoded(message: Message[Any], *, what: str) -> Encoded:
+def encoded(message: Message[Any], *, what: str, home: ref[Broker] | None = None) -> Encoded:
     """The message, encoded now, and without its option `pipe_target`, by which Dramatiq would send the next step, too.
     Raises TypeError for an argument that can't be encoded, and for a run's handle among the arguments."""
     handle = next((place for place, value in _values(message) if _holds_a_handle(value)), None)
@@ -312,7 +338,7 @@ def encoded(message: Message[Any], *, what: str) -> Encoded:
         message = changed(message, options=options)
     encoder = get_encoder()
     try:
-        return Encoded(message.actor_name, to_row(message), encoder)
+        return Encoded(message.actor_name, to_row(message), encoder, home)
     except Exception as error:  # an encoder may raise anything
         raise TypeError(_complaint(message, encoder, error, what)) from error
 

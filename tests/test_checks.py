@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from dramatiq import Message, group, pipeline
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO
 
-from dramatiq_clutch import Clutch
+from dramatiq_clutch import Clutch, ClutchMiddleware
 from tests.conftest import result
 
 actor: Any = dramatiq.actor  # so that a test may write what a type checker refuses
@@ -250,3 +251,49 @@ def test_a_signature_is_read_once_however_many_messages_there_are(fetch: Any, mo
 
     Clutch().parallel(messages())
     assert 0 < len(looks) <= 3
+
+
+# Brokers
+
+
+def test_an_actor_of_another_broker_is_refused(fetch: Any) -> None:
+    """At the call that adds it where the clutch has its own broker, otherwise at run(). No worker of that broker
+    knows the actor, so the run would fail there, of ActorNotFound."""
+    other = StubBroker()
+    other.add_middleware(ClutchMiddleware())
+    refused = r"takes no message to 'fetch', because .* another broker .* Clutch\(broker=\.\.\.\) with the actor's"
+    given: list[Any] = [fetch.message(1), partial(fetch, 1), pipeline([fetch.message(1)]), group([fetch.message(1)])]
+    for step in given:
+        with pytest.raises(ValueError, match=refused):
+            Clutch(broker=other).then(step)
+    with pytest.raises(ValueError, match=refused):
+        Clutch(broker=other, on_failure=fetch)
+    with pytest.raises(ValueError, match=refused):
+        Clutch(broker=other).parallel(lambda: [fetch.message(1)]).run()
+    with pytest.raises(ValueError, match=f"^run.. {refused}"):
+        Clutch(broker=other).then(Clutch().then(fetch.message(1))).run()
+
+    @actor(broker=other)  # type: ignore[untyped-decorator]
+    def its_own(page: int) -> None: ...
+
+    for clutch in (Clutch().then(partial(its_own, 1)), Clutch().then(fetch.message(1)).then(its_own, pipe=True)):
+        with pytest.raises(ValueError, match=r"^run\(\) takes no message to 'its_own'"):
+            clutch.run()
+    with pytest.raises(ValueError, match=r"^on_death takes no message to 'its_own'"):
+        Clutch(on_death=its_own).run()
+    Clutch(broker=other, on_death=its_own).then(its_own.message(1), partial(its_own, 1)).run()
+    Clutch(broker=other).then(Clutch().then(partial(its_own, 1))).run()
+
+
+def test_an_actor_that_both_brokers_know_or_nobody_is_sent_to_either(fetch: Any) -> None:
+    other = StubBroker()
+    other.add_middleware(ClutchMiddleware())
+    stranger: Any = Message("default", "stranger", (), {}, {})
+
+    @actor(broker=other, actor_name="fetch")  # type: ignore[untyped-decorator]
+    def its_fetch(page: int, depth: int = 1) -> None: ...
+
+    for broker in (other, None):
+        Clutch(broker=broker).then(fetch.message(1), partial(its_fetch, 1), partial(fetch, 1), stranger).run()
+    clutch = Clutch().then(fetch.message(1))
+    assert pickle.loads(pickle.dumps(clutch)) == clutch
