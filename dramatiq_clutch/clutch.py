@@ -122,8 +122,9 @@ class Clutch(Description):
         Raises:
           TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
             can't be called with what it would get.
-          ValueError: `pipe` is used in a first stage; it isn't the name of an argument, a message has that argument
-            already, or a step is a clutch, which takes none; or more than 100 levels are nested in each other.
+          ValueError: a message was sent already, or its actor belongs to another broker than the clutch; `pipe` is used
+            in a first stage; it isn't the name of an argument, a message has that argument already, or a step is a
+            clutch, which takes none; or more than 100 levels are nested in each other.
         """
         given = self._given("then()", _extra(pipe))
         members = [to_member(step, given) for step in steps]

@@ -39,6 +39,9 @@ MOST_LEVELS = 100
 #: How many characters a `repr` has at most; and how many kinds of members it names in a stage.
 MOST_SHOWN, MOST_KINDS = 200, 3
 
+#: The options that brokers give a message when it is sent: a RedisBroker to each, every broker to one with a delay.
+MARKS_OF_SENT = ("redis_message_id", "eta")
+
 #: How many iterators are remembered as read that don't allow weak references.
 MOST_KEPT = 100
 
@@ -326,7 +329,14 @@ def members_of(steps: tuple[Any, ...], given: Given) -> tuple[Encoded | Descript
 
 def encoded(message: Message[Any], *, what: str, home: ref[Broker] | None = None) -> Encoded:
     """The message, encoded now, and without its option `pipe_target`, by which Dramatiq would send the next step, too.
-    Raises TypeError for an argument that can't be encoded, and for a run's handle among the arguments."""
+    Raises TypeError for an argument that can't be encoded, and for a run's handle among the arguments; and ValueError
+    for a message that was sent, as far as brokers mark these."""
+    if not message.options.keys().isdisjoint(MARKS_OF_SENT):
+        raise ValueError(
+            f"{what} takes no message to {message.actor_name!r} that was sent already, because it would be done twice: "
+            f"write {message.actor_name}.message(...) instead of .send(...), or message_with_options(...) instead of "
+            "send_with_options(...)"
+        )
     handle = next((place for place, value in _values(message) if _holds_a_handle(value)), None)
     if handle is not None:
         raise TypeError(

@@ -13,6 +13,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import Message, group, pipeline
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO
 
@@ -297,3 +298,28 @@ def test_an_actor_that_both_brokers_know_or_nobody_is_sent_to_either(fetch: Any)
         Clutch(broker=broker).then(fetch.message(1), partial(its_fetch, 1), partial(fetch, 1), stranger).run()
     clutch = Clutch().then(fetch.message(1))
     assert pickle.loads(pickle.dumps(clutch)) == clutch
+
+
+# Messages that were sent
+
+
+def test_a_message_that_was_sent_is_refused(redis_broker: RedisBroker) -> None:
+    @actor  # type: ignore[untyped-decorator]
+    def charge(amount: int) -> None: ...
+
+    refused = r"takes no message to 'charge' that was sent already.* charge\.message\(\.\.\.\) instead of \.send\("
+    with pytest.raises(ValueError, match=refused):
+        Clutch().parallel(charge.send(amount) for amount in range(3))
+    with pytest.raises(ValueError, match=refused):
+        Clutch().then(pipeline([charge.send(1)]))
+    with pytest.raises(ValueError, match=refused):
+        Clutch(on_failure=charge.send())
+
+
+def test_of_other_brokers_one_that_was_sent_with_a_delay_is_refused(broker: dramatiq.Broker) -> None:
+    @actor  # type: ignore[untyped-decorator]
+    def charge(amount: int) -> None: ...
+
+    with pytest.raises(ValueError, match=r"message_with_options\(\.\.\.\) instead of send_with_options\("):
+        Clutch().then(charge.send_with_options(args=(1,), delay=1_000))
+    Clutch().then(charge.message_with_options(args=(1,), delay=1_000))
