@@ -213,13 +213,15 @@ class Clutch(Description):
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
-          TypeError: what a callable given to `parallel` returned isn't an iterable of steps, or the `delay` isn't a
-            time.
+          TypeError: what a callable given to `parallel` returned isn't an iterable of steps, the `delay` isn't a time,
+            or the `run_id` isn't a string.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started.
           PayloadRefused: a message or an option is larger than the state store takes; nothing was started.
           OutcomeUnknown: the store went away in the middle; the run may have started. The error has its id.
         """
+        if run_id is not None and not isinstance(run_id, str):
+            raise TypeError(f"run_id is {run_id!r}; it takes a string, of 1 to 200 letters, digits and _.:@/+=-")
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
         delay = None if delay is None else milliseconds(delay, "delay")

@@ -69,7 +69,7 @@ class ClutchMiddleware(EngineMiddleware):
       application: the name of the application, if several applications keep their runs in one store. Default is a
         `RedisBroker`'s namespace, or the virtual host of a `RabbitmqBroker`.
 
-    Raises ValueError for a time that is too short, and TypeError for what isn't a time.
+    Raises ValueError for a time that is too short, and TypeError for what isn't a time, or not a backend.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClutchMiddleware(EngineMiddleware):
         resend_stalled: bool = False,
         application: str | None = None,
     ) -> None:
-        self.backend, self.resend_stalled, self.application = backend, resend_stalled, application
+        self.backend, self.resend_stalled, self.application = _valid_backend(backend), resend_stalled, application
         self.run_ttl = _valid_run_ttl(run_ttl)
         self.result_ttl = milliseconds(result_ttl, "result_ttl", least=1)
         self.lease = milliseconds(lease, "lease", least=1)
@@ -309,6 +309,19 @@ def _is_true(record: logging.LogRecord) -> bool:
     """A log filter: drops Dramatiq's warning that a returned value is discarded because there is no Results middleware.
     That isn't true of the value of a clutch's job."""
     return jobs.current_job() is None or "returned a value that is not None" not in str(record.msg)
+
+
+def _valid_backend(backend: Any) -> ClutchBackend | None:
+    """The backend. Raises TypeError for anything else, and doesn't show it, because an address may have a password."""
+    if backend is None or isinstance(backend, ClutchBackend):
+        return backend
+    given = (
+        f"the class {backend.__name__}" if isinstance(backend, type) else f"a value of type {type(backend).__name__}"
+    )
+    raise TypeError(
+        f"ClutchMiddleware takes a backend, not {given}: say ClutchMiddleware(RedisBackend(url=...)), or "
+        "RedisBackend(client=...); with a RedisBroker or a StubBroker ClutchMiddleware() is enough"
+    )
 
 
 def _valid_run_ttl(run_ttl: Duration) -> int:

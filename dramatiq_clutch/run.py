@@ -34,10 +34,12 @@ class Run(Handle):
     Parameters:
       run_id: the run's id.
       broker: default is the global broker, at each call.
+
+    Raises TypeError for an id that isn't a string, and ValueError for an empty one.
     """
 
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
-        self.run_id = run_id
+        self.run_id = _valid(run_id)
         self._broker = broker
 
     def status(self) -> RunStatus:
@@ -210,6 +212,14 @@ class NestedRun(Run, str):
             f"nested run {self.run_id!r} starts when the job that nests it has succeeded, so the job can't wait for "
             "it: return the handle, and the nested result becomes the job's"
         )
+
+
+def _valid(run_id: Any) -> str:
+    if not isinstance(run_id, str):
+        raise TypeError(f"Run() takes the id of a run, a string like run.run_id, not {run_id!r}")
+    if not run_id:
+        raise ValueError("Run() takes the id of a run, and the given one is empty: no run has that")
+    return run_id
 
 
 def _seconds(timeout: Duration | None) -> float:

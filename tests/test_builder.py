@@ -15,6 +15,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
 from dramatiq import group, pipeline
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ActorNotFound
@@ -192,6 +193,38 @@ def test_a_middleware_without_a_backend_on_any_other_broker_says_to_pass_one() -
     broker.add_middleware(ClutchMiddleware())
     with pytest.raises(NotConfigured, match=r"Other has no Redis client\. Pass a backend"):
         Clutch(broker=broker).run()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("redis://:password@localhost", "a value of type str"),
+        (redis.Redis(), "a value of type Redis"),
+        (StubBroker(), "a value of type StubBroker"),
+        (RedisBackend, "the class RedisBackend"),
+    ],
+    ids=["an address", "a client", "a broker", "a class"],
+)
+def test_what_is_no_backend_is_an_error_that_says_how_one_is_made(wrong: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=rf"not {named}: say ClutchMiddleware\(RedisBackend\(url=\.\.\.\)\)") as raised:
+        ClutchMiddleware(wrong)
+    assert "password" not in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"id"], ids=repr)
+def test_an_id_that_is_no_string_is_a_type_error(job: dramatiq.Actor[..., Any], wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"a string like run.run_id, not {re.escape(repr(wrong))}"):
+        Run(wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=f"run_id is {re.escape(repr(wrong))}; it takes a string"):
+            Clutch().then(job).run(run_id=wrong)
+
+
+def test_an_empty_id_is_a_value_error(job: dramatiq.Actor[..., Any]) -> None:
+    with pytest.raises(ValueError, match="the given one is empty"):
+        Run("")
+    with pytest.raises(ValueError, match="run_id '' isn't one"):
+        Clutch().then(job).run(run_id="")
 
 
 def test_a_queue_that_nobody_declared_is_an_error_at_run(job: dramatiq.Actor[..., Any]) -> None:
