@@ -6,7 +6,7 @@
     ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with (a MiddlewareError)
     ├── RunNotFound           no run has this id (any more)
     ├── RunIdTaken            another clutch was run under this id
-    ├── NestingError          nest() outside a clutch job, or waiting for a nested run inside the job
+    ├── NestingError          nest() outside a clutch job, or waiting in a job for its own run or a nested one
     ├── ResultsGone           results that should be there are not
     ├── DamagedState          what is stored (or came with a message) can't be read
     ├── NewerRelease          a newer release has written a run or a message, which is left to that release's workers
@@ -54,8 +54,9 @@ class RunIdTaken(ClutchError):
 
 
 class NestingError(ClutchError):
-    """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, which would last for ever,
-    because the run starts only when the job has succeeded."""
+    """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, for its own run, or for
+    one that is nested in that or that it is nested in. That would last for ever, because a run ends, and a nested one
+    starts, only when the job has succeeded."""
 
 
 class ResultsGone(ClutchError):

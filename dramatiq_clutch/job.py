@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from .status import JobFailure
 from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
 from .stored.plan import Plan, Spec, StageLine
+from .working import working
 
 #: The attribute of a `MessageProxy` that holds the message's attempt. It is kept with the message, so that an attempt
 #: can't be taken for that of the thread's next message.
@@ -107,10 +107,6 @@ class Job(Attempt):
     def _nested_id(self, index: int) -> str:
         wrapper = Place(self.tag.run_id, self.tag.stage, self.tag.member).child_id
         return Place(wrapper, 0, index).child_id
-
-
-#: The attempt that this thread (or coroutine) works on; None if its message isn't of a clutch.
-working: ContextVar[Attempt | None] = ContextVar("dramatiq_clutch_attempt", default=None)
 
 
 def attempt_of(message: MessageProxy, engine: Engine) -> Attempt | None:

@@ -25,6 +25,7 @@ from .patience import Lives, NotAcked, begin_beating, begin_sweeping
 from .remembered import AtWork
 from .steps import shortened
 from .stored.places import OPTION
+from .working import begin, end, working
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
 #: to 46 days, and a run must outlive them.
@@ -161,14 +162,14 @@ class ClutchMiddleware(EngineMiddleware):
     # A message's life
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        jobs.working.set(None)
+        begin(None)
         try:
             job = self._attempt(broker, message)
         except DamagedState as error:
             logger.error("Message %s goes to the dead-letter queue: %s", message.message_id, error)
             message.fail()
             raise SkipMessage(str(error)) from error
-        jobs.working.set(job)
+        begin(job)
         if job is not None and job.exit == "newer":
             message.options["store_results"] = False
             raise SkipMessage(str(job.error))
@@ -229,7 +230,7 @@ class ClutchMiddleware(EngineMiddleware):
                 job.conclude(None)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
-        attempt = jobs.working.get()
+        attempt: Attempt | None = working.get()
         if attempt is not None and attempt.is_next(message):
             attempt.retry_sent = True
             attempt.due = attempt.engine.now() + (delay or 0)
@@ -252,7 +253,7 @@ class ClutchMiddleware(EngineMiddleware):
     # What the hooks do
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
-        jobs.working.set(None)
+        end()
         self._closing.close(message, lambda: self._attempt_if_any(broker, message))
 
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:

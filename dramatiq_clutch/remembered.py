@@ -45,13 +45,15 @@ class Remembered:
 
     `touched`: when it has put off the expiry of a run (UNIX milliseconds). `wanted`: when it has last sent or started a
     job of a stage (monotonic seconds). `ahead`: which duty follows the stage that is at work. `left`: for which runs it
-    has logged that they are left to newer releases. `at_work`: the jobs that it works on.
+    has logged that they are left to newer releases. `at_work`: the jobs that it works on. `has_waited`: one of them has
+    waited for a run.
     """
 
     touched: Bounded[str, int] = field(default_factory=lambda: Bounded(10_000))
     wanted: Bounded[tuple[str, str, int, int], float] = field(default_factory=lambda: Bounded(10_000))
     ahead: Bounded[tuple[str, int], SendMembers] = field(default_factory=lambda: Bounded(1_000))
     left: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
+    has_waited: bool = False
     at_work: dict[int, AtWork] = field(default_factory=dict)  # no more than there are worker threads
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class Remembered:
         """Forget everything in a forked child, because the child does other work than its parent."""
         for known in (self.touched, self.wanted, self.ahead, self.left, self.at_work):
             known.clear()
+        self.has_waited = False
 
     def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
         """Remember that jobs of this stage, which has `total` members, are wanted at present: the guard has just let
@@ -92,3 +95,8 @@ class Remembered:
             return False
         self.left[run_id] = True
         return True
+
+    def is_first_wait(self) -> bool:
+        """Remember that a job waits for a run. Returns whether that is new."""
+        was_first, self.has_waited = not self.has_waited, True
+        return was_first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dramatiq import Broker, get_broker
@@ -18,6 +19,7 @@ from .status import RunStatus, status_from
 from .steps import Handle, shortened
 from .stored import owners
 from .waiting import Waiter, waiter_of
+from .working import in_worker, is_part_of
 
 #: How long `get_result(block=True)` waits by default, in milliseconds; as long as Dramatiq's own results.
 DEFAULT_TIMEOUT = 10_000
@@ -68,20 +70,55 @@ class Run(Handle):
           RunCancelled: the run was cancelled. It is raised at once, and is a `ResultFailure`.
           RunNotFound: there is no such run, or it has succeeded and its result has expired. It is raised at once.
           ResultsGone: the result was removed by hand.
-          StateUnavailable: the state store is away, and `block` is False.
+          NestingError: a job would wait for its own run, for one that this is nested in, or for one that is nested in
+            it. It is raised at once.
+          StateUnavailable: the state store is away, and `block` is False, or a NestingError may be due.
           DamagedState: the result can't be decoded.
           TypeError, ValueError: the `timeout` isn't a time, or is negative.
         """
         if not block:
             return self._look()
-        return self._waiter.result(self.run_id, self._look, _seconds(timeout))
+        seconds = _seconds(timeout)
+        if seconds and self._is_waited_for_in_vain():
+            with self._refusing_to_wait():
+                return self._look()
+        return self._waiter.result(self.run_id, self._look, seconds)
 
     async def get_result_async(self, *, block: bool = True, timeout: Duration | None = None) -> Any:
         """`get_result` for coroutines: it doesn't block the event loop. For example, ``await
         run.get_result_async(timeout=30_000)`` waits for half a minute at most. Raises what `get_result` raises."""
         if not block:
             return await self._waiter.look_async(self.run_id, self._look)
-        return await self._waiter.result_async(self.run_id, self._look, _seconds(timeout))
+        seconds = _seconds(timeout)
+        if seconds and self._is_waited_for_in_vain():
+            with self._refusing_to_wait():
+                return await self._waiter.look_async(self.run_id, self._look)
+        return await self._waiter.result_async(self.run_id, self._look, seconds)
+
+    def _is_waited_for_in_vain(self) -> bool:
+        """Whether a job is about to wait for a run that may itself wait for the job. In any other job this logs a
+        warning, once: workers have few threads, and nothing tells whether the others wait, too."""
+        if is_part_of(self.run_id):
+            return True
+        if in_worker.get() and self._engine.remembered.is_first_wait():
+            logger.warning(
+                "A job waits for run %s, and holds its worker's thread meanwhile. If all threads are held by jobs that "
+                "wait, they wait for each other until their timeouts are over. Put what follows into the next stage "
+                "instead, or return Clutch(...).nest(). This is said once.",
+                self.run_id,
+            )
+        return False
+
+    @contextmanager
+    def _refusing_to_wait(self) -> Iterator[None]:
+        try:
+            yield
+        except ResultMissing as error:
+            raise NestingError(
+                f"a job of run {self.run_id!r}, or of one that is nested in it or that it is nested in, can't wait for "
+                "it: either may wait for the other. Put what needs the result into the next stage, where "
+                "previous_results() has it, or return the handle that nest() gives"
+            ) from error
 
     def _look(self) -> Any:
         """The result as it is now. Raises what `get_result` raises."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from dramatiq import group, pipeline
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, CurrentMessage
+from dramatiq.results import ResultTimeout
 
 from dramatiq_clutch import Clutch, Run, current_run, previous_failures, previous_results
-from dramatiq_clutch.errors import NestingError, RunFailed, RunIdTaken
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.errors import NestingError, RunCancelled, RunFailed, RunIdTaken, RunNotFound
 from tests.conftest import result, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -376,6 +379,90 @@ def test_waiting_for_a_nested_run_inside_its_job_is_an_error(broker: dramatiq.Br
 
     with pytest.raises(RunFailed, match=r"NestingError: nested run .* return the handle"):
         result(broker, Clutch().then(waits))
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_job_that_would_wait_for_its_own_run_or_a_relative_is_told_at_once(
+    broker: dramatiq.Broker, jobs: Jobs, *, awaits: bool
+) -> None:
+    def wait(run: Run) -> str:
+        try:
+            asyncio.run(run.get_result_async(timeout=1_000)) if awaits else run.get_result(block=True, timeout=1_000)
+        except NestingError as error:
+            return str(error)
+        raise AssertionError("it has waited")
+
+    @dramatiq.actor(max_retries=0)
+    def of_itself() -> Any:
+        run: Any = current_run()
+        with pytest.raises(ResultTimeout):
+            run.get_result(block=True, timeout=0)
+        return wait(run)
+
+    @dramatiq.actor(max_retries=0)
+    def of_its_parent() -> Any:
+        run: Any = current_run()
+        return wait(Run(run.run_id.rpartition("~")[0]))
+
+    @dramatiq.actor(max_retries=0)
+    def of_its_child() -> Any:
+        run: Any = current_run()
+        child = Run(f"{run.run_id}~0.1")
+        wait_until("the nested run is there", lambda: is_there(child))
+        try:
+            return wait(child)
+        finally:
+            jobs.gates["child"].set()
+
+    jobs.script["child"] = ["wait"]
+    clutch = Clutch().parallel(of_itself, Clutch().parallel(jobs.job.message("child"), of_its_parent), of_its_child)
+    own, (child, parent), nested = result(broker, clutch)
+    assert child == "child"
+    for text in (own, parent, nested):
+        assert re.match(r"a job of run '.*', or of one .*, can't wait for it: .* previous_results\(\)", text)
+
+
+def is_there(run: Run) -> bool:
+    try:
+        return run.status().state == "running"
+    except RunNotFound:
+        return False
+
+
+def test_a_job_gets_the_result_of_a_relative_that_is_at_rest(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    @dramatiq.actor(max_retries=0)
+    def looks() -> Any:
+        run: Any = current_run()
+        run.cancel()
+        return run.get_result(block=True)
+
+    run = Clutch().then(looks).run()
+    with running_worker(broker), pytest.raises(RunCancelled):
+        run.get_result(block=True)
+
+
+def test_a_job_that_waits_for_another_run_is_warned_of_once(
+    broker: dramatiq.Broker, jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dramatiq.actor
+    def waits() -> Any:
+        return Clutch().then(jobs.job.message("other")).run().get_result(block=True)
+
+    with caplog.at_level("WARNING", "dramatiq_clutch"):
+        assert result(broker, Clutch().parallel(waits, waits)) == ["other"] * 2
+        warnings = [record.getMessage() for record in caplog.records if "holds its worker's thread" in record.message]
+        assert len(warnings) == 1
+        engine_of(broker).remembered.renew()
+        waits.send()  # a plain job holds a thread, too
+        with running_worker(broker):
+            wait_until("it is warned of", lambda: sum("holds its" in record.message for record in caplog.records) == 2)
+
+
+def test_who_waits_outside_a_job_is_not_warned(
+    broker: dramatiq.Broker, jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert result(broker, Clutch().then(jobs.job.message("a"))) == "a"
+    assert not any("holds its" in record.message for record in caplog.records)
 
 
 def test_nesting_outside_a_clutch_job_is_an_error(broker: dramatiq.Broker, jobs: Jobs) -> None:

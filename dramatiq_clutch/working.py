@@ -1,0 +1,53 @@
+"""What this thread (or coroutine) works on. It stands this low so that a run's handle can tell whether a job is about
+to wait for it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from .stored.places import CallbackTag, Place, Tag
+
+
+class Working(Protocol):
+    """What is asked of an attempt here."""
+
+    @property
+    def tag(self) -> Tag | CallbackTag | None: ...
+
+
+#: The attempt (`job.Attempt`) that is worked on; None if its message isn't of a clutch.
+working: ContextVar[Any] = ContextVar("dramatiq_clutch_attempt", default=None)
+
+#: Whether a message is worked on, of a clutch or not. It then holds a worker's thread.
+in_worker: ContextVar[bool] = ContextVar("dramatiq_clutch_in_worker", default=False)
+
+
+def begin(attempt: Working | None) -> None:
+    """Note that the attempt at a message begins; None stands for a message that isn't of a clutch."""
+    working.set(attempt)
+    in_worker.set(True)
+
+
+def end() -> None:
+    working.set(None)
+    in_worker.set(False)
+
+
+def is_part_of(run_id: str) -> bool:
+    """Whether a job is worked on whose run is this one, or one that this one is nested in, or one that is nested in
+    this one. A callback isn't part of a run: no run waits for it."""
+    attempt: Working | None = working.get()
+    if attempt is None or not isinstance(attempt.tag, Tag):
+        return False
+    own = attempt.tag.run_id
+    return own == run_id or _is_nested(own, run_id) or _is_nested(run_id, own)
+
+
+def _is_nested(run_id: str, ancestor: str) -> bool:
+    place = Place.of_child(run_id)
+    while place is not None:
+        if place.run_id == ancestor:
+            return True
+        place = Place.of_child(place.run_id)
+    return False
