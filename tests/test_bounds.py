@@ -277,6 +277,7 @@ def test_a_hand_over_that_outlasts_its_lease_is_not_begun_again_by_others(
         producer = RedisBroker(client=slow, namespace=app.broker.namespace)
         producer.add_middleware(ClutchMiddleware(backend, lease=1_000))
         producer.declare_queue("default")
+        producer.actors.update(app.broker.actors)
         proxy.latency = 0.02
         began = time.monotonic()
         done = threading.Event()
