@@ -203,7 +203,10 @@ class TwoBackends(RuleBasedStateMachine):
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
-        nested = b"plan" if ending == "succeeded" and nests == 0 and not of_run else b""
+        # A second copy of a dead member's message may succeed after all. What it then nests works beside the member
+        # that was sent in its place: one more than the limit, for what is sent can't be called back.
+        took_place = line.limit and self.stub.standing(self.run_id, stage, [member])[0] == "dead"
+        nested = b"plan" if ending == "succeeded" and nests == 0 and not (of_run or took_place) else b""
         record = Record(tag, attempt, ending, payload, nested, of_run)
         onward = self.onward(stage + 1) if goes else None
         failed = self.has_failed()
