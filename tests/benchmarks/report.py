@@ -26,7 +26,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def of(measured: Sequence[Measured], figure: str) -> float:
+def of(measured: Sequence[object], figure: str) -> float:
     """The median of one figure."""
     values: list[float] = [getattr(one, figure) for one in measured]
     return statistics.median(values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import dramatiq
 from dramatiq_clutch import ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
 from tests.benchmarks.on_dramatiq import Clutches
-from tests.benchmarks.report import table
+from tests.benchmarks.report import of, table
 from tests.benchmarks.shapes import Fan, Shape, Small
 from tests.benchmarks.workers import WatchedWorker
 from tests.support.cluster import cluster, cluster_client
@@ -117,11 +116,6 @@ def scaled(shape: Shape, nodes: int, limit: float) -> Scaled:
     return Scaled(
         jobs / (ended[0] - began[0]), (ended[1] - began[1]) / jobs, (ended[2] - began[2]) / jobs, busiest / jobs
     )
-
-
-def of(found: Sequence[Scaled], figure: str) -> float:
-    values: list[float] = [getattr(one, figure) for one in found]
-    return statistics.median(values)
 
 
 def rows(taken: Mapping[int, Sequence[Scaled]]) -> Iterator[Sequence[str]]:
