@@ -236,9 +236,12 @@ def run_worker() -> RunWorker:
 
 
 @contextmanager
-def running_worker(broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 20) -> Iterator[dramatiq.Worker]:
-    """See `run_worker`. Where a queue is empty, its consumer looks again after the timeout, in milliseconds."""
-    worker = dramatiq.Worker(broker, worker_timeout=timeout, worker_threads=threads)
+def running_worker(
+    broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 20, queues: set[str] | None = None
+) -> Iterator[dramatiq.Worker]:
+    """See `run_worker`. Where a queue is empty, its consumer looks again after the timeout, in milliseconds. The worker
+    listens on all queues of the broker, unless some are named."""
+    worker = dramatiq.Worker(broker, queues=queues, worker_timeout=timeout, worker_threads=threads)
     worker.start()
     try:
         yield worker

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import dramatiq
@@ -287,18 +286,6 @@ def test_what_a_consumer_has_fetched_before_it_was_restarted_still_goes_first(
 # Other workers, other brokers
 
 
-@contextmanager
-def another_worker(broker: RedisBroker, queue: str) -> Iterator[dramatiq.Worker]:
-    """A worker with one thread, which listens on one queue."""
-    worker = dramatiq.Worker(broker, queues={queue}, worker_timeout=20, worker_threads=1)
-    worker.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        broker.middleware[:] = [hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker]
-
-
 def test_of_two_workers_in_a_process_each_runs_what_is_in_its_own_queue(redis_broker: RedisBroker) -> None:
     ran_in: dict[str, set[Any]] = {"left": set(), "right": set()}
 
@@ -313,7 +300,10 @@ def test_of_two_workers_in_a_process_each_runs_what_is_in_its_own_queue(redis_br
     clutch = Clutch()
     for _ in range(10):
         clutch = clutch.then(*actors).parallel([actor.message() for actor in actors for _ in range(3)])
-    with another_worker(redis_broker, "left") as left, another_worker(redis_broker, "right") as right:
+    with (
+        running_worker(redis_broker, threads=1, queues={"left"}) as left,
+        running_worker(redis_broker, threads=1, queues={"right"}) as right,
+    ):
         clutch.run().get_result(block=True)
         assert ran_in == {"left": set(left.workers), "right": set(right.workers)}
         wait_until("everything is acked", lambda: not any(on_their_way(redis_broker, queue) for queue in ran_in))

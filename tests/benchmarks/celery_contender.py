@@ -13,42 +13,22 @@ from typing import Any
 
 import celery
 
-from tests.benchmarks.contender import NONE_BEFORE, Contender, job, moment, step, text
+from tests.benchmarks.contender import NONE_BEFORE, Handing
 from tests.benchmarks.workers import OtherWorker
 
 
-class Chords(Contender):
+class Chords(Handing):
     name = "Celery chord, chain"
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.app = celery.Celery("bench", broker=url, backend=url)
-        self.job, self.step, self.text, self.moment = map(self.task, (job, step, text, moment))
-
-        def total(values: list[int]) -> int:
-            return sum(values)
-
-        def report(values: list[int]) -> None:
-            self.answer(sum(values))
-
-        def last(value: int) -> None:
-            self.answer(step(value))
-
-        def length(texts: list[str]) -> None:
-            self.answer(sum(map(len, texts)))
+        self.declare()
 
         def follow(ended: float, seconds: float) -> float:
             return self.hop(time.monotonic(), ended, seconds)
 
-        def end(ended: float) -> None:
-            self.arrive(time.monotonic(), ended)
-
-        def gather(moments: list[float]) -> None:
-            self.arrive(time.monotonic(), max(moments))
-
-        self.total, self.report = self.task(total), self.task(report)
-        self.follow, self.end, self.gather = self.task(follow), self.task(end), self.task(gather)
-        self.last, self.length = self.task(last), self.task(length)
+        self.follow = self.task(follow)
 
     def task(self, function: Any) -> Any:
         return self.app.task(function, name=function.__name__)

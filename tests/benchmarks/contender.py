@@ -89,6 +89,39 @@ class Contender(ABC):
         self.client.close()
 
 
+class Handing(Contender):
+    """One whose tasks get what comes before them as their last argument."""
+
+    @abstractmethod
+    def task(self, function: Any) -> Any:
+        """A task that does what the function does, and has its name."""
+
+    def declare(self) -> None:
+        """Make the tasks. In which order `follow` takes its arguments differs, so each contender makes its own."""
+
+        def total(values: list[int]) -> int:
+            return sum(values)
+
+        def report(values: list[int]) -> None:
+            self.answer(sum(values))
+
+        def last(value: int) -> None:
+            self.answer(step(value))
+
+        def length(texts: list[str]) -> None:
+            self.answer(sum(map(len, texts)))
+
+        def end(ended: float) -> None:
+            self.arrive(time.monotonic(), ended)
+
+        def gather(moments: list[float]) -> None:
+            self.arrive(time.monotonic(), max(moments))
+
+        self.job, self.step, self.text, self.moment = map(self.task, (job, step, text, moment))
+        self.total, self.report, self.last, self.length = map(self.task, (total, report, last, length))
+        self.end, self.gather = map(self.task, (end, gather))
+
+
 class AsyncContender(Contender):
     """One that is started from an event loop."""
 

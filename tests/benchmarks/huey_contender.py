@@ -13,42 +13,23 @@ from typing import Any
 
 from huey import RedisHuey, chord
 
-from tests.benchmarks.contender import NONE_BEFORE, Contender, job, moment, step, text
+from tests.benchmarks.contender import NONE_BEFORE, Handing
 from tests.benchmarks.workers import OtherWorker
 
 
-class HueyChords(Contender):
+class HueyChords(Handing):
     name = "huey chord, pipeline"
     scales = False  # more threads, or a process for each job at a time
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.huey: Any = RedisHuey("bench", url=url)
-        self.job, self.step, self.text, self.moment = map(self.task, (job, step, text, moment))
-
-        def total(values: list[int]) -> int:
-            return sum(values)
-
-        def report(values: list[int]) -> None:
-            self.answer(sum(values))
-
-        def last(value: int) -> None:
-            self.answer(step(value))
-
-        def length(texts: list[str]) -> None:
-            self.answer(sum(map(len, texts)))
+        self.declare()
 
         def follow(seconds: float, ended: float) -> float:
             return self.hop(time.monotonic(), ended, seconds)
 
-        def end(ended: float) -> None:
-            self.arrive(time.monotonic(), ended)
-
-        def gather(moments: list[float]) -> None:
-            self.arrive(time.monotonic(), max(moments))
-
-        self.total, self.report, self.last, self.length = map(self.task, (total, report, last, length))
-        self.follow, self.end, self.gather = map(self.task, (follow, end, gather))
+        self.follow = self.task(follow)
 
     def task(self, function: Any) -> Any:
         return self.huey.task(name=function.__name__)(function)
