@@ -118,17 +118,19 @@ class Clutch(Description):
           pipe: True appends the result of the stage before as the last positional argument; a name, as in
             ``.then(store, pipe="page")``, gives it as the keyword argument of that name. It is the value after a stage
             of one, the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
+            The first stage of a clutch that is a step of another one gets what the enclosing stage sees: the item, in a
+            `map`; otherwise the result of the stage before that one.
 
         Raises:
           TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
             can't be called with what it would get.
-          ValueError: a message was sent already, or its actor belongs to another broker than the clutch; `pipe` is used
-            in a first stage; it isn't the name of an argument, a message has that argument already, or a step is a
-            clutch, which takes none; or more than 100 levels are nested in each other.
+          ValueError: a message was sent already, or its actor belongs to another broker than the clutch; `pipe` isn't
+            the name of an argument, a message has that argument already, or a step is a clutch, which takes none; or
+            more than 100 levels are nested in each other.
         """
         given = self._given("then()", _extra(pipe))
         members = [to_member(step, given) for step in steps]
-        return self._with(*(self._stage((member,), pipe=pipe, what="then()") for member in members))
+        return self._with(*(_stage((member,), pipe=pipe) for member in members))
 
     def parallel(
         self,
@@ -162,7 +164,7 @@ class Clutch(Description):
             members: tuple[Any, ...] = ()
         else:
             source, members = None, members_of(steps, self._given("parallel()", _extra(pipe)))
-        stage = self._stage(members, pipe=pipe, what="parallel()", many=True, tolerant=allow_failures)
+        stage = _stage(members, pipe=pipe, many=True, tolerant=allow_failures)
         return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
 
     def map(
@@ -170,10 +172,13 @@ class Clutch(Description):
     ) -> Clutch:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
         ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
-        argument; a clutch finds it as the `previous_results()` of its first stage.
+        argument; a clutch finds it as the `previous_results()` of its first stage, which may also pipe it, or map over
+        it: ``.map(Clutch().map(resize).then(pack, pipe=True))`` makes a run for each folder, with a job for each file.
 
         After a `parallel` or `map` stage the items are its results. After a stage of one member its result must be a
-        list, whose elements are the items; otherwise the run fails.
+        list, whose elements are the items; otherwise the run fails. The first stage of a clutch that is a step of
+        another one maps over what the enclosing stage sees: the item, in a `map`, which must be a list; otherwise what
+        that stage itself would map over.
 
         Parameters:
           into: the name of a keyword argument, as in ``.map(fetch, into="page")``. The item is given as that one,
@@ -184,12 +189,9 @@ class Clutch(Description):
         Raises:
           TypeError: `step` isn't a step, an argument of its message can't be encoded, or an actor that is known here
             can't be called with what it would get.
-          ValueError: it's the first stage; `into` isn't the name of an argument, the message has that argument already,
-            or the step is a clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in
-            each other.
+          ValueError: `into` isn't the name of an argument, the message has that argument already, or the step is a
+            clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in each other.
         """
-        if not self.stages:
-            raise ValueError("map() maps over the results of the stage before; a first stage has none")
         into = _name(into, "into")
         member = to_member(step, self._given("map()", mapped(into))).fed(into)
         return self._with(
@@ -209,7 +211,8 @@ class Clutch(Description):
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
           ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id, or
-            the `delay` is negative; or a callable given to `parallel` has returned an iterator that is used up.
+            the `delay` is negative; the first stage pipes or maps, though it has nothing before it, and so has none of
+            a clutch in it; or a callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id.
           ForeignRun: another application that shares the state store has run a clutch under this id.
@@ -275,8 +278,8 @@ class Clutch(Description):
 
         Raises:
           NestingError: this isn't called in a job of a clutch.
-          ValueError: nobody has declared the queue, or an actor belongs to another broker; or a callable given
-            to `parallel` has returned an iterator that is used up.
+          ValueError: nobody has declared the queue, or an actor belongs to another broker; the first stage pipes or
+            maps, though it sees nothing; or a callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
         """
         running = job.current_job()
@@ -295,17 +298,6 @@ class Clutch(Description):
             if callback is not None:
                 yield f"{option}={shortened(getattr(callback, 'actor_name', callback), 20)}"
 
-    def _stage(
-        self, members: tuple[Any, ...], *, pipe: bool | str, what: str, many: bool = False, tolerant: bool = False
-    ) -> Stage:
-        extra = _extra(pipe)
-        into = extra.into if extra else None
-        if extra and not self.stages:
-            raise ValueError(f"{what} can't pipe into a first stage: there is no result before it")
-        if extra:
-            members = tuple(member.fed(into) for member in members)
-        return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
-
     def _given(self, what: str, extra: Extra | None) -> Given:
         return Given(what, self.broker, known_brokers(self.broker), extra)
 
@@ -313,6 +305,14 @@ class Clutch(Description):
         longer = dataclasses.replace(self)
         object.__setattr__(longer, "stages", (*self.stages, *stages))
         return longer
+
+
+def _stage(members: tuple[Any, ...], *, pipe: bool | str, many: bool = False, tolerant: bool = False) -> Stage:
+    extra = _extra(pipe)
+    into = extra.into if extra else None
+    if extra:
+        members = tuple(member.fed(into) for member in members)
+    return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
 
 
 def _extra(pipe: bool | str) -> Extra | None:

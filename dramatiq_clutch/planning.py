@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dramatiq import Broker
 
 from .signatures import STATUS
-from .steps import Description, Given, check_levels, known_brokers, to_encoded
+from .steps import Description, Given, Stage, check_levels, known_brokers, to_encoded
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
 #: The callbacks that a user sets, by the names of their options.
@@ -43,10 +43,14 @@ def plan_of(
     queue: str | None = None,
     start_at: int | None = None,
     inherits: bool,
+    sees: bool = False,
+    where: str = "",
     level: int = 0,
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
-    spec, lines, rows = read(description, broker, queue=queue, start_at=start_at, inherits=inherits, level=level)
+    spec, lines, rows = read(
+        description, broker, queue=queue, start_at=start_at, inherits=inherits, sees=sees, where=where, level=level
+    )
     whole = tuple(rows)  # this has to come first: reading the rows fills `lines`
     return Plan(spec, tuple(lines), whole)
 
@@ -58,15 +62,20 @@ def read(
     queue: str | None = None,
     start_at: int | None = None,
     inherits: bool = False,
+    sees: bool = False,
+    where: str = "",
     level: int = 0,
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
     """The spec, the lines and the rows of a description. Consume the rows first: that fills the lines.
 
-    Descriptions nested in it inherit its queue. `level` is the level on which it is nested itself; it is checked here,
-    because what callables return isn't known before. Raises ValueError for too many levels, for a queue that nobody has
-    declared, and for an actor of another broker.
+    Descriptions nested in it inherit its queue. `sees` says whether its first stage sees anything, by what encloses it;
+    `where`, for an error's text, is where it is written, and `level` the level on which it is nested itself; that is
+    checked here, because what callables return isn't known before. Raises ValueError for too many levels, for a queue
+    that nobody has declared, for an actor of another broker, and for a first stage that pipes or maps and sees nothing.
     """
     check_levels(level)
+    if description.stages and not sees:
+        _check_first(description.stages[0], where)
     queue = description.queue or queue
     if queue is not None and queue not in broker.get_declared_queues():
         raise ValueError(
@@ -75,23 +84,40 @@ def read(
         )
     spec = Spec(description.name, queue, start_at, _callbacks(description, broker, queue), inherits=inherits)
     lines = list[StageLine]()
-    return spec, lines, _rows(description, broker, spec, lines, level)
+    return spec, lines, _rows(description, broker, spec, lines, sees, where, level)
 
 
-def _rows(description: Description, broker: Broker, spec: Spec, lines: list[StageLine], level: int) -> Iterator[bytes]:
+def _rows(
+    description: Description,
+    broker: Broker,
+    spec: Spec,
+    lines: list[StageLine],
+    sees: bool,
+    where: str,
+    level: int,
+) -> Iterator[bytes]:
     """Yields the rows of all stages in order. After the rows of a stage, its line is appended to `lines`."""
     offset = 0
-    for stage in description.stages:
+    for index, stage in enumerate(description.stages):
         count, nested = 0, False
         for member in stage.read(broker):
-            count += 1
             if isinstance(member, Description):
                 nested = True
-                plan = plan_of(member, broker, queue=spec.queue, start_at=spec.start_at, inherits=True, level=level + 1)
+                plan = plan_of(
+                    member,
+                    broker,
+                    queue=spec.queue,
+                    start_at=spec.start_at,
+                    inherits=True,
+                    sees=sees or index > 0,
+                    where=f"member {count} of stage {index}" + (f" of {where}" if where else ""),
+                    level=level + 1,
+                )
                 yield plan.to_row()
             else:
                 member.check_broker(broker, what="run()")
                 yield member.row()
+            count += 1
         lines.append(
             StageLine(
                 offset=offset,
@@ -106,6 +132,22 @@ def _rows(description: Description, broker: Broker, spec: Spec, lines: list[Stag
             )
         )
         offset += count
+
+
+def _check_first(first: Stage, where: str) -> None:
+    """Raises ValueError if the first stage pipes or maps: it sees nothing."""
+    if not (first.piped or first.mapped):
+        return
+    around = ", nor before what it is nested in" if where else ""
+    raise ValueError(
+        f"{first} is the first stage of {_named(where)}, and can't {'map over' if first.mapped else 'pipe in'} the "
+        f"results of a stage before: there is none{around}. Put a stage before it"
+    )
+
+
+def _named(where: str) -> str:
+    """How an error's text names a clutch."""
+    return f"the clutch that is {where}" if where else "the clutch"
 
 
 def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:

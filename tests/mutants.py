@@ -897,6 +897,20 @@ PYTHON = (
         "tests/test_result.py::test_the_delay_of_a_run_holds_its_first_job_back",
     ),
     python(
+        "a first stage that sees nothing is let run",
+        "A first stage that pipes or maps, and has nothing to see, is an error at run().",
+        "sees=sees or index > 0,",
+        "sees=True,",
+        "tests/test_nesting.py::test_a_first_stage_that_has_nothing_to_see_is_an_error_at_run_and_at_nest",
+    ),
+    python(
+        "a first stage that maps copies what it maps over",
+        "A first stage that maps over the results of a parallel stage reads them where they are.",
+        "return (*found, line) if line.many else None",
+        "return (*found, line) if line.many and self.stage else None",
+        "tests/test_nesting.py::test_a_first_stage_that_maps_over_the_results_of_many_copies_none_of_them",
+    ),
+    python(
         "what is being started escapes a cancel",
         "Cancelling a run cancels its nested runs, also one that was just being started.",
         "reply = engine.backend.cancel(place.child_id, caller, bury=duty.epoch, generation=place.child_generation)",

@@ -176,11 +176,6 @@ def test_an_iterable_is_read_at_once(broker: dramatiq.Broker, job: dramatiq.Acto
     assert result(broker, clutch) == [[0], [1], [2]]
 
 
-def test_a_first_stage_cannot_be_mapped(job: dramatiq.Actor[..., Any]) -> None:
-    with pytest.raises(ValueError, match="first stage has none"):
-        Clutch().map(job)
-
-
 def test_a_broker_without_the_middleware_is_an_error_that_says_what_to_add() -> None:
     with pytest.raises(NotConfigured, match=r"add_middleware\(ClutchMiddleware\(\)\)"):
         Clutch(broker=StubBroker()).run()

@@ -145,7 +145,7 @@ class TwoBackends(RuleBasedStateMachine):
         child: bool,
         claim: str,
     ) -> Any:
-        self.sizes = [sizes[0] or 0, *sizes[1:]]  # a first stage can't be mapped
+        self.sizes = list(sizes)
         lines: list[StageLine] = []
         rows: list[bytes] = []
         for index, size in enumerate(self.sizes):

@@ -188,12 +188,6 @@ def test_pipe_appends_the_value_after_a_stage_of_one_and_the_list_after_a_stage_
     assert result(broker, clutch) == [["a", [1]], [[1]]]
 
 
-def test_piping_into_a_first_stage_is_an_error(math: Any) -> None:
-    for add in (Clutch().then, Clutch().parallel):
-        with pytest.raises(ValueError, match="can't pipe into a first stage"):
-            add(math.add, pipe=True)
-
-
 @pytest.fixture
 def named(broker: dramatiq.Broker) -> Any:
     """An actor that returns its positional arguments and, if it has any, its keyword arguments."""
@@ -251,8 +245,6 @@ def test_what_a_value_cannot_go_into_is_an_error_at_the_call_that_says_so(broker
         clutch.map(named, into="a page")
     with pytest.raises(ValueError, match="'named' has an argument 'page' already"):
         clutch.parallel(lambda: [partial(named, page=1)], pipe="page").run()
-    with pytest.raises(ValueError, match="can't pipe into a first stage"):
-        Clutch().then(named, pipe="page")
 
 
 def test_the_name_that_a_value_goes_into_is_part_of_what_a_run_id_stands_for(broker: Any, named: Any) -> None:
@@ -306,6 +298,200 @@ def test_mapping_over_what_is_no_list_fails_the_run_and_says_what_it_was(broker:
         with pytest.raises(RunFailed, match=rf"must be a list; it is a {type(value).__name__}: {value!r}"):
             run.get_result(block=True)
         wait_until("the alert", lambda: alerts)
+
+
+# A first stage that pipes or maps
+
+
+@pytest.fixture
+def sums(broker: dramatiq.Broker) -> Any:
+    """What Celery's own tests of its canvas are made of."""
+
+    class Sums:
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def identity(value: Any) -> Any:
+            return value
+
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def plus(one: int, other: int) -> int:
+            return one + other
+
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def total(numbers: list[int]) -> int:
+            return sum(numbers)
+
+        @staticmethod
+        @dramatiq.actor(broker=broker)
+        def count_to(number: int) -> list[int]:
+            return list(range(1, number + 1))
+
+    return Sums()
+
+
+def test_the_first_stage_of_a_nested_clutch_pipes_what_the_enclosing_stage_sees(
+    broker: dramatiq.Broker, sums: Any, named: Any
+) -> None:
+    one, two = Clutch().then(named.message(1)), Clutch().parallel(named.message(n) for n in range(2))
+    child = Clutch().then(partial(named, "a"), pipe=True).then(partial(named, "b"), pipe=True)
+    assert result(broker, one.then(child)) == ["b", ["a", [1]]]
+    assert result(broker, two.then(child)) == ["b", ["a", [[0], [1]]]]
+    assert result(broker, one.then(child, pipe=True)) == ["b", ["a", [1]]]  # it is given once
+    by_name = Clutch().parallel(named, partial(named, "c"), pipe="page")
+    assert result(broker, one.parallel(by_name, Clutch().then(named))) == [
+        [[{"page": [1]}], ["c", {"page": [1]}]],
+        [],
+    ]
+
+
+def test_the_first_stage_of_a_mapped_clutch_pipes_the_item(broker: dramatiq.Broker, sums: Any, named: Any) -> None:
+    three = Clutch().then(sums.count_to.message(3))
+    child = Clutch().then(partial(sums.plus, 10), pipe=True).then(partial(sums.plus, 100), pipe=True)
+    assert result(broker, three.map(child)) == [111, 112, 113]
+    fan = Clutch().parallel(partial(sums.plus, 10), partial(sums.plus, 20), pipe=True).then(sums.total, pipe=True)
+    assert result(broker, three.map(fan, limit=1).then(sums.total, pipe=True)) == 102
+    assert result(broker, three.map(Clutch().then(named, pipe="page"))) == [[{"page": n}] for n in (1, 2, 3)]
+
+
+def test_the_first_stage_of_a_nested_clutch_maps_over_what_the_enclosing_stage_would_map_over(
+    broker: dramatiq.Broker, sums: Any
+) -> None:
+    child = Clutch().map(partial(sums.plus, 10)).then(sums.total, pipe=True)
+    assert result(broker, Clutch().then(sums.count_to.message(3)).then(child)) == 36  # over the list
+    many = Clutch().parallel(sums.identity.message(n) for n in range(3))
+    assert result(broker, many.then(child)) == 33  # over the results
+    assert result(broker, many.parallel(child, sums.identity.message(0))) == [33, 0]
+    lists = Clutch().parallel(sums.count_to.message(n) for n in (1, 0, 2))
+    assert result(broker, lists.map(child)) == [11, 0, 23]  # over the item
+
+
+def test_a_first_stage_sees_what_comes_from_several_levels_above(broker: dramatiq.Broker, sums: Any) -> None:
+    maps, pipes = Clutch().map(partial(sums.plus, 10)), Clutch().then(partial(sums.plus, 10), pipe=True)
+    for _ in range(3):
+        maps, pipes = Clutch().then(maps), Clutch().parallel(pipes)
+    many = Clutch().parallel(sums.identity.message(n) for n in range(2))
+    assert result(broker, many.then(maps)) == [10, 11]
+    assert result(broker, many.map(pipes)) == [[[[10]]], [[[11]]]]
+    lists = Clutch().parallel(sums.count_to.message(n) for n in range(3))
+    assert result(broker, lists.map(maps)) == [[], [11], [11, 12]]
+
+
+def test_a_composition_in_a_first_stage_gets_the_value_too(broker: dramatiq.Broker, math: Any, sums: Any) -> None:
+    three = Clutch().then(sums.count_to.message(3))
+    pipe = pipeline([math.add.message(1), math.double.message()])
+    assert result(broker, three.map(Clutch().then(pipe, pipe=True))) == [4, 6, 8]
+    fan = group([pipe, math.add.message(100)])
+    assert result(broker, three.map(Clutch().then(Clutch().then(fan, pipe=True)))) == [[4, 101], [6, 102], [8, 103]]
+    assert result(broker, three.then(Clutch().map(pipe))) == [4, 6, 8]
+
+
+def test_what_is_dead_is_none_where_a_first_stage_maps_or_pipes(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["b"] = ["die"]
+    some = Clutch().parallel(jobs.job.message("a"), jobs.job.message("b"), allow_failures=True)
+    assert result(broker, some.then(Clutch().map(partial(jobs.job, "m")))) == [["m", "a"], ["m", None]]
+    assert result(broker, some.then(Clutch().then(partial(jobs.job, "p"), pipe=True))) == ["p", ["a", "b"]]
+
+
+def test_a_first_stage_that_maps_over_no_list_is_a_dead_member_which_says_so(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
+    clutch = Clutch().then(jobs.job.message("text")).then(Clutch().map(jobs.job))
+    run = clutch.run()
+    with running_worker(broker), pytest.raises(RunFailed, match=r"stage 0 maps over what the stage around it sees, .*"):
+        run.get_result(block=True)
+    run = Clutch().then(jobs.several.message("x", 1)).map(Clutch().map(jobs.job)).run()
+    with running_worker(broker), pytest.raises(RunFailed, match="must be a list; it is a str: 'x0'"):
+        run.get_result(block=True)
+
+
+def test_a_first_stage_that_maps_over_the_results_of_many_copies_none_of_them(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    jobs.script["m"] = ["wait"] * 2
+    clutch = Clutch().parallel(jobs.job.message(n) for n in "ab").then(Clutch().map(partial(jobs.job, "m"), limit=1))
+    run = clutch.run()
+    with running_worker(redis_broker):
+        wait_until("the nested run to be at work", lambda: "m" in jobs.began)
+        assert not [key for key in clutch_keys(redis_broker.client) if ":items:" in key]
+        jobs.gates["m"].set()
+        assert run.get_result(block=True) == [["m", "a"], ["m", "b"]]
+
+
+NOTHING_TO_SEE = [
+    (lambda job: Clutch().map(job), r"^map\(job\) is the first stage of the clutch, and can't map over"),
+    (lambda job: Clutch().then(job, pipe=True), r"^then\(job\) is the first stage of the clutch, and can't pipe in"),
+    (lambda job: Clutch().parallel(job, pipe="name"), "can't pipe in"),
+    (lambda job: Clutch().then(Clutch().map(job)), "of the clutch that is member 0 of stage 0, and"),
+    (
+        lambda job: Clutch().parallel(job.message("a"), Clutch().then(Clutch().then(job, pipe=True))),
+        "of the clutch that is member 0 of stage 0 of member 1 of stage 0, and",
+    ),
+    (lambda job: Clutch().parallel(lambda: [Clutch().map(job)]), "member 0 of stage 0"),
+    (lambda job: Clutch().then(group([job.message("a")]), pipe=True), "can't pipe in"),
+]
+
+
+@pytest.mark.parametrize(("build", "says"), NOTHING_TO_SEE)
+def test_a_first_stage_that_has_nothing_to_see_is_an_error_at_run_and_at_nest(
+    broker: dramatiq.Broker, jobs: Jobs, build: Any, says: str
+) -> None:
+    clutch, refused = build(jobs.job), list[str]()
+    with pytest.raises(ValueError, match=says):
+        clutch.run()
+
+    @dramatiq.actor
+    def nests() -> None:
+        with pytest.raises(ValueError, match=says) as error:
+            clutch.nest()
+        refused.append(str(error.value))
+
+    assert result(broker, Clutch().then(jobs.job.message("first")).then(nests)) is None  # also not what this job sees
+    assert len(refused) == 1
+
+
+# The shapes of Celery's canvas that have a group, or a chain, over what came before
+
+
+def test_a_chain_in_the_header_of_a_chord(broker: dramatiq.Broker, sums: Any) -> None:
+    chain = Clutch().then(partial(sums.plus, 1), pipe=True).then(partial(sums.plus, 10), pipe=True)
+    header = Clutch().then(sums.identity.message(5)).parallel(chain, sums.identity, chain, pipe=True)
+    assert result(broker, header.then(sums.total, pipe=True)) == 16 + 5 + 16
+
+
+def test_a_group_of_chains_over_each_item(broker: dramatiq.Broker, sums: Any) -> None:
+    chain = Clutch().then(partial(sums.plus, 1), pipe=True).then(partial(sums.plus, 10), pipe=True)
+    clutch = Clutch().then(sums.count_to.message(3)).map(Clutch().parallel(chain, chain).then(sums.total, pipe=True))
+    assert result(broker, clutch.then(sums.total, pipe=True)) == 2 * (12 + 13 + 14)
+
+
+def test_a_chain_of_groups_in_a_group(broker: dramatiq.Broker, sums: Any) -> None:
+    inner = Clutch().parallel(partial(sums.plus, 1), partial(sums.plus, 2), pipe=True)
+    inner = inner.map(partial(sums.plus, 10)).then(sums.total, pipe=True)
+    clutch = Clutch().then(sums.identity.message(0)).parallel(inner, inner)
+    assert result(broker, clutch.then(sums.total, pipe=True)) == 2 * 23
+
+
+def test_a_chord_in_the_header_of_a_chord_whose_group_is_made_of_what_came_before(
+    broker: dramatiq.Broker, sums: Any
+) -> None:
+    inner = Clutch().map(partial(sums.plus, 1)).then(sums.total, pipe=True)
+    outer = Clutch().then(sums.count_to.message(3)).parallel(inner, Clutch().then(inner), sums.identity.message(1))
+    assert result(broker, outer.then(sums.total, pipe=True)) == 9 + 9 + 1
+
+
+def test_a_map_in_a_map_and_a_map_in_that(broker: dramatiq.Broker, sums: Any) -> None:
+    @dramatiq.actor
+    def folders(depth: int) -> Any:
+        return [folders.fn(depth - 1) for _ in range(2)] if depth else 1
+
+    tree = Clutch().then(folders.message(2))
+    level = Clutch().map(partial(sums.plus, 10))
+    assert result(broker, tree.map(level)) == [[11, 11], [11, 11]]
+    tree = Clutch().then(folders.message(3))
+    assert result(broker, tree.map(Clutch().map(level))) == [[[11, 11]] * 2] * 2
+    summed = Clutch().map(level.then(sums.total, pipe=True)).then(sums.total, pipe=True)
+    assert result(broker, tree.map(summed).then(sums.total, pipe=True)) == 88
 
 
 # Started by a job

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -72,16 +73,35 @@ def of(step: st.SearchStrategy[Step]) -> st.SearchStrategy[Tree]:
     def tree(name: str, steps: list[Step]) -> Tree:
         kept: list[Step] = []
         for one in steps:
-            if not one.mapped or (kept and kept[-1].many):  # a stage of one would have to return a list
+            if not (one.mapped and kept) or kept[-1].many:  # a stage of one would have to return a list
                 kept.append(one)
         return Tree(name, tuple(kept))
 
     return st.builds(tree, unique("run "), st.lists(step, max_size=3))
 
 
+def fitting(tree: Tree, *, sees_many: bool = False) -> Tree:
+    """The same tree, without first stages that would map over nothing, or over what is no list."""
+    kept: list[Step] = []
+    for step in tree.steps:
+        if step.mapped and not (kept or sees_many):
+            continue
+        many = not step.mapped and (kept[-1].many if kept else sees_many)
+        members = tuple(fitting_member(member, sees_many=many) for member in step.members)
+        kept.append(replace(step, members=members))
+    return replace(tree, steps=tuple(kept))
+
+
+def fitting_member(member: Leaf | Tree, *, sees_many: bool) -> Leaf | Tree:
+    if isinstance(member, Tree):
+        return fitting(member, sees_many=sees_many)
+    return replace(member, nests=tuple(map(fitting, member.nests)))
+
+
 TREES = of(steps(None))
 for _ in range(2):
     TREES = of(steps(TREES))
+TREES = TREES.map(fitting)
 
 
 class World:

@@ -54,9 +54,8 @@ class Members:
         that a share needn't read all of them. Raises HandOverFailed if the result isn't a list, or an item can't be
         encoded.
         """
-        line = self._source
-        if line and line.many:
-            return line.total or 0
+        if self._source:
+            return self._source[-1].total or 0
         items, backend = self._read_list(), self.engine.backend
         for start, encoded in _batches(map(backend.encode, items)):
             backend.write_items(self.run_id, duty, start, encoded, run_ttl=self.engine.run_ttl)
@@ -64,34 +63,37 @@ class Members:
 
     def items(self, start: int, end: int) -> list[Any]:
         """The items `start` ≤ i < `end` of a mapped stage. Only these are read. Raises ResultsGone."""
-        generation, line = self.duty.generation, self._source
-        if line and line.many:
-            return self.engine.reader.results(self.run_id, self.stage - 1, generation, line, start, end)
+        if self._source:
+            return self.engine.reader.results(*self._source, start, end)
         decode = self.engine.backend.encoder.decode
-        found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=generation)
+        found = self.engine.backend.items(self.run_id, self.stage, start, end, generation=self.duty.generation)
         if len(found) < end - start:
             raise ResultsGone(f"the items of stage {self.stage} of run {self.run_id!r} are gone: they have expired")
         return [decode(item) for item in found]
 
     @cached_property
-    def _source(self) -> StageLine | None:
-        """The line of the stage before; None in the first stage of the run."""
-        return self.engine.reader.line(self.run_id, self.stage - 1, self.duty.generation) if self.stage else None
+    def _source(self) -> tuple[str, int, str, StageLine] | None:
+        """The stage over whose results this one maps, if that is a `parallel` or `map` stage: its run, its index, its
+        generation and its line. For the first stage of a nested run it is a stage of one of the runs around it."""
+        found = self.engine.reader.previous_stage(self.run_id, self.stage, self.duty.generation)
+        if not isinstance(found, tuple):
+            return None
+        line = self.engine.reader.line(*found)
+        return (*found, line) if line.many else None
 
     def _read_list(self) -> list[Any]:
-        """The items, if they aren't the results of a `parallel` or `map` stage of this run: the results that a nested
-        run inherits from such a stage, or the list that is the only result. Raises HandOverFailed if that isn't a
-        list."""
+        """The items, if they aren't the results of a `parallel` or `map` stage: the list that is the only result, or
+        the item that this run was made for. Raises HandOverFailed if that isn't a list."""
         many, results = self._previous
         if many:
-            return results
+            return results  # there are none: the first stage of a run that sees nothing
         (value,) = results
         if not isinstance(value, list):
             shown = repr(value)
             shown = shown if len(shown) <= 100 else shown[:100] + "…"
+            what = f"the result of stage {self.stage - 1}" if self.stage else "what the stage around it sees"
             raise HandOverFailed(
-                f"stage {self.stage} maps over the result of stage {self.stage - 1}, which must be a list; "
-                f"it is a {type(value).__name__}: {shown}"
+                f"stage {self.stage} maps over {what}, which must be a list; it is a {type(value).__name__}: {shown}"
             )
         return value
 

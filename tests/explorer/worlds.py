@@ -216,6 +216,18 @@ def _nested(actors: Actors) -> Clutch:
 
 
 @_world(
+    "nested, its first stage maps",
+    ends={"succeeded": ["m(1)", "m(2)"]},
+    smoke=Bounds(workers=1, kills=1),
+    full=FEWER,
+    probes=frozenset({"create says exists", "confirm says lost", "a duty was taken over"}),
+)
+def _nested_map(actors: Actors) -> Clutch:
+    inner = actors.clutch().map(actors.step.message("m"))
+    return actors.clutch().then(actors.listing.message(1, 2)).then(inner)
+
+
+@_world(
     "nested, from a running job",
     ends={"succeeded": "c(['a'])"},
     smoke=Bounds(workers=1, kills=1),

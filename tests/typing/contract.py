@@ -66,6 +66,7 @@ def what_gets_more_arguments_later() -> None:
     assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe="text"), Clutch)
     assert_type(clutch.then(plain).parallel(partial(transform, "facts"), pipe="text"), Clutch)
     assert_type(clutch.then(plain).map(partial(transform, "facts"), into="text"), Clutch)
+    assert_type(clutch.then(plain).map(Clutch().map(plain).then(plain, pipe=True)), Clutch)
     clutch.map(plain, into=True)  # type: ignore[arg-type]
     clutch.then(transform.message("facts"), pipe=True)  # type: ignore[call-arg]
     clutch.then(partial(transform, 3), pipe=True)  # type: ignore[arg-type]
