@@ -18,7 +18,7 @@ from .durations import Duration, milliseconds
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import hand_over
-from .planning import CALLBACKS, chunks, plan_of, read
+from .planning import CALLBACKS, chunks, read
 from .run import Run
 from .signatures import STATUS, Extra, mapped, piped
 from .steps import (
@@ -30,6 +30,7 @@ from .steps import (
     Source,
     Stage,
     Step,
+    fed,
     is_step,
     known_brokers,
     members_of,
@@ -89,8 +90,6 @@ class Clutch(Description):
     on_finish: Callback | None = None
     broker: Broker | None = None
     stages: tuple[Stage, ...] = dataclasses.field(default=(), init=False)
-    completions: tuple[Encoded, ...] = dataclasses.field(default=(), init=False, repr=False)
-    composed: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for option in CALLBACKS:
@@ -193,14 +192,14 @@ class Clutch(Description):
             clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in each other.
         """
         into = _name(into, "into")
-        member = to_member(step, self._given("map()", mapped(into))).fed(into)
+        member = fed(to_member(step, self._given("map()", mapped(into))), into)
         return self._with(
             Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit), into=into)
         )
 
     def run(self, *, delay: Duration | None = None, run_id: str | None = None) -> Run:
-        """Start a run and return its handle. Once this has returned, the run isn't lost: if its first stage can't be
-        sent at the moment, a worker sends it later.
+        """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
+        the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
 
         Parameters:
           delay: after how long the first job may work, at the earliest: milliseconds or a timedelta.
@@ -285,14 +284,15 @@ class Clutch(Description):
         running = job.current_job()
         if running is None:
             raise NestingError("nest() makes a run part of the running job's stage; outside a clutch job use run()")
-        return running.nest(plan_of(self, running.engine.broker, inherits=False))
+        return running.nest(self)
 
     def to_mermaid(self) -> str:
-        """A picture of the clutch as a Mermaid flowchart, which GitHub and most documentation tools render."""
+        """A picture of the clutch as a Mermaid flowchart, which GitHub and most documentation tools render:
+        ``print(clutch.to_mermaid())``."""
         return mermaid.draw(self)
 
-    def settings(self) -> Iterator[str]:
-        yield from Description.settings(self)  # super() without arguments doesn't work in a dataclass with slots
+    def _settings(self) -> Iterator[str]:
+        yield from super(Clutch, self)._settings()  # without arguments it doesn't work in a dataclass with slots
         for option in CALLBACKS:
             callback = getattr(self, option)
             if callback is not None:
@@ -311,7 +311,7 @@ def _stage(members: tuple[Any, ...], *, pipe: bool | str, many: bool = False, to
     extra = _extra(pipe)
     into = extra.into if extra else None
     if extra:
-        members = tuple(member.fed(into) for member in members)
+        members = tuple(fed(member, into) for member in members)
     return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
 
 

@@ -140,7 +140,7 @@ class Engine:
 class EngineMiddleware(Middleware):
     """The base class by which `engine_of` finds the middleware. `ClutchMiddleware` is the one to add to a broker."""
 
-    def engine(self, broker: Broker) -> Engine:
+    def _engine(self, broker: Broker) -> Engine:
         raise NotImplementedError
 
 
@@ -148,7 +148,7 @@ def engine_of(broker: Broker) -> Engine:
     """The engine of a broker. Raises NotConfigured for a broker without the middleware."""
     for middleware in broker.middleware:
         if isinstance(middleware, EngineMiddleware):
-            return middleware.engine(broker)
+            return middleware._engine(broker)  # noqa: SLF001 (private, so that help() leaves it out)
     raise NotConfigured(
         f"{type(broker).__name__} has no ClutchMiddleware: call broker.add_middleware(ClutchMiddleware()) where the "
         "broker is set up, in the producer and in the workers alike"

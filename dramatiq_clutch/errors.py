@@ -41,39 +41,45 @@ class ClutchError(DramatiqError):
 
 
 class NotConfigured(ClutchError, MiddlewareError):
-    """The broker isn't ready for clutches; the message says what to add. It is a MiddlewareError, so that it stops a
+    """The broker isn't ready for clutches; the message says what to add, mostly
+    ``broker.add_middleware(ClutchMiddleware())``. It is a MiddlewareError, so that it stops a
     worker that boots: Dramatiq only logs other errors of a hook."""
 
 
 class RunNotFound(ClutchError):
-    """No run has this id: it never existed, has expired, or lives under another namespace."""
+    """No run has this id: it never existed, has expired, or lives under another namespace. ``Run("gone").status()``
+    raises it."""
 
 
 class RunIdTaken(ClutchError):
-    """Another clutch was run under this id. An id stands for one run of one clutch."""
+    """Another clutch was run under this id: ``clutch.run(run_id="invoices-2026-11")`` raises it where that is in use.
+    An id stands for one run of one clutch."""
 
 
 class NestingError(ClutchError):
     """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, for its own run, or for
-    one that is nested in that or that it is nested in. That would last for ever, because a run ends, and a nested one
-    starts, only when the job has succeeded."""
+    one that is nested in that or that it is nested in, as by ``current_run().get_result(block=True)``. That would last
+    for ever, because a run ends, and a nested one starts, only when the job has succeeded."""
 
 
 class ResultsGone(ClutchError):
-    """Results that should be there are not: they expired, or were removed by hand."""
+    """Results that should be there are not: they expired, or were removed by hand. ``previous_results()`` raises it,
+    for example."""
 
 
 class DamagedState(ClutchError):
-    """Stored state, or the clutch options of a message, can't be read."""
+    """Stored state, or the clutch options of a message, can't be read. ``run.get_result()`` raises it for a result that
+    another encoder has written, for example."""
 
 
 class NewerRelease(ClutchError):
-    """A newer release has written this state or message, so it is left to workers of that release."""
+    """A newer release has written this state or message, so it is left to workers of that release. ``run.status()``
+    raises it, for example."""
 
 
 class ForeignRun(ClutchError):
     """The run belongs to another application that keeps its runs in the same store. Only that application may change
-    it."""
+    it: ``run.cancel()`` raises this in any other."""
 
 
 def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
@@ -88,7 +94,8 @@ def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
 
 
 class HandOverFailed(ClutchError):
-    """A duty can't be done, and waiting doesn't cure that. The run fails with this error."""
+    """A duty can't be done, and waiting doesn't cure that. The run fails with this error: ``run.status().error`` tells
+    of it."""
 
 
 class HookFailed(ClutchError):
@@ -97,13 +104,15 @@ class HookFailed(ClutchError):
 
 
 class PayloadRefused(ClutchError):
-    """The server works, but doesn't take a payload of this size, however often it is sent. The text has the size, the
+    """The server works, but doesn't take a payload of this size, however often it is sent: ``clutch.run()`` raises it,
+    and a job dies whose result is so large. The text has the size, the
     server's answer, and the settings to look at."""
 
 
 class Unavailable(ClutchError):
     """The store or the broker is away, or answers with an error that isn't known to be final. Workers wait until it
-    works again; meanwhile they keep their messages unacked, so nothing is lost.
+    works again; meanwhile they keep their messages unacked, so nothing is lost. Others may say ``except Unavailable``,
+    and try again later.
 
     The original error is the `__cause__`. `is_known` is True if it is of a kind that servers or the network cause;
     otherwise it may be a fault in a program.
@@ -115,13 +124,13 @@ class Unavailable(ClutchError):
 
 
 class StateUnavailable(Unavailable):
-    """The state store can't be reached, refuses to work for now, or answers something unknown. The original error is
-    the `__cause__`."""
+    """The state store can't be reached, refuses to work for now, or answers something unknown: ``run.status()`` raises
+    it, for example. The original error is the `__cause__`."""
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker can't be reached, refuses to work for now, or answers something unknown. The original error is the
-    `__cause__`."""
+    """The broker can't be reached, refuses to work for now, or answers something unknown: ``middleware.sweep(broker)``
+    raises it, for example. The original error is the `__cause__`."""
 
 
 class OutcomeUnknown(Unavailable):
@@ -137,15 +146,15 @@ class OutcomeUnknown(Unavailable):
 
 
 class RunFailed(ClutchError, ResultFailure):
-    """The run has failed, so it has no result; ``Run.status()`` has the details. As in Dramatiq, `orig_exc_type` and
-    `orig_exc_msg` are the type and the text of the first failure's exception."""
+    """The run has failed, so it has no result: ``run.get_result()`` raises it, and ``run.status()`` has the details. As
+    in Dramatiq, `orig_exc_type` and `orig_exc_msg` are the type and the text of the first failure's exception."""
 
     def __init__(self, message: str, exception_type: str = "", exception_text: str = "") -> None:
         ResultFailure.__init__(self, message, exception_type, exception_text)
 
 
 class RunCancelled(ClutchError, ResultFailure):
-    """The run was cancelled, so it has no result."""
+    """The run was cancelled, so it has no result: ``run.get_result()`` raises it."""
 
     def __init__(self, message: str) -> None:
         ResultFailure.__init__(self, message, "RunCancelled", message)

@@ -9,8 +9,10 @@ from dramatiq import Message, MessageProxy
 
 from .engine import Engine
 from .errors import NestingError, NewerRelease
+from .planning import plan_of
 from .run import NestedRun, Run
 from .status import JobFailure
+from .steps import Description
 from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
 from .stored.plan import Plan, Spec, StageLine
@@ -75,11 +77,12 @@ class Job(Attempt):
         another thread at the same moment, and both would do the duties."""
         return owners.job(self.tag.stage, self.tag.member, self.tag.epoch, self.attempt)
 
-    def nest(self, plan: Plan) -> NestedRun:
-        """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended."""
+    def nest(self, description: Description) -> NestedRun:
+        """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended, and what `plan_of`
+        raises."""
         if self.exit is not None:
             raise NestingError(f"{self.tag} has ended: call nest() in the actor, before it returns")
-        self.nested.append(plan)
+        self.nested.append(plan_of(description, self.engine.broker, inherits=False))
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
 
     def conclude(self, value: Any) -> None:
@@ -145,7 +148,8 @@ def current_job() -> Job | None:
 
 
 def current_run() -> Run | None:
-    """The run that the running job is part of; None outside a clutch."""
+    """The run that the running job is part of; None outside a clutch. For example, ``current_run().run_id`` is what a
+    job passes to others that are to find its run."""
     job = current_job()
     return Run(job.tag.run_id, broker=job.engine.broker) if job else None
 
@@ -174,7 +178,8 @@ def previous_results() -> list[Any]:
 
 def previous_failures() -> list[JobFailure]:
     """The failures of the dead members of the stage before, in written order. Each has the `index` of its member, which
-    is None at that index of `previous_results()`.
+    is None at that index of `previous_results()`. For example, a report may list what is missing:
+    ``[failure.exception_text for failure in previous_failures()]``.
 
     It is `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
     """

@@ -113,7 +113,7 @@ class ClutchMiddleware(EngineMiddleware):
         shown += [f"{name}={value:_}" if type(value) is int else f"{name}={value!r}" for name, value in changed]
         return shortened(f"{type(self).__name__}({', '.join(shown)})")
 
-    def engine(self, broker: Broker) -> Engine:
+    def _engine(self, broker: Broker) -> Engine:
         """The engine for this broker. Raises NotConfigured if there is no backend for it."""
         engine = self._engines.get(broker)
         if engine is None:
@@ -138,7 +138,7 @@ class ClutchMiddleware(EngineMiddleware):
         life = self._lives.begin(worker)
         for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
             logging.getLogger(name).addFilter(_is_true)
-        engine = self.engine(broker)
+        engine = self._engine(broker)
         engine.courier.attend(worker)
         for warning in (*engine.backend.warnings(), *warnings_of(broker)):
             logger.warning("Runs of clutches are at risk: %s.", warning)
@@ -152,12 +152,13 @@ class ClutchMiddleware(EngineMiddleware):
             self._engines[broker].courier.leave(worker)
 
     def sweep(self, broker: Broker) -> int:
-        """Look once for runs whose duties nobody does, and do them. Every worker process does so by itself, once in
-        `sweep_interval`, unless that is None. Any number of processes may do it at the same time.
+        """Look once for runs whose duties nobody does, and do them: ``middleware.sweep(broker)``. Every worker process
+        does so by itself, once in `sweep_interval`, unless that is None. Any number of processes may do it at the same
+        time.
 
         Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable; what was owed stays owed.
         """
-        return sweep(self.engine(broker))
+        return sweep(self._engine(broker))
 
     # A message's life
 
@@ -297,7 +298,7 @@ class ClutchMiddleware(EngineMiddleware):
         known: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
         if known is not None or message.options.get(OPTION) is None:
             return known
-        return attempt_of(message, self.engine(broker))
+        return attempt_of(message, self._engine(broker))
 
     def _attempt_if_any(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dramatiq import Broker
 
 from .signatures import STATUS
-from .steps import Description, Given, Stage, check_levels, known_brokers, to_encoded
+from .steps import Composition, Description, Given, Stage, check_levels, known_brokers, to_encoded
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
 #: The callbacks that a user sets, by the names of their options.
@@ -152,9 +152,10 @@ def _named(where: str) -> str:
 
 def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
     """The rows of the callbacks, by event. Raises ActorNotFound for a name that nobody has declared."""
-    found = {COMPLETION: description.completions} if description.completions else {}
+    completions = description.completions if isinstance(description, Composition) else ()
+    found = {COMPLETION: completions} if completions else {}
     for option in CALLBACKS:
-        callback = getattr(description, option, None)  # the description of a Dramatiq composition lacks these options
+        callback = getattr(description, option, None)  # a Dramatiq composition lacks these options
         if isinstance(callback, str):
             given = Given(option, broker, known_brokers(broker), STATUS)
             callback = to_encoded(broker.get_actor(callback), given, accepted="an actor's name")

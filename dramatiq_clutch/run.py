@@ -45,8 +45,8 @@ class Run(Handle):
         self._broker = broker
 
     def status(self) -> RunStatus:
-        """How the run stands at one moment. Raises RunNotFound; NewerRelease; or StateUnavailable, if the state store
-        is away."""
+        """How the run stands at one moment: ``Run(run_id).status().state`` is ``"running"``, say. Raises RunNotFound;
+        NewerRelease; or StateUnavailable, if the state store is away."""
         snapshot = self._engine.backend.snapshot(self.run_id)
         if snapshot is None:
             raise self._not_found()
@@ -54,7 +54,7 @@ class Run(Handle):
 
     def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:
         """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty
-        clutch.
+        clutch. For example, ``run.get_result(block=True, timeout=60_000)`` waits for a minute at most.
 
         Parameters:
           block: wait for the result, without polling. All who wait in a process share two threads and at most two
@@ -136,9 +136,9 @@ class Run(Handle):
         return results if line.many else results[0]
 
     def cancel(self) -> bool:
-        """Bring the run to rest at once. Jobs that are queued are skipped when a worker gets them. Running jobs finish,
-        and their results are dropped. No further stage is released, nested runs are cancelled, too, and `on_finish` is
-        sent.
+        """Bring the run to rest at once: ``Run(run_id).cancel()``. Jobs that are queued are skipped when a worker gets
+        them. Running jobs finish, and their results are dropped. No further stage is released, nested runs are
+        cancelled, too, and `on_finish` is sent.
 
         Returns whether this call has cancelled the run: one that is at rest already (succeeded, failed or cancelled)
         stays as it is. A cancelled run can be taken up again with `retry()`.
@@ -152,8 +152,8 @@ class Run(Handle):
         return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
 
     def retry(self) -> bool:
-        """Send the dead members again, and only them, with fresh retries; those of nested runs, too. A failed run is
-        then at work again, and `on_failure` and `on_death` may be sent again.
+        """Send the dead members again, and only them, with fresh retries; those of nested runs, too:
+        ``Run(run_id).retry()``. A failed run is then at work again, and `on_failure` and `on_death` may be sent again.
 
         In a cancelled run, all members that haven't succeeded are sent again. In a run that failed with an error of its
         own (`status().error`), the duty that failed is done again.
@@ -171,7 +171,8 @@ class Run(Handle):
 
     def resend(self) -> bool:
         """Send all unsettled members of the present stage again, because their messages were lost (say, by purging a
-        queue). If a message wasn't lost, its job may run a second time, but only one success counts.
+        queue): ``Run(run_id).resend()``. If a message wasn't lost, its job may run a second time, but only one success
+        counts.
 
         Returns whether there was anything to send; False for a run at rest. Raises what `retry()` raises.
         """

@@ -76,10 +76,6 @@ class Encoded:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.actor_name, self.data, self.encoder)  # another process has other brokers
 
-    @property
-    def label(self) -> str:
-        return self.actor_name
-
     def row(self, *, queue: str | None = None) -> bytes:
         """The message as a row of a plan, for this `queue` if one is given. If Dramatiq's encoder was changed since the
         message was encoded, it is decoded by the old one and encoded by the new one."""
@@ -135,7 +131,7 @@ class Stage:
     levels: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        levels = max((member.levels + 1 for member in self.members if isinstance(member, Description)), default=0)
+        levels = max((levels_of(member) + 1 for member in self.members if isinstance(member, Description)), default=0)
         check_levels(levels)
         object.__setattr__(self, "levels", levels)
 
@@ -147,7 +143,7 @@ class Stage:
         if self.source is not None:
             inside = [f"{name_of(self.source)}()"]
         else:
-            kinds = Counter(shortened(member.label, 40) for member in self.members)
+            kinds = Counter(shortened(label_of(member), 40) for member in self.members)
             shown = list(kinds.items())[:MOST_KINDS]
             inside = [label if count == 1 else f"{count:,} of {label}" for label, count in shown]
             others = len(self.members) - sum(count for _, count in shown)
@@ -168,60 +164,69 @@ class Stage:
         given = Given(f"parallel({name})", broker, known_brokers(broker), piped(self.into) if self.piped else None)
         for step in read_once(steps, what=f"{name}() was given to parallel() and has returned"):
             member = to_member(step, given)
-            yield member.fed(self.into) if self.piped else member
+            yield fed(member, self.into) if self.piped else member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """A description of work: stages, and the messages (`completions`) that a Dramatiq group sends when it has
-    completed. `composed`: it was made of a Dramatiq pipeline or group. If a value is piped or mapped into one, its
-    first messages get the value as an argument."""
+    """A description of work, in stages. What is public here is what a user sees of a clutch."""
 
     queue: str | None = None
     name: str | None = None
     stages: tuple[Stage, ...] = ()
-    completions: tuple[Encoded, ...] = ()
-    composed: bool = False
 
     def __repr__(self) -> str:
         """What it is made of, in short, however large it is: how many stages, and each of them in a few words."""
         count = len(self.stages)
         stages = "no stages" if not count else "1 stage: " if count == 1 else f"{count:,} stages: "
         stages += ", ".join(map(str, self.stages[:MOST_SHOWN]))
-        return shortened(f"{type(self).__name__}({', '.join([*self.settings(), stages])})")
+        return shortened(f"{type(self).__name__}({', '.join([*self._settings(), stages])})")
 
-    def settings(self) -> Iterator[str]:
+    def _settings(self) -> Iterator[str]:
         """What holds for all stages, as `repr` shows it."""
         if self.name is not None:
             yield f"name={shortened(repr(self.name), 40)}"
         if self.queue is not None:
             yield f"queue={shortened(repr(self.queue), 40)}"
 
-    @property
-    def label(self) -> str:
-        """How it is named as a member of a stage."""
-        if self.composed:
-            return "group" if self.stages and self.stages[0].many else "pipeline"
-        return f"{type(self).__name__}({self.name!r})" if self.name is not None else type(self).__name__
 
-    @property
-    def levels(self) -> int:
-        """How many levels of descriptions are nested in this one."""
-        return max((stage.levels for stage in self.stages), default=0)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Composition(Description):
+    """A Dramatiq pipeline or group, with the messages (`completions`) that a group sends when it has completed. If a
+    value is piped or mapped into one, its first messages get the value as an argument."""
 
-    def fed(self, into: str | None) -> Description:
-        """The same description, for a place where a value is piped or mapped into it, as the keyword argument `into` or
-        appended. Raises ValueError for a clutch that is to get the value by a name, and for a message that has that
-        argument already."""
-        if into is not None and not self.composed:
-            raise ValueError(
-                f"a nested clutch takes no argument {into!r}: its first stage finds the value by previous_results()"
-            )
-        if not self.composed or not self.stages:
-            return self
-        first, *others = self.stages
-        members = tuple(member.fed(into) for member in first.members)
-        return replace(self, stages=(replace(first, members=members, piped=True, into=into), *others))
+    completions: tuple[Encoded, ...] = ()
+
+
+def label_of(member: Encoded | Description) -> str:
+    """How a member is named where its stage is shown."""
+    if isinstance(member, Encoded):
+        return member.actor_name
+    if isinstance(member, Composition):
+        return "group" if member.stages and member.stages[0].many else "pipeline"
+    return f"{type(member).__name__}({member.name!r})" if member.name is not None else type(member).__name__
+
+
+def levels_of(description: Description) -> int:
+    """How many levels of descriptions are nested in this one."""
+    return max((stage.levels for stage in description.stages), default=0)
+
+
+def fed(member: Encoded | Description, into: str | None) -> Encoded | Description:
+    """The same member, for a place where a value is piped or mapped into it, as the keyword argument `into` or
+    appended. Raises ValueError for a clutch that is to get the value by a name, and for a message that has that
+    argument already."""
+    if isinstance(member, Encoded):
+        return member.fed(into)
+    if into is not None and not isinstance(member, Composition):
+        raise ValueError(
+            f"a nested clutch takes no argument {into!r}: its first stage finds the value by previous_results()"
+        )
+    if not isinstance(member, Composition) or not member.stages:
+        return member
+    first, *others = member.stages
+    members = tuple(fed(one, into) for one in first.members)
+    return replace(member, stages=(replace(first, members=members, piped=True, into=into), *others))
 
 
 def check_levels(levels: int) -> None:
@@ -401,7 +406,7 @@ def _from_pipeline(composition: pipeline, given: Given) -> Description:
             message = message.copy(options={"pipe_ignore": True})
         member = to_encoded(message, later if index else first, accepted=ACCEPTED)
         stages.append(Stage((member,), piped=index > 0))
-    return Description(stages=tuple(stages), composed=True)
+    return Composition(stages=tuple(stages))
 
 
 def _from_group(composition: group, given: Given, level: int) -> Description:
@@ -411,7 +416,7 @@ def _from_group(composition: group, given: Given, level: int) -> Description:
     completions = (
         to_encoded(Message(**message), after, accepted=ACCEPTED) for message in composition.completion_callbacks
     )
-    return Description(stages=(Stage(members, many=True),), completions=tuple(completions), composed=True)
+    return Composition(stages=(Stage(members, many=True),), completions=tuple(completions))
 
 
 def _inside(given: Given, what: str) -> Given:

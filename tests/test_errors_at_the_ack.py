@@ -257,7 +257,7 @@ def test_nothing_but_what_keeps_the_message_leaves_the_hook_before_the_ack(
     assert unacked(redis_broker, redis_client) == {"a"}
     assert run.status().state == "running"
     (hook,) = [known for known in redis_broker.middleware if isinstance(known, ClutchMiddleware)]
-    break_for(monkeypatch, hook, "engine", RuntimeError("a fault of ours"))
+    break_for(monkeypatch, hook, "_engine", RuntimeError("a fault of ours"))
     (data,) = redis_client.hvals(f"{redis_broker.namespace}:default.msgs")
     with pytest.raises(NotAcked, match="a fault of ours"):
         hook.before_ack(redis_broker, dramatiq.MessageProxy(Message.decode(data)))  # type: ignore[arg-type]

@@ -408,7 +408,7 @@ def test_what_no_leader_sends_is_sent_when_its_lease_has_lapsed(server: Server, 
         patch.setattr("dramatiq.broker.global_broker", broker)
         middleware = ClutchMiddleware(lease=300, sweep_interval=100)
         broker.add_middleware(middleware)
-        object.__setattr__(middleware.engine(broker), "share", 10)
+        object.__setattr__(engine_of(broker), "share", 10)
         jobs = Jobs(broker)
         broker.declare_queue("nobody's")
         first = [jobs.job.message_with_options(args=(f"{n}",)).copy(queue_name="nobody's") for n in range(4)]

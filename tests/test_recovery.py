@@ -86,7 +86,7 @@ def ready(server: Server, backend: ClutchBackend | None = None) -> Iterator[tupl
         patch.setattr("dramatiq.broker.global_broker", broker)
         middleware = ClutchMiddleware(backend, lease=300, sweep_interval=100)
         broker.add_middleware(middleware)
-        yield broker, middleware.engine(broker), Jobs(broker)
+        yield broker, engine_of(broker), Jobs(broker)
 
 
 def break_once(target: object, method: str, error: Exception, *, applied: bool) -> list[bool]:
@@ -431,7 +431,7 @@ def is_past(moment: float) -> bool:
 def test_a_run_outlives_its_ttl_as_long_as_its_jobs_come_in(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with ready(server) as (broker, engine, jobs):
         short = replace(engine, run_ttl=1_000)
-        monkeypatch.setattr(ClutchMiddleware, "engine", lambda self, broker: short)
+        monkeypatch.setattr(ClutchMiddleware, "_engine", lambda self, broker: short)
         run = Clutch().parallel(jobs.double.message(n) for n in range(100)).run()
         began = time.monotonic()
         for member in range(99):

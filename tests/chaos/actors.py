@@ -15,6 +15,7 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run, ending, previous_resu
 from dramatiq_clutch.backend import Caller, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.stored import formats
 from dramatiq_clutch.stored.duties import OpenStage
@@ -170,7 +171,7 @@ class Jobs:
         store = RedisBackend(url=self.app.state) if self.app.state else None
         ours = ClutchMiddleware(store, **{**OPTIONS, **self.app.options})
         self.broker.add_middleware(ours)
-        engine = ours.engine(self.broker)
+        engine = engine_of(self.broker)
         assert isinstance(engine.backend, RedisBackend)
         backend = WatchedBackend(engine.backend, self.notes)
         object.__setattr__(engine, "backend", backend)

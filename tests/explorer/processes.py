@@ -28,7 +28,7 @@ from dramatiq.worker import ConsumerThread, WorkerThread, _WorkQueueItem
 
 from dramatiq_clutch import ClutchMiddleware, Run
 from dramatiq_clutch.backend import ClutchBackend
-from dramatiq_clutch.engine import Engine
+from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.errors import StateUnavailable
 
 #: What a process can't do without others seeing it: a call to the store, or to the broker.
@@ -225,13 +225,13 @@ class Middleware(ClutchMiddleware):
     def __init__(self, backend: ClutchBackend, share: int | None) -> None:
         super().__init__(backend, run_ttl=TTL, result_ttl=TTL, lease=LEASE, sweep_interval=None)
         self.share = share
-        self._engine: Engine | None = None
+        self._made: Engine | None = None
 
-    def engine(self, broker: Broker) -> Engine:
-        if self._engine is None:
-            engine = super().engine(broker)
-            self._engine = engine if self.share is None else replace(engine, share=self.share)
-        return self._engine
+    def _engine(self, broker: Broker) -> Engine:
+        if self._made is None:
+            engine = super()._engine(broker)
+            self._made = engine if self.share is None else replace(engine, share=self.share)
+        return self._made
 
     def _wait(self, seconds: float) -> bool:
         return False
@@ -294,7 +294,7 @@ class Laboratory:
     def run(self, start: Start, answers: Sequence[Answer]) -> Point:
         """What a process that has had these answers does next."""
         self.relay.begin(start, answers)
-        self.middleware.engine(self.broker).remembered.renew()
+        engine_of(self.broker).remembered.renew()
         raised = ""
         try:
             self._enter(start)

@@ -18,7 +18,7 @@ from dramatiq.middleware import TimeLimit
 from dramatiq_clutch import ClutchMiddleware
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend, StubBackend
-from dramatiq_clutch.engine import Engine
+from dramatiq_clutch.engine import Engine, engine_of
 from tests.support.keyspace import NAMESPACE
 
 #: In seconds.
@@ -35,7 +35,7 @@ class Application:
 
     @property
     def engine(self) -> Engine:
-        return self.middleware.engine(self.broker)
+        return engine_of(self.broker)
 
     def sweep(self) -> int:
         return self.middleware.sweep(self.broker)

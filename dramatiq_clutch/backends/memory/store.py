@@ -42,23 +42,25 @@ class StubBackend(RedisBackend):
         return self.clock.now()
 
     def renew(self) -> None:
+        """Begin anew in a forked child, with locks that nobody holds. A child of ``os.fork()`` does so by itself."""
         self._memory.renew()
 
     def warnings(self) -> Sequence[str]:
         return ()
 
     def reset(self) -> None:
-        """Forget all runs, and how far the clock was advanced."""
+        """Forget all runs, and how far the clock was advanced: ``backend.reset()`` between two tests."""
         with self._memory.lock:
             self.keyspace.clear()
             self.clock.reset()
 
     def save(self) -> Saved:
-        """A copy of the whole store, and of how far its clock was advanced."""
+        """A copy of the whole store, and of how far its clock was advanced: ``saved = backend.save()``."""
         with self._memory.lock:
             return self.keyspace.save()
 
     def restore(self, saved: Saved) -> None:
-        """Put the store and its clock back to what they were. What was saved can be used again."""
+        """Put the store and its clock back to what they were: ``backend.restore(saved)``. What was saved can be used
+        again."""
         with self._memory.lock:
             self.keyspace.restore(saved)

@@ -267,9 +267,9 @@ class RedisBackend(RedisCalling):
         return self._present("tidy", run_id, caller, {"id": duty.id}).word if word == "tidy" else word
 
     def confirmation(self, run_id: str, duty: Duty, caller: Caller, queue: str, ids: Sequence[str]) -> resp.Command:
-        """The command that confirms a duty, to be sent in one pipeline right behind the duty's messages. It confirms
-        only if the messages with these ids are the last in the broker's `queue`, because the server carries on with a
-        pipeline after an error."""
+        """The command that confirms a duty, ``("EVALSHA", …)``, to be sent in one pipeline right behind the duty's
+        messages. It confirms only if the messages with these ids are the last in the broker's `queue`, because the
+        server carries on with a pipeline after an error."""
         confirm, keys = script("confirm"), {**self._keys_of_confirmation(run_id, duty), "queue": queue}
         return ("EVALSHA", confirm.sha, *confirm.call(keys, self._of_confirmation(duty, caller, ""), ids))
 

@@ -1,0 +1,96 @@
+"""What `help()` shows of the public names: each explains itself with an example, and nothing is there that is no
+concern of users."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+
+import dramatiq_clutch
+from dramatiq_clutch.backend import ClutchBackend
+
+#: What the package needs of its own classes, and users don't.
+INTERNALS = {"completions", "composed", "engine", "fed", "label", "levels", "settings"}
+
+#: Whose methods are told by another page: what Dramatiq calls, and the contract of a store.
+CONTRACTS = (dramatiq.Middleware, ClutchBackend)
+
+NAMES = sorted(dramatiq_clutch.__all__)
+
+#: What a status is made of. Its docstrings are still to come.
+UNTOLD = {"JobFailure", "RunStatus", "StageStatus"}
+
+#: Code in a docstring: inline, or in a block of its own.
+CODE = re.compile(r"``[^`]+``|^ *>>> |::\n", flags=re.MULTILINE)
+
+
+def public(name: str) -> Any:
+    return getattr(dramatiq_clutch, name)
+
+
+def attributes_of(kind: type) -> Iterator[tuple[str, Any]]:
+    """The public attributes of a class, as far as this package has written them."""
+    for name in dir(kind):
+        home = next((base for base in kind.__mro__ if name in vars(base)), object)
+        if not name.startswith("_") and home.__module__.startswith("dramatiq_clutch"):
+            yield name, inspect.getattr_static(kind, name)
+
+
+def callables() -> Iterator[str]:
+    """The dotted names of whatever public a user may call."""
+    for name in [name for name in NAMES if name not in UNTOLD]:
+        yield name
+        kind = public(name)
+        if not isinstance(kind, type):
+            continue
+        for attribute, value in attributes_of(kind):
+            is_contract = any(hasattr(base, attribute) for base in CONTRACTS if issubclass(kind, base))
+            if callable(value) and not is_contract:
+                yield f"{name}.{attribute}"
+
+
+def page_of(value: Any) -> str:
+    """What `help()` shows, without its bold letters, which are typed twice."""
+    return pydoc.plain(pydoc.render_doc(value))
+
+
+def doc_of(dotted: str) -> str:
+    name, _, attribute = dotted.partition(".")
+    return inspect.getdoc(getattr(public(name), attribute) if attribute else public(name)) or ""
+
+
+@pytest.mark.parametrize("dotted", list(callables()))
+def test_what_can_be_called_is_shown_in_an_example(dotted: str) -> None:
+    assert CODE.search(doc_of(dotted)), doc_of(dotted)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(public(name), type) and name not in UNTOLD])
+def test_every_public_attribute_is_explained(name: str) -> None:
+    """Methods and properties by their own docstrings, fields by the one of the class."""
+    kind = public(name)
+    assert kind.__doc__, "it has no docstring of its own"
+    for attribute, value in attributes_of(kind):
+        if callable(value) or isinstance(value, property):
+            assert inspect.getdoc(getattr(kind, attribute)), attribute
+        else:
+            assert re.search(rf"\b{attribute}\b", kind.__doc__), attribute
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_no_internals(name: str) -> None:
+    page = page_of(public(name))
+    shown = set(re.findall(r"^ \|  (\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
+    assert shown & INTERNALS == set()
+
+
+def test_the_page_of_help_is_read_as_it_is_written() -> None:
+    """Otherwise nothing would be found on it."""
+    page = page_of(dramatiq_clutch.Clutch)
+    shown = set(re.findall(r"^ \|  (\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
+    assert {"then", "run", "name", "stages"} <= shown
