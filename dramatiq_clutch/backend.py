@@ -111,7 +111,7 @@ class Record:
     def is_common(self) -> bool:
         """Whether this is the common case: one of several jobs in parallel has succeeded. Recording it usually changes
         its member only, so a store may have a cheaper way for it."""
-        plain = not (self.nested or self.of_run or self.tag.leads)
+        plain = not (self.nested or self.of_run or self.tag.leads or self.tag.exact)
         return self.ending == "succeeded" and self.tag.of > 1 and plain
 
 

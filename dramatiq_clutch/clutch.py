@@ -13,7 +13,7 @@ from uuid import uuid4
 from dramatiq import Broker, Message, get_broker
 from dramatiq.logging import get_logger
 
-from . import job, mermaid
+from . import job, mermaid, terms
 from .durations import Duration, milliseconds
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
@@ -42,6 +42,7 @@ from .stored import owners
 from .stored.duties import SendMembers
 from .stored.places import new_generation
 from .stored.plan import Fingerprint, Plan
+from .terms import Allowance
 from .tokens import new_token
 
 #: How a user gives a callback. A message or an actor, perhaps with some of its arguments, is encoded at once and kept
@@ -76,6 +77,7 @@ class Clutch(Description):
 
     Parameters:
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
+      fail_fast: every `parallel` and `map` stage is so that doesn't say otherwise (see `parallel`).
       on_failure: is sent once for a stage, when every member has had an attempt and at least one is failing or dead.
       on_death: is sent once for a stage, when its first member is dead.
       on_success: is sent when the last stage has succeeded.
@@ -84,6 +86,7 @@ class Clutch(Description):
       broker: default is the global broker at `run()`.
     """
 
+    fail_fast: bool = False
     on_failure: Callback | None = None
     on_death: Callback | None = None
     on_success: Callback | None = None
@@ -135,8 +138,10 @@ class Clutch(Description):
         self,
         *steps: Step | Iterable[Step] | Source,
         pipe: bool | str = False,
-        allow_failures: bool = False,
+        allow_failures: Allowance = False,
+        enough: int | None = None,
         limit: int | None = None,
+        fail_fast: bool | None = None,
     ) -> Clutch:
         """Add one stage whose members work in parallel: ``Clutch().parallel(fetch.message(n) for n in range(3))``. Two
         calls make two stages.
@@ -148,26 +153,49 @@ class Clutch(Description):
 
         Parameters:
           pipe: as for `then`.
-          allow_failures: the stage counts as complete when all its members are settled. In `previous_results()` None
-            stands for a dead one, and `previous_failures()` says why.
+          allow_failures: how many members may die: a number, or a share of them as a float between 0 and 1, rounded
+            down; True for any number. The stage counts as complete when all its members are settled and no more are
+            dead. In `previous_results()` None stands for a dead one, and `previous_failures()` says why.
+          enough: how many successes complete the stage; fewer, if it has fewer members. The other members are skipped:
+            what is queued isn't done, what is at work doesn't count any more, nested runs are cancelled, and None
+            stands for each in `previous_results()`. So many members may die that enough are left.
           limit: how many members may be unsettled at a time. Each counts from when it is sent until it has succeeded or
             is dead, its retries included. Members are sent in written order.
+          fail_fast: the run fails as soon as one member more is dead than may be, and doesn't wait until all are
+            settled. What is queued isn't done, and nested runs are cancelled; jobs at work finish, and what succeeds
+            needn't be done again. `retry()` sends whatever hasn't succeeded. Default is the clutch's `fail_fast`.
 
         Raises:
           TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
             can't be called with what it would get.
-          ValueError: as for `then`; or the `limit` is below 1, or an iterator is used up.
+          ValueError: as for `then`; or the `limit` is below 1, `allow_failures` is no number of members and no share of
+            them, `enough` is below 1 or more than there are members, both of these are given, or an iterator is used
+            up.
         """
         source: Any = steps[0] if len(steps) == 1 and callable(steps[0]) else None
         if source is not None and not is_step(source) and not isinstance(source, Iterable):
             members: tuple[Any, ...] = ()
         else:
             source, members = None, members_of(steps, self._given("parallel()", _extra(pipe)))
-        stage = _stage(members, pipe=pipe, many=True, tolerant=allow_failures)
-        return self._with(dataclasses.replace(stage, limit=_valid(limit), source=source))
+        said = terms.fields(
+            allow_failures=allow_failures,
+            enough=enough,
+            limit=limit,
+            fail_fast=self.fail_fast if fail_fast is None else fail_fast,
+            total=len(members) if source is None else None,
+        )
+        stage = _stage(members, pipe=pipe)
+        return self._with(dataclasses.replace(stage, many=True, source=source, **said))
 
     def map(
-        self, step: Step, *, into: str | None = None, allow_failures: bool = False, limit: int | None = None
+        self,
+        step: Step,
+        *,
+        into: str | None = None,
+        allow_failures: Allowance = False,
+        enough: int | None = None,
+        limit: int | None = None,
+        fail_fast: bool | None = None,
     ) -> Clutch:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
         ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
@@ -182,20 +210,25 @@ class Clutch(Description):
         Parameters:
           into: the name of a keyword argument, as in ``.map(fetch, into="page")``. The item is given as that one,
             instead of as the last positional argument.
-          allow_failures: as for `parallel`.
-          limit: as for `parallel`.
+          allow_failures, enough, limit, fail_fast: as for `parallel`. If there are fewer items than are `enough`, all
+            of them have to succeed.
 
         Raises:
           TypeError: `step` isn't a step, an argument of its message can't be encoded, or an actor that is known here
             can't be called with what it would get.
           ValueError: `into` isn't the name of an argument, the message has that argument already, or the step is a
-            clutch, which takes none; the `limit` is below 1, or more than 100 levels are nested in each other.
+            clutch, which takes none; the `limit`, `allow_failures` or `enough` is wrong, as for `parallel`; or more
+            than 100 levels are nested in each other.
         """
         into = _name(into, "into")
         member = fed(to_member(step, self._given("map()", mapped(into))), into)
-        return self._with(
-            Stage((member,), many=True, mapped=True, tolerant=allow_failures, limit=_valid(limit), into=into)
+        said = terms.fields(
+            allow_failures=allow_failures,
+            enough=enough,
+            limit=limit,
+            fail_fast=self.fail_fast if fail_fast is None else fail_fast,
         )
+        return self._with(Stage((member,), many=True, mapped=True, into=into, **said))
 
     def run(self, *, delay: Duration | None = None, run_id: str | None = None) -> Run:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
@@ -293,6 +326,8 @@ class Clutch(Description):
 
     def _settings(self) -> Iterator[str]:
         yield from super(Clutch, self)._settings()  # without arguments it doesn't work in a dataclass with slots
+        if self.fail_fast:
+            yield "fail_fast=True"
         for option in CALLBACKS:
             callback = getattr(self, option)
             if callback is not None:
@@ -307,12 +342,12 @@ class Clutch(Description):
         return longer
 
 
-def _stage(members: tuple[Any, ...], *, pipe: bool | str, many: bool = False, tolerant: bool = False) -> Stage:
+def _stage(members: tuple[Any, ...], *, pipe: bool | str) -> Stage:
     extra = _extra(pipe)
     into = extra.into if extra else None
     if extra:
         members = tuple(fed(member, into) for member in members)
-    return Stage(members, many=many, tolerant=tolerant, piped=extra is not None, into=into)
+    return Stage(members, piped=extra is not None, into=into)
 
 
 def _extra(pipe: bool | str) -> Extra | None:
@@ -326,9 +361,3 @@ def _name(name: Any, option: str) -> str | None:
     if name is not None and (not isinstance(name, str) or not name.isidentifier()):
         raise ValueError(f"{option} is {name!r}; it is the name of the keyword argument that a step gets its value as")
     return name
-
-
-def _valid(limit: int | None) -> int | None:
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(f"limit is {limit!r}; it is how many members may be unsettled at a time, at least 1")
-    return limit

@@ -96,8 +96,15 @@ def labels_of(stage: Stage) -> Iterator[str]:
         yield f"pipe{into}"
     if stage.tolerant:
         yield "failures allowed"
+    elif stage.allowed is not None:
+        most = f"{stage.allowed}" if isinstance(stage.allowed, int) else f"{100 * stage.allowed:g}%"
+        yield f"{most} failures allowed"
+    if stage.enough is not None:
+        yield f"enough {stage.enough}"
     if stage.limit:
         yield f"limit {stage.limit}"
+    if stage.fail_fast:
+        yield "fail fast"
 
 
 def quoted(text: str) -> str:

@@ -260,8 +260,8 @@ class ClutchMiddleware(EngineMiddleware):
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
         """Whether the guard needn't be asked: the message can't be a second copy, and its run wasn't cancelled, except
         within the last second. Second copies that this package sends are marked as `repeated`, and those that Retries
-        sends are later attempts."""
-        if job.attempt or job.tag.repeated or job.tag.leads:
+        sends are later attempts. Jobs of a wary stage may not be wanted any more at any moment."""
+        if job.attempt or job.tag.repeated or job.tag.leads or job.tag.wary:
             return False
         return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
 

@@ -129,6 +129,9 @@ def _rows(
                 nested=nested,
                 limit=stage.limit,
                 into=stage.into,
+                fail_fast=stage.fail_fast,
+                allowed=stage.allowed,
+                enough=stage.enough,
             )
         )
         offset += count

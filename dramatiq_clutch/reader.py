@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +40,11 @@ class Reader:
         return line, self.results(run_id, stage, generation, line, 0, line.total or 0)
 
     def results(self, run_id: str, stage: int, generation: str, line: StageLine, start: int, end: int) -> list[Any]:
-        """The decoded results of the members `start` ≤ i < `end`; None for a dead member of a tolerant stage. Raises
-        ResultsGone or DamagedState."""
+        """The decoded results of the members `start` ≤ i < `end`; None for one that is dead or was skipped, where the
+        stage allows that. Raises ResultsGone or DamagedState."""
         found = self.backend.results(run_id, stage, start, end, generation=generation)
+        if line.enough is not None and self._is_there(run_id, stage, generation, line, found):
+            found = [b"" if field is None else field for field in found]  # skipped before it had an attempt
         return [self._result(run_id, stage, index, field, line) for index, field in enumerate(found, start)]
 
     def decode(self, result: bytes) -> Any:
@@ -58,11 +61,19 @@ class Reader:
         except Exception as error:
             raise HandOverFailed(f"a result of type {type(result).__name__} can't be encoded: {error!r}") from error
 
+    def _is_there(
+        self, run_id: str, stage: int, generation: str, line: StageLine, found: Sequence[bytes | None]
+    ) -> bool:
+        """Whether the results of a stage are still stored. If none of some members was recorded, others tell."""
+        if not any(field is not None for field in found) and len(found) < (line.total or 0):
+            found = self.backend.results(run_id, stage, 0, line.total or 0, generation=generation)
+        return any(field is not None for field in found)
+
     def _result(self, run_id: str, stage: int, index: int, field: bytes | None, line: StageLine) -> Any:
         result = result_in(field)
         if result is not None:
             return self.decode(result)
-        if field is not None and line.tolerant:
+        if field is not None and line.lacks_results:
             return None
         raise ResultsGone(f"result {index} of stage {stage} of run {run_id!r} is not there (any more)")
 

@@ -39,18 +39,20 @@ class JobFailure:
 @dataclass(frozen=True, slots=True)
 class StageStatus:
     """How a stage stands. The numbers are of members. `total` is None as long as it isn't known, which is the case for
-    a mapped stage before it is opened. A stage with `allow_failures` may have succeeded with dead members."""
+    a mapped stage before it is opened. A stage with `allow_failures` may have succeeded with dead members. `skipped`:
+    how many will never be done, because `enough` others had succeeded."""
 
     state: State
     total: int | None
     succeeded: int = 0
     failing: int = 0
     dead: int = 0
+    skipped: int = 0
 
     @property
     def pending(self) -> int:
         """How many members have not yet succeeded: waiting, working, failing or dead."""
-        return (self.total or 0) - self.succeeded
+        return (self.total or 0) - self.succeeded - self.skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,9 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
     for index in range(int(head["stages"])):
         line = StageLine.parse(head[f"s{index}"])
         if state == "succeeded" or index < current:
-            lost = int(head.get(f"d{index}", 0))
-            stages.append(StageStatus("succeeded", line.total, (line.total or 0) - lost, dead=lost))
+            lost, skipped = int(head.get(f"d{index}", 0)), int(head.get(f"k{index}", 0))
+            done = (line.total or 0) - lost - skipped
+            stages.append(StageStatus("succeeded", line.total, done, dead=lost, skipped=skipped))
         elif index == current:
             succeeded = int(counts["recorded"]) - int(counts["working"]) - int(counts["attempted"]) - failing - dead
             stages.append(StageStatus(shown, line.total, succeeded, failing, dead))

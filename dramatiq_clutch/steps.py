@@ -127,6 +127,9 @@ class Stage:
     piped: bool = False
     limit: int | None = None
     into: str | None = None
+    fail_fast: bool = False
+    allowed: int | float | None = None
+    enough: int | None = None
     source: Source | None = None
     levels: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -148,8 +151,16 @@ class Stage:
             inside = [label if count == 1 else f"{count:,} of {label}" for label, count in shown]
             others = len(self.members) - sum(count for _, count in shown)
             inside += [f"{others:,} more"] if others else []
-        inside += [f"limit={self.limit}"] if self.limit else []
+        inside += [f"{name}={value}" for name, value in self.settings()]
         return f"{'map' if self.mapped else 'parallel' if self.many else 'then'}({', '.join(inside)})"
+
+    def settings(self) -> Iterator[tuple[str, Any]]:
+        """What was said of the stage as a whole, by the names of the options."""
+        allowed = True if self.tolerant else self.allowed
+        options = {"limit": self.limit, "allow_failures": allowed, "enough": self.enough}
+        yield from ((name, value) for name, value in options.items() if value is not None)
+        if self.fail_fast:
+            yield "fail_fast", True
 
     def read(self, broker: Broker) -> Iterator[Encoded | Description]:
         """Yields the members, for a run on this broker. Raises TypeError for what isn't a step, or doesn't fit its

@@ -51,26 +51,27 @@ SCRIPTS = (
     Mutant(
         "a failed run stays failed",
         "A failed run of which a member works again is running, so that it can fail again, and be heard of again.",
-        "if run.state == 'failed' and not settled then heal(dead) end",
+        "if run.state == 'failed' and not (settled or run.broken) then heal(dead) end",
         "",
     ),
     Mutant(
         "a failed run rests at each look",
         "on_finish is sent once per rest, however often a sweeper looks.",
-        "elseif settled and run.state ~= 'failed' then",
-        "elseif settled then",
+        "elseif run.state ~= 'running' then",
+        "elseif false then",
+        file="lib/life",
     ),
     Mutant(
         "the alarm rings before all have had an attempt",
         "on_failure comes when every member of the stage has had an attempt.",
-        "if failing + dead > 0 and recorded - working >= total then ring('alarmed', 'on_failure') end",
-        "if failing + dead > 0 then ring('alarmed', 'on_failure') end",
+        "if failing + dead > 0 and (breaks or recorded - working >= total) then ring(",
+        "if failing + dead > 0 then ring(",
     ),
     Mutant(
         "a nested run that only works counts as attempted",
         "A nested run has had its attempt when it has succeeded or has told of a failure; one that works has not.",
-        "recorded - working >= total then ring(",
-        "recorded >= total then ring(",
+        "recorded - working >= total) then ring(",
+        "recorded >= total) then ring(",
     ),
     Mutant(
         "nobody hears of a single death",
@@ -99,20 +100,20 @@ SCRIPTS = (
     Mutant(
         "a tolerant stage waits for its dead",
         "A stage with allow_failures is complete when all its members are settled.",
-        "if succeeded == total or (settled and has_flag('t')) then",
-        "if succeeded == total then",
+        "if succeeded >= goal or (settled and not lost) then",
+        "if succeeded >= goal then",
     ),
     Mutant(
         "a stage with dead members is complete",
         "A stage is released when every member of the one before has succeeded, and not before.",
-        "if succeeded == total or (settled and has_flag('t')) then",
+        "if succeeded >= goal or (settled and not lost) then",
         "if settled then",
     ),
     Mutant(
         "results stay after they can be read",
         "A stage's results are dropped when nothing can read them any more.",
-        "call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.nests, here.items)",
-        "call('UNLINK', here.nests, here.items)",
+        "call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.items, nests)",
+        "call('UNLINK', here.items, nests)",
     ),
     Mutant(
         "allowed failures are forgotten",
@@ -180,7 +181,7 @@ SCRIPTS = (
     Mutant(
         "a retry halts what it revives",
         "What a cancelled run still owed, to cancel its nested runs, goes when it is retried.",
-        "if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end",
+        "if string.find(id, '^halt:' .. stage .. ':') then call('HDEL', outbox, id) end",
         "",
     ),
     Mutant(
@@ -532,7 +533,6 @@ SCRIPTS = (
         "Nothing is sent or started any more once a run is cancelled.",
         "if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end",
         "",
-        file="cancel",
     ),
     Mutant(
         "a late success counts in a cancelled run",
@@ -544,9 +544,8 @@ SCRIPTS = (
     Mutant(
         "what a job has nested is not halted",
         "Cancelling a run cancels its nested runs, those that its jobs have nested too.",
-        "if has_nested() then owe_shares('halt'",
-        "if has_flag('r') then owe_shares('halt'",
-        file="cancel",
+        "if not has_nested() then return 0 end",
+        "if not has_flag('r') then return 0 end",
     ),
     Mutant(
         "a cancelled parent cancels what it has revived since",
@@ -558,9 +557,83 @@ SCRIPTS = (
     Mutant(
         "a cancelled run's jobs go on",
         "Queued jobs of a cancelled run are skipped.",
-        "if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end",
-        "if run[1] == 'succeeded' or tonumber(run[2]) > stage then return 'over' end",
+        "local rests = run[1] == 'succeeded' or run[1] == 'cancelled' or run[5] == '1'",
+        "local rests = run[1] == 'succeeded' or run[5] == '1'",
         file="guard",
+    ),
+    # A run that fails while members are unsettled, and how many members it takes
+    Mutant(
+        "a run that fails fast waits for all",
+        "With fail_fast, one death too many fails the run at once.",
+        "local breaks = lost and has_flag('f')",
+        "local breaks = lost and settled",
+    ),
+    Mutant(
+        "a run that broke off lets its jobs work",
+        "What is queued when a run breaks off is skipped.",
+        "run[1] == 'cancelled' or run[5] == '1'",
+        "run[1] == 'cancelled'",
+        file="guard",
+    ),
+    Mutant(
+        "a run that broke off heals by itself",
+        "A run that has broken off stays failed until it is retried, or late successes complete its stage.",
+        "not (settled or run.broken) then heal(dead) end",
+        "not settled then heal(dead) end",
+    ),
+    Mutant(
+        "cancelled nested runs die for a run that broke off",
+        "A nested run that is cancelled because its parent broke off is unsettled, and not dead.",
+        "if run.broken and ending ~= 'succeeded' and (of_run or ending ~= 'dead') then",
+        "if run.broken and ending ~= 'succeeded' and ending ~= 'dead' then",
+    ),
+    Mutant(
+        "a retry sends only the dead of a run that broke off",
+        "retry() of a run that has broken off sends all that hasn't succeeded.",
+        "local halted = broken or run.state == 'cancelled'",
+        "local halted = run.state == 'cancelled'",
+    ),
+    Mutant(
+        "what a retried run came to before breaks it off again",
+        "What a job or a nested run came to before the retry of a run that broke off doesn't break it off again.",
+        "and epoch < run.taken_up and",
+        "and false and",
+    ),
+    Mutant(
+        "what a run nests while it has broken off begins",
+        "Nothing is started in a run that has broken off.",
+        "if not run.broken then owe('start:' .. stage .. ':' .. member) end",
+        "owe('start:' .. stage .. ':' .. member)",
+    ),
+    Mutant(
+        "a share is rounded as computers do",
+        "allow_failures=0.29 lets 29 of 100 members die.",
+        "math.floor(allowed * total + 1e-9)",
+        "math.floor(allowed * total)",
+    ),
+    Mutant(
+        "enough is never more than there is",
+        "In a mapped stage, enough above the number of items means all items.",
+        "enough = math.min(enough, total)",
+        "",
+    ),
+    Mutant(
+        "what is skipped goes on",
+        "A nested run that is skipped is cancelled.",
+        "if skipped > 0 then skip(skipped) end",
+        "",
+    ),
+    Mutant(
+        "a retry forgets whom an earlier stage has skipped",
+        "What a stage has skipped is cancelled, though a later stage is retried meanwhile.",
+        "if string.find(id, '^halt:' .. stage .. ':') then",
+        "if string.find(id, '^halt:') then",
+    ),
+    Mutant(
+        "what was skipped is forgotten before it is cancelled",
+        "What a skipped member's job has nested is cancelled, whenever that is done.",
+        "if string.find(id, '^halt:' .. (stage - 1) .. ':') then return end",
+        "",
     ),
     # Guarding
     Mutant(
@@ -736,15 +809,15 @@ PYTHON = (
     python(
         "a copy that we have sent ourselves is not guarded",
         "What is sent again, because it may not have arrived, isn't executed twice once it has succeeded.",
-        "if job.attempt or job.tag.repeated or job.tag.leads:",
-        "if job.attempt or job.tag.leads:",
+        "if job.attempt or job.tag.repeated or job.tag.leads or",
+        "if job.attempt or job.tag.leads or",
         "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
     ),
     python(
         "a later attempt is not guarded",
         "A retry that Dramatiq has sent isn't executed if another copy of its job has succeeded meanwhile.",
-        "if job.attempt or job.tag.repeated or job.tag.leads:",
-        "if job.tag.repeated or job.tag.leads:",
+        "if job.attempt or job.tag.repeated or job.tag.leads or",
+        "if job.tag.repeated or job.tag.leads or",
         "tests/test_cost.py::test_what_may_be_a_second_copy_asks",
     ),
     python(

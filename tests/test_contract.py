@@ -40,6 +40,7 @@ class Store:
         self.tokens = itertools.count()
         self.touch = True
         self.batch = 0
+        self.exact = False
 
     def caller(self, owner: str = "somebody") -> Caller:
         return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE, self.touch)
@@ -52,13 +53,16 @@ class Store:
         nested: bool = False,
         parent: Place | None = None,
         generation: str = "",
+        **said: Any,
     ) -> Reply:
-        """A run with stages of these sizes (None: mapped), all written with `parallel`."""
-        lines, rows = [], 0
+        """A run with stages of these sizes (None: mapped), all written with `parallel`. `said` are other fields of the
+        first stage's line."""
+        lines, rows = list[StageLine](), 0
         for total in totals:
-            lines.append(StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit))
+            line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit)
+            lines.append(line if lines else replace(line, **said))
             rows += 1 if total is None else total
-        self.batch = lines[0].batch if lines else 0
+        self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
         spec = Spec("name", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=generation)
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
@@ -76,7 +80,7 @@ class Store:
         along: Along | None = None,
     ) -> Reply:
         epoch, attempt = order
-        tag = Tag(self.run_id, stage, member, of, epoch, batch=self.batch)
+        tag = Tag(self.run_id, stage, member, of, epoch, batch=self.batch, exact=self.exact)
         payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
         record = Record(tag, attempt, ending, payload, nested, due=due)
         if along is not None:
@@ -686,6 +690,275 @@ def test_a_tolerant_stage_is_complete_when_all_are_settled(either_way: Store) ->
     assert list(store.backend.results(store.run_id, 0, 0, 2)) == [b"S0", b""]
     assert [member for member, _ in store.backend.failures(store.run_id, 0)] == [1]
     assert store.status().stages[0].dead == 1
+
+
+# A run that fails while members are unsettled
+
+#: All that callbacks hear of.
+ALL = ("on_failure", "on_death", "on_success", "on_finish")
+
+
+def wanted(store: Store, members: int, *, stage: int = 0) -> list[str]:
+    """What the guard says of each member's job."""
+    return [store.backend.guard(Tag(store.run_id, stage, member, members)) for member in range(members)]
+
+
+def test_one_death_too_many_fails_a_run_that_fails_fast_and_nothing_of_it_is_wanted_any_more(
+    either_way: Store,
+) -> None:
+    store = either_way
+    (unconfirmed,) = store.create(4, 1, events=ALL, fail_fast=True).duties
+    store.record(0, "succeeded", of=4)
+    reply = store.record(1, "dead", of=4)
+    assert kinds(reply) == ["on_failure", "on_death", "on_finish"]
+    store.confirm(*reply.duties)
+    assert (store.status().state, store.counts()) == ("failed", (1, 0, 1))
+    assert wanted(store, 4) == ["over"] * 4
+    assert store.confirm(unconfirmed) == ["lost"]  # whoever still sends members stops
+    store.now += LEASE
+    assert store.owed("sweeper") == Reply("clear", note="rests")
+    assert store.sweep() == "rests"
+    assert store.backend.resend(store.run_id, store.caller()).word == "nothing"
+    assert store.backend.cancel(store.run_id, store.caller()).word == "over"
+
+
+def test_what_is_at_work_when_a_run_breaks_off_counts_where_it_is_final(either_way: Store) -> None:
+    store = either_way
+    store.create(5, 1, events=ALL, fail_fast=True)
+    store.record(0, "failing", of=5)
+    store.confirm(*store.record(1, "dead", of=5).duties)
+    for ending in ("working", "attempted", "failing"):
+        assert store.record(2, ending, of=5).word == "over"
+    for ending, word in (("succeeded", "counts"), ("dead", "counts"), ("dead", "stale")):
+        reply = store.record(2 if ending == "succeeded" else 3, ending, of=5)  # type: ignore[arg-type]
+        assert (reply.word, reply.duties) == (word, ())
+    assert (store.status().state, store.counts()) == ("failed", (1, 1, 2))
+
+
+def test_late_successes_take_a_run_up_that_broke_off_if_they_complete_its_stage(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3, 1, events=ALL, fail_fast=True).duties)
+    store.confirm(*store.record(0, "dead").duties)
+    for member in (1, 2):
+        store.record(member, "succeeded")
+    assert store.status().state == "failed"
+    reply = store.record(0, "succeeded")
+    assert (kinds(reply), reply.note) == (["send"], "wakes")
+    assert store.status().state == "running"
+    assert wanted(store, 1, stage=1) == ["go"]
+
+
+def test_a_retry_of_a_run_that_broke_off_sends_all_that_has_not_succeeded(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(4, events=ALL, fail_fast=True).duties)
+    store.record(0, "failing", of=4)
+    store.confirm(*store.record(1, "dead", of=4).duties)
+    store.record(2, "succeeded", of=4)
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:4:1", "retry:0:1:1"]
+    assert store.standing(4) == ["waiting", "waiting", "succeeded", None]
+    assert store.reopen(reply.duties[1]) == (1, [0, 1])
+    assert wanted(store, 4) == ["go", "go", "done", "go"]
+    assert kinds(store.record(3, "dead", of=4, order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
+    assert store.status().state == "failed"
+    assert store.backend.retry(store.run_id, store.caller("retry:2")).word == "retried"
+    for member in (0, 1, 3):
+        store.record(member, "succeeded", of=4, order=(2, 0))
+    assert store.status().state == "succeeded"
+
+
+def test_a_retry_of_a_run_that_broke_off_keeps_the_limit(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(4, events=(), limit=2, fail_fast=True).duties)
+    reply = store.record(0, "dead", of=4)
+    assert reply.duties == ()  # no other member is sent in its place
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:2:1", "retry:0:1:1"]
+    assert store.reopen(reply.duties[1]) == (1, [0])
+    store.confirm(*reply.duties)
+    assert [duty.id for duty in store.record(1, "succeeded", of=4).duties] == ["send:0:2:3"]
+
+
+def test_a_run_that_breaks_off_cancels_its_nested_runs_and_hears_only_of_their_success(store: Store) -> None:
+    store.confirm(*store.create(3, events=(), nested=True, fail_fast=True).duties)
+    reply = child(store, "dead", 1, member=0)
+    assert [duty.id for duty in reply.duties] == ["halt:0:0:3:0"]
+    for ending in ("working", "attempted", "failing", "dead"):
+        assert child(store, ending, 2, member=1).word == "over"
+    assert child(store, "succeeded", 1, member=2).word == "counts"
+    assert store.counts() == (1, 0, 1)
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:3:1", "retry:0:1:1"]
+    assert store.confirm(*reply.duties[:1]) == ["confirmed"]  # what would cancel the runs was dropped
+
+
+def test_what_a_job_nests_while_its_run_has_broken_off_begins_with_a_retry(store: Store) -> None:
+    store.confirm(*store.create(2, events=(), fail_fast=True).duties)
+    store.confirm(*store.record(0, "dead", of=2).duties)
+    assert store.record(1, "succeeded", of=2, nested=b"plan") == Reply("counts", note="rests")
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert [duty.id for duty in reply.duties] == ["resume:0:0:2:1", "retry:0:1:1"]
+    assert store.standing(2) == ["waiting", "waiting"]
+    assert dict(store.backend.nested(store.run_id, 0, [0, 1])) == {1: b"plan"}
+
+
+@pytest.mark.parametrize("kind", ["a job", "a nested run"])
+def test_what_a_member_came_to_before_the_retry_does_not_break_the_run_off_again(store: Store, kind: str) -> None:
+    """Those that the retry sends again; and one that was never sent before may break it off."""
+    limit = 2 if kind == "a job" else None
+    store.confirm(*store.create(4, events=(), limit=limit, nested=kind != "a job", fail_fast=True).duties)
+
+    def ends(member: int, ending: Ending, epoch: int) -> str:
+        if kind == "a job":
+            return store.record(member, ending, of=4, order=(epoch, 0)).word
+        return child(store, ending, 1 + epoch, member=member, epoch=epoch).word
+
+    ends(0, "dead", 0)
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    for ending in ("failing", "dead"):
+        assert ends(1, ending, 0) == "stale"
+    assert store.status().state == "running"
+    assert ends(1, "succeeded", 0) == "counts"
+    if kind == "a job":
+        assert ends(2, "failing", 0) == "counts"  # the limit had no room for it before
+    assert ends(0, "dead", 1) == "counts"
+    assert store.status().state == "failed"
+
+
+def test_a_run_that_its_parent_cancels_does_not_tell_it_so(store: Store) -> None:
+    """The parent has cancelled it, and may have been retried before it would hear of that."""
+    store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0)).duties)
+    assert store.backend.cancel(store.run_id, store.caller("halt"), bury=0).duties == ()
+    assert store.owed("sweeper") == Reply("clear", note="rests")
+    reply = store.backend.retry(store.run_id, store.caller("revive"), since=1)
+    assert kinds(reply) == ["resume", "tell"]
+
+
+def test_a_nested_run_that_breaks_off_is_dead_for_its_parent(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3, events=(), parent=Place("parent", 0, 0), fail_fast=True).duties)
+    (tell,) = store.record(0, "dead").duties
+    assert isinstance(tell, Tell)
+    assert tell.snapshot is not None
+    assert tell.snapshot["head"]["told"] == "dead"
+
+
+# How many may die, and how many are enough
+
+
+@pytest.mark.parametrize("fail_fast", [False, True], ids=["waits for all", "fails fast"])
+@pytest.mark.parametrize(
+    ("total", "said", "may_die"),
+    [
+        (4, {}, 0),
+        (4, {"tolerant": True}, 4),
+        (4, {"allowed": 1}, 1),
+        (4, {"allowed": 3}, 3),
+        (4, {"allowed": 9}, 4),
+        (4, {"allowed": 0.25}, 1),
+        (4, {"allowed": 0.74}, 2),
+        (4, {"allowed": 0.01}, 0),
+        (10, {"allowed": 0.3}, 3),
+        (100, {"allowed": 0.29}, 29),
+        (4, {"enough": 4}, 0),
+        (4, {"enough": 1}, 3),
+        (4, {"enough": 9}, 0),  # as in a mapped stage of fewer items
+    ],
+)
+def test_so_many_members_may_die(store: Store, total: int, said: dict[str, Any], may_die: int, fail_fast: bool) -> None:
+    store.confirm(*store.create(total, 1, events=(), fail_fast=fail_fast, **said).duties)
+    for member in range(may_die):
+        assert store.status().stages[1].state == "waiting"
+        store.record(member, "dead", of=total)
+    assert store.status().state in ("running", "failing")
+    if may_die < total:
+        store.record(may_die, "dead", of=total)
+        assert store.status().state == ("failed" if fail_fast or may_die + 1 == total else "failing")
+        for member in range(may_die + 1, total):
+            store.record(member, "succeeded", of=total)
+        assert store.status().state == "failed"
+        store.record(may_die, "succeeded", of=total, order=(0, 1))
+    stages = store.status().stages
+    assert [stage.state for stage in stages] == ["succeeded", "running"]
+    assert (stages[0].succeeded, stages[0].dead, stages[0].skipped) == (total - may_die, may_die, 0)
+
+
+def test_a_stage_is_complete_with_its_first_successes_and_stays_as_it_is(either_way: Store) -> None:
+    store = either_way
+    (unconfirmed,) = store.create(5, 1, events=(), enough=2).duties
+    store.record(0, "dead", of=5)
+    assert store.record(3, "succeeded", of=5).duties == ()
+    store.record(2, "failing", of=5)
+    assert kinds(store.record(1, "succeeded", of=5)) == ["send"]
+    assert store.confirm(unconfirmed) == ["lost"]
+    assert wanted(store, 5) == ["over"] * 5
+    for ending in COUNTS:
+        assert store.record(4, ending, of=5, order=(5, 5)).word == "over"  # type: ignore[arg-type]
+    assert list(store.backend.results(store.run_id, 0, 0, 5)) == [b"", b"S1", b"", b"S3", None]
+    stage = store.status().stages[0]
+    assert (stage.succeeded, stage.dead, stage.skipped, stage.total) == (2, 1, 2, 5)
+
+
+def test_a_run_has_succeeded_with_enough_of_its_last_stage(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3, events=ALL, enough=1).duties)
+    reply = store.record(2, "succeeded")
+    assert kinds(reply) == ["on_success", "on_finish"]
+    assert store.confirm(*reply.duties) == ["confirmed", "ends"]
+    assert store.record(0, "succeeded").word == "over"
+    assert list(store.backend.results(store.run_id, 0, 0, 3)) == [None, None, b"S2"]
+    assert store.status().stages[0].skipped == 2
+
+
+def test_no_more_members_are_sent_when_enough_have_succeeded(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(5, 1, events=(), limit=2, enough=2).duties)
+    assert [duty.id for duty in store.record(0, "succeeded", of=5).duties] == ["send:0:2:3"]
+    store.now += LEASE
+    reply = store.record(1, "succeeded", of=5)
+    assert [duty.id for duty in reply.duties] == ["send:1:0:1"]
+    assert store.status().stages[0].skipped == 3
+
+
+@pytest.mark.parametrize("stages", [(4,), (4, 1)], ids=["of the last stage", "of an earlier one"])
+def test_nested_runs_that_are_skipped_are_cancelled_and_the_run_stays_until_they_are(
+    store: Store, stages: tuple[int, ...]
+) -> None:
+    store.confirm(*store.create(*stages, events=(), nested=True, enough=1).duties)
+    nests = store.backend.record(
+        Record(Tag(store.run_id, 0, 1, 4, exact=True), 0, "succeeded", b"", nested=b"plan"), store.caller("0.1")
+    )
+    store.confirm(*nests.duties)
+    reply = child(store, "succeeded", 1, member=2)
+    (halt,) = (duty for duty in reply.duties if duty.kind == "halt")
+    store.confirm(*(duty for duty in reply.duties if duty.kind == "send"))
+    assert halt.id == "halt:0:0:4:0"
+    if len(stages) == 2:
+        tag = Tag(store.run_id, 1, 0, 1)
+        dead = store.backend.record(Record(tag, 0, "dead", failure_details(ValueError())), store.caller("1.0"))
+        store.confirm(*dead.duties)
+        retried = store.backend.retry(store.run_id, store.caller("retry:1"))
+        store.confirm(*(duty for duty in retried.duties if duty.kind != "retry"))
+        store.confirm(*store.backend.record(Record(tag, 9, "succeeded", b"1"), store.caller("1.0")).duties)
+    assert store.status().state == "succeeded"
+    assert store.backend.spec(store.run_id) is not None  # who cancels them reads the plan
+    assert dict(store.backend.nested(store.run_id, 0, range(4))) == {1: b"plan"}
+    store.now += LEASE
+    (again,) = store.owed("sweeper").duties
+    assert again.id == halt.id
+    assert store.confirm(again) == ["ends"]
+    assert store.backend.spec(store.run_id) is None
+    assert child(store, "dead", 2, member=0).word == "over"
+    assert dict(store.backend.nested(store.run_id, 0, range(4))) == {}
+
+
+def test_what_jobs_of_a_stage_have_nested_goes_with_the_next_stage_once_it_is_cancelled(store: Store) -> None:
+    store.confirm(*store.create(2, 1, 1, events=(), enough=1).duties)
+    store.confirm(*store.record(0, "succeeded", of=2, nested=b"plan").duties)
+    store.confirm(*store.record(1, "succeeded", of=2).duties)  # also what cancels the nested run
+    assert dict(store.backend.nested(store.run_id, 0, range(2))) == {0: b"plan"}
+    store.record(0, "succeeded", stage=1, of=1)
+    assert dict(store.backend.nested(store.run_id, 0, range(2))) == {}
 
 
 # Two executions of one job at once: a redelivery while the first still works

@@ -41,6 +41,17 @@ DETAILS = b'{"actor": "a", "message_id": "m", "type": "E", "text": "t", "attempt
 GENERATION = "0123abcd"
 ENDINGS = st.sampled_from(["succeeded", "succeeded", "working", "attempted", "failing", "dead"])
 
+#: What may be said of a stage as a whole: mostly nothing.
+TERMS: Any = st.one_of(
+    st.just({}),
+    st.just({}),
+    st.fixed_dictionaries(
+        {"fail_fast": st.booleans()},
+        optional={"allowed": st.sampled_from([1, 2, 0.5])},
+    ),
+    st.fixed_dictionaries({"fail_fast": st.booleans(), "enough": st.integers(1, 3)}),
+)
+
 numbers = itertools.count()
 
 
@@ -129,6 +140,7 @@ class TwoBackends(RuleBasedStateMachine):
         nested=st.integers(0, 15),
         piped=st.integers(0, 15),
         limits=st.lists(st.none() | st.integers(1, 3) | st.just(20), min_size=4, max_size=4),
+        terms=st.lists(TERMS, min_size=4, max_size=4),
         share=st.sampled_from([1, 2, 1_000]),
         child=st.booleans(),
         claim=st.sampled_from(["", "claim"]),
@@ -141,6 +153,7 @@ class TwoBackends(RuleBasedStateMachine):
         nested: int,
         piped: int,
         limits: list[int | None],
+        terms: list[dict[str, Any]],
         share: int,
         child: bool,
         claim: str,
@@ -151,7 +164,8 @@ class TwoBackends(RuleBasedStateMachine):
         for index, size in enumerate(self.sizes):
             allows, runs, pipes = (bool(bits & 1 << index) for bits in (tolerant, nested, piped))
             limit = limits[index]
-            lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit))
+            allows = allows and not terms[index]
+            lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit, **terms[index]))
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
         spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=GENERATION)
@@ -199,7 +213,8 @@ class TwoBackends(RuleBasedStateMachine):
         if stage == present and line.limit and (member >= self.sent() or self.waits(stage, member)):
             return multiple()  # what nobody has sent, or sent again, can't have had an attempt
         of = self.sizes[stage] or 4
-        tag = Tag(self.run_id, stage, member, max(of, member + 1), epoch, batch=line.batch, generation=GENERATION)
+        place = (self.run_id, stage, member, max(of, member + 1), epoch)
+        tag = Tag(*place, batch=line.batch, generation=GENERATION, exact=line.exact)
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
@@ -296,10 +311,8 @@ class TwoBackends(RuleBasedStateMachine):
     def change(self, verb: str, seldom: int, since: int | None) -> Any:
         if seldom:
             return multiple()
-        if verb == "cancel":  # which drops what it may owe again when the run is taken up again
-            self.released = {name for name in self.released if not name.startswith(("send", "open", "start"))}
-            if not self.plan.lines[self.present_stage()].limit:
-                self.given.pop(self.present_stage(), None)
+        if verb == "cancel":
+            self.drop()
         self.heals += verb == "retry"  # which may ring at once: a callback that couldn't be sent failed the run
         caller = self.caller(f"{verb}:x")
         as_parent = {"since": since} if verb == "retry" and self.plan.spec.parent else {}
@@ -403,10 +416,35 @@ class TwoBackends(RuleBasedStateMachine):
                 self.heals += 1
             if self.state == "succeeded":
                 assert state == "succeeded"
+            if state == "failed" and self.is_broken():
+                self.halt()
+                self.comes_to.add("broken off")
             self.state = state
             self.comes_to.add(state)
             if status is not None and state == "failed" and status.error is None:
                 self.comes_to.add("settled, and failed")
+
+    def drop(self) -> None:
+        """What would send or start anything is dropped, and may be owed again when the run is taken up again."""
+        self.released = {name for name in self.released if not name.startswith(("send", "open", "start"))}
+        if not self.plan.lines[self.present_stage()].limit:
+            self.given.pop(self.present_stage(), None)
+
+    def halt(self) -> None:
+        """A run that has broken off owes nothing that would send or start anything, and wants none of its jobs."""
+        self.drop()
+        self.on_its_way.clear()  # what arrives now is skipped
+        stage = self.present_stage()
+        for member in range(self.sizes[stage] or 0):
+            assert self.stub.guard(Tag(self.run_id, stage, member, self.sizes[stage] or 0)) == "over"
+        duties = {name.decode().split(":")[0] for name in self.outbox()}
+        assert not duties & {"send", "open", "start", "retry", "resume", "revive", "resend"}, duties
+
+    def outbox(self) -> Any:
+        """The ids of all that the run owes."""
+        keys = self.stub.keyspace.values
+        (outbox,) = [keys[key] for key in keys if b"{%s}:outbox" % self.run_id.encode() in key] or [{}]
+        return outbox
 
     @invariant()
     def every_key_has_an_expiry(self) -> None:
@@ -433,6 +471,10 @@ class TwoBackends(RuleBasedStateMachine):
     def has_failed(self) -> bool:
         snapshot = self.stub.snapshot(self.run_id)
         return snapshot is not None and snapshot["head"]["state"] == "failed"
+
+    def is_broken(self) -> bool:
+        snapshot = self.stub.snapshot(self.run_id)
+        return snapshot is not None and snapshot["head"].get("broken") == "1"
 
     def sent(self) -> int:
         """How many members of the present stage, which has a limit, are owed or sent."""
@@ -485,6 +527,8 @@ class TwoBackends(RuleBasedStateMachine):
             self.both(lambda b: b.spec(self.run_id))
             last = len(self.sizes) - 1
             parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
+            # What was nested in a stage that had enough stays, until it expires, if that wasn't cancelled in time.
+            parts |= {f"nests:{stage}" for stage, line in enumerate(self.plan.lines) if line.enough}
             assert left <= {"head", "tombstone", *parts}
 
     def keys(self) -> Any:
@@ -592,5 +636,5 @@ def test_what_always_holds_does_on_one_store() -> None:
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
     """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
     reached = play(None, 60, 30, derandomize=True, database=None, phases=[Phase.generate])
-    for what in ("settled, and failed", "retried"):
+    for what in ("settled, and failed", "retried", "broken off"):
         assert reached[what] >= 6, (what, reached)

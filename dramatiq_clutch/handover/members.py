@@ -142,9 +142,9 @@ class Members:
 
     def outgoing(self, member: int, message: Message[Any], epoch: int, *, repeated: bool) -> Outgoing:
         leads = self.sent is not None and member < self.sent.start + self.sent.leaders
-        total, generation = self.line.total or 0, self.duty.generation
-        place = (self.run_id, self.stage, member, total)
-        tag = Tag(*place, epoch, repeated, leads, self.line.batch, generation, message.actor_name)
+        line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
+        whose = (self.duty.generation, message.actor_name)
+        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact)
         return job_message(message, tag, self.spec), delay_of(message, self.spec, self.engine.now())
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:

@@ -12,7 +12,7 @@ from ..errors import DamagedState, PayloadRefused, is_final
 from ..status import RunStatus, details_of, failure_details, status_from
 from ..stored import owners
 from ..stored.duties import Halt, StartNested, Tell
-from ..stored.formats import result_in, told_in
+from ..stored.formats import result_in, since_of, told_in
 from ..stored.places import Place, Tag
 from ..stored.plan import Plan, Spec
 from .members import Members
@@ -88,7 +88,8 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
             # The run has succeeded and won't tell again, so the parent has to hear that it is dead.
             logger.exception("The result of nested run %s can't be handed on", run_id)
             ending, payload = "dead", failure_details(error, message_id=run_id)
-    place = spec.parent
+    # The epoch is that in which the parent has started it, or revived it last.
+    place = replace(spec.parent, epoch=max(spec.parent.epoch, since_of(duty.snapshot)))
     caller = engine.caller(owners.child(place.stage, place.member, duty.revision))
     record = Record(tag_of_run(place), duty.revision, ending, payload, of_run=True)
     try:

@@ -4,7 +4,8 @@ A format that has a class of its own is written and read by that class, and one 
 are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
-                    0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, or unknown
+                    0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
+                                                              "enough=" NUMBER, or unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
     plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
     spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are
@@ -152,6 +153,11 @@ def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:
 def told_in(snapshot: Snapshot) -> Any:
     """The ending that a nested run tells its parent: how the member that it is stands."""
     return snapshot["head"]["told"]
+
+
+def since_of(snapshot: Snapshot) -> int:
+    """The epoch of its parent in which a nested run was started, or revived last."""
+    return int(snapshot["head"].get("since", 0))
 
 
 def is_stalled(snapshot: Snapshot) -> bool:

@@ -74,8 +74,9 @@ class Tag:
     """What a job's message says of its place: it is member `member` of the `of` members of a stage of a run.
 
     `repeated`: the message may be a second copy, so a worker asks whether it is wanted before it runs the job. `leads`:
-    the job has a share of its stage's release to send. `batch`: the stage's (see `StageLine.batch`). `generation`: the
-    run's. `actor`: the name of the message's actor; it isn't part of the option, because the message has it anyway.
+    the job has a share of its stage's release to send. `batch`, `wary` and `exact`: the stage's (see `StageLine`).
+    `generation`: the run's. `actor`: the name of the message's actor; it isn't part of the option, because the message
+    has it anyway.
     """
 
     run_id: str
@@ -88,6 +89,8 @@ class Tag:
     batch: int = 0
     generation: str = ""
     actor: str = ""
+    wary: bool = False
+    exact: bool = False
 
     @property
     def message_id(self) -> str:
@@ -106,7 +109,7 @@ class Tag:
     def to_option(self) -> dict[str, Any]:
         option: dict[str, Any] = {"run": self.run_id, "stage": self.stage, "member": self.member, "of": self.of}
         option["gen"] = self.generation
-        for name in ("epoch", "repeated", "leads", "batch"):
+        for name in ("epoch", "repeated", "leads", "batch", "wary", "exact"):
             if value := getattr(self, name):
                 option[name] = value
         return option if FORMAT == 1 else {**option, "v": FORMAT}
@@ -123,8 +126,8 @@ class Tag:
         stage, member, of, epoch, batch = numbers
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
-        repeated, leads = bool(option.get("repeated")), bool(option.get("leads"))
-        return cls(run_id, stage, member, of, epoch, repeated, leads, batch, generation, actor)
+        repeated, leads, *terms = (bool(option.get(name)) for name in ("repeated", "leads", "wary", "exact"))
+        return cls(run_id, stage, member, of, epoch, repeated, leads, batch, generation, actor, *terms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,10 +29,12 @@ class StageLine:
 
     `offset` is the index of its first row in the plan, and `total` how many members it has; None for a mapped stage
     until it is opened. `many`: it was written with `parallel` or `map`, however many members it has. `mapped`: it was
-    written with `map`. `tolerant`: it allows failures. `piped`: the result of the stage before is appended to its
-    members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled at a time.
-    `into`: the name of the keyword argument that a piped result, or an item, is given as instead of being appended.
-    `unknown_flags` and `unknown_words`: what a newer release of the same format has added, which is kept.
+    written with `map`. `tolerant`: any number of its members may die. `piped`: the result of the stage before is
+    appended to its members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled
+    at a time. `into`: the name of the keyword argument that a piped result, or an item, is given as instead of being
+    appended. `fail_fast`: the run fails at once when more members are dead than may be. `allowed`: how many may be; a
+    float is a share of them. `enough`: how many successes complete the stage. `unknown_flags` and `unknown_words`: what
+    a newer release of the same format has added, which is kept.
 
     For example, `0 3 pm 20 into=page` is ``StageLine(0, 3, many=True, mapped=True, limit=20, into="page")``.
     """
@@ -46,13 +48,17 @@ class StageLine:
     nested: bool = False
     limit: int | None = None
     into: str | None = None
+    fail_fast: bool = False
+    allowed: int | float | None = None
+    enough: int | None = None
     unknown_flags: str = ""
     unknown_words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = "?" if self.total is None else self.total
         flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name)) + self.unknown_flags
-        words = (*((INTO + self.into,) if self.into else ()), *self.unknown_words)
+        said = ((word, getattr(self, name)) for word, (name, _) in _WORDS.items())
+        words = (*(f"{word}={value}" for word, value in said if value is not None), *self.unknown_words)
         limit = (str(self.limit or 0),) if self.limit or words else ()
         return " ".join((str(self.offset), str(total), flags or "-", *limit, *words))
 
@@ -64,6 +70,22 @@ class StageLine:
         """
         return max(1, self.limit // 10) if self.limit else 0
 
+    @property
+    def lacks_results(self) -> bool:
+        """Whether it may be complete although some of its members have no result."""
+        return self.tolerant or self.allowed is not None or self.enough is not None
+
+    @property
+    def wary(self) -> bool:
+        """Whether its members may not be wanted any more at any moment, so that a worker asks before each job."""
+        return self.fail_fast or self.exact
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is complete with a certain success, however many come. Then each is recorded by the whole
+        transition, which looks whether the stage is over."""
+        return self.enough is not None
+
     @classmethod
     def parse(cls, line: str) -> StageLine:
         """The opposite of `str()`. Raises DamagedState for a line that `str()` didn't write."""
@@ -73,17 +95,32 @@ class StageLine:
             unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
             limit = int(words[0]) or None if words else None
             size = None if total == "?" else int(total)
-            into = next((word.removeprefix(INTO) for word in words[1:] if word.startswith(INTO)), None)
-            rest = tuple(word for word in words[1:] if not word.startswith(INTO))
-            return cls(int(offset), size, **known, limit=limit, into=into, unknown_flags=unknown, unknown_words=rest)
+            said: dict[str, Any] = {}
+            rest = list[str]()
+            for word in words[1:]:
+                key, is_known, value = word.partition("=")
+                if is_known and key in _WORDS:
+                    name, read = _WORDS[key]
+                    said[name] = read(value)
+                else:
+                    rest.append(word)
+            given = {**known, **said, "limit": limit}
+            return cls(int(offset), size, **given, unknown_flags=unknown, unknown_words=tuple(rest))
         except ValueError:
             raise DamagedState(f"the plan's stage {line!r} can't be read") from None
 
 
-#: What begins the word of a stage line that has the keyword argument's name.
-INTO = "into="
+def _number(text: str) -> int | float:
+    return int(text) if text.isdecimal() else float(text)
 
-_FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "nested"}
+
+#: The flags of a stage line, and the words such as `into=page`: each with its field, and words with what reads a value.
+_FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "nested", "f": "fail_fast"}
+_WORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "into": ("into", str),
+    "allow": ("allowed", _number),
+    "enough": ("enough", int),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,10 @@ class World:
 
     `ends` has the states in which its run may come to rest, each with the result (None: there is none), and `events`
     how often which callback must have been sent by then. `calls` are made besides `run()`, each once, at any moment.
-    `pauses_before_seal` says that leases may lapse before its run is sealed. It is explored within the `smoke` bounds,
-    and within each of the `full` ones. `probes` must be reached by these together, or the searches prove nothing.
+    `pauses_before_seal` says that leases may lapse before its run is sealed. Unless it `waits_for_all`, its first stage
+    may be complete while members are unsettled; if it `fails_fast`, no job is wanted after a death. It is explored
+    within the `smoke` bounds, and within each of the `full` ones. `probes` must be reached by these together, or the
+    searches prove nothing.
     """
 
     name: str
@@ -108,6 +110,8 @@ class World:
     events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     share: int | None = None
     limit: int | None = None
+    waits_for_all: bool = True
+    fails_fast: bool = False
     probes: frozenset[str] = frozenset()
     pauses_before_seal: bool = False
 
@@ -150,6 +154,10 @@ def _world(name: str, **more: Any) -> Callable[[Build], Build]:
         return build
 
     return add
+
+
+class Either(tuple[Any, ...]):
+    """What a run may come to, where that depends on which of its jobs is first."""
 
 
 #: How often each callback is sent where nothing goes wrong.
@@ -323,6 +331,37 @@ def _allow_failures(actors: Actors) -> Clutch:
     step = actors.step.message
     members = step("a", dies=1), step("b", fails=1)
     return actors.loud().parallel(*members, allow_failures=True).then(step("c"), pipe=True)
+
+
+@_world(
+    "fail fast",
+    ends={"failed": None, "succeeded": ["a", "b", "c"]},
+    events={"failed": {"on_failure": 1, "on_death": 1, "on_success": 0, "on_finish": 1}},
+    calls=("retry",),
+    limit=2,
+    fails_fast=True,
+    smoke=Bounds(workers=1),
+    full=CALLS,
+    probes=frozenset({"guard says over", "record says over", "retry says retried"}),
+)
+def _fail_fast(actors: Actors) -> Clutch:
+    step = actors.step.message
+    nested = actors.clutch().then(step("b"))
+    return actors.loud().parallel(step("a", dies=1), nested, step("c"), limit=2, fail_fast=True)
+
+
+@_world(
+    "enough",
+    ends={"succeeded": Either(("d(a,None)", "d(None,b)"))},
+    events={"succeeded": QUIET},
+    waits_for_all=False,
+    smoke=Bounds(workers=1),
+    full=FEWER,
+    probes=frozenset({"guard says over", "record says over", "cancel says cancelled"}),
+)
+def _enough(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.loud().parallel(step("a"), actors.clutch().then(step("b")), enough=1).then(step("d", sees=True))
 
 
 #: Where runs were lost once, for they were taken out of the index while somebody brought them to work, and that one

@@ -1,5 +1,5 @@
 -- Bring the run to rest: from here on nothing is sent or started, and no record of a job counts.
--- USES take, release, life, tombstone, expiry
+-- USES take, life, tombstone, expiry
 -- KEYS here.halted
 -- ARGV bury
 -- `bury` is '', or, if the run is cancelled because its parent is, the epoch that the parent was in. Then a run that
@@ -19,13 +19,11 @@ if bury ~= '' and tonumber(call('HGET', head, 'since')) > tonumber(bury) then re
 if run.state ~= 'running' then
   return answer(run.state == 'cancelled' and call('HGET', head, 'cancelled_by') == owner and 'cancelled' or 'over')
 end
-for _, id in ipairs(call('HKEYS', outbox)) do
-  if MOVES[string.match(id, '^%a+')] then call('HDEL', outbox, id) end
-end
+drop_moves()
 if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end
-call('HSET', head, 'cancelled_by', owner, 'retrying', '')
+call('HSET', head, 'cancelled_by', owner)
 rest('cancelled')
-if has_nested() then owe_shares('halt', limit_of(run.line) and run.sent or total_of(run.line) or 0) end
-tell()
+owe_shares('halt', haltable())
+if bury ~= '' then set('told', 'dead') else tell() end -- a parent that has cancelled it needn't be told so
 touch()
 return answer('cancelled')

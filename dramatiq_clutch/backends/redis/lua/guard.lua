@@ -3,12 +3,13 @@
 -- ARGV stage number, member, of number, generation
 -- `members` are those of the job's stage, and `of` is how many members the message says that it has.
 -- returns 'go' | 'done' | 'over' | 'unknown'
-local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen')
+local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen', 'broken')
 if not run[1] or run[4] ~= generation then
   local whose = string.match(redis.call('GET', tombstone) or '', '^%a+ (%w*)')
   return whose == generation and 'over' or 'unknown'
 end
-if run[1] == 'succeeded' or run[1] == 'cancelled' or tonumber(run[2]) > stage then return 'over' end
+local rests = run[1] == 'succeeded' or run[1] == 'cancelled' or run[5] == '1'
+if rests or tonumber(run[2]) > stage then return 'over' end
 local total = run[3] and tonumber(string.match(run[3], '^%d+ (%d+) '))
 if tonumber(run[2]) < stage or total ~= of then return 'unknown' end
 local stands = redis.call('HGET', members, member)

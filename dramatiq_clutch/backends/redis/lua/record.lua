@@ -15,8 +15,7 @@ if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end
 if run.state == 'cancelled' then
-  -- A child's success is still stored, because the child reports it only once and `retry` will need it. A job's result
-  -- is dropped: `retry` runs the job again.
+  -- A child's success is stored, as it is told once and `retry` needs it. A job's result is dropped: it runs again.
   if not (of_run and ending == 'succeeded' and run.stage == stage and call('HEXISTS', here.halted, '') == 1) then
     return {'over'}
   end
@@ -25,6 +24,8 @@ if run.state == 'cancelled' then
   touch()
   return answer('counts')
 end
+-- In a run that broke off, only what is final counts; and of nested runs, which are cancelled, only a success.
+if run.broken and ending ~= 'succeeded' and (of_run or ending ~= 'dead') then return {'over'} end
 local recorded = call('HMGET', here.members, '', member)
 if run.stage < stage or not recorded[1] then return {'unknown', ''} end
 
@@ -33,6 +34,8 @@ local first = string.sub(stands or '', 1, 1)
 if attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
+elseif ending ~= 'succeeded' and first ~= 'N' and epoch < run.taken_up and tonumber(member) < run.taken_to then
+  word = 'stale' -- a run that broke off would break off again for it
 elseif ending == 'succeeded' and nested == '' then
   call('HSET', here.members, member, 'S' .. payload)
   if stands then unstand(member) end
@@ -41,7 +44,7 @@ elseif ending == 'succeeded' then
   call('HSET', here.nests, member, nested)
   call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   stand(member, WORKING)
-  owe('start:' .. stage .. ':' .. member)
+  if not run.broken then owe('start:' .. stage .. ':' .. member) end
 elseif is_newer(member, epoch, attempt) then
   call('HSET', here.members, member, first == '' and of_run and 'R' or first)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))

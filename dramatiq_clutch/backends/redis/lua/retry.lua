@@ -1,4 +1,5 @@
--- Begin a new epoch in which the dead members work again; in a cancelled run, all members that haven't succeeded do.
+-- Begin a new epoch in which the dead members work again; in a run that was cancelled, or has failed while members were
+-- unsettled, all members that haven't succeeded do.
 -- USES take, life, revival, expiry
 -- ARGV revived_in
 -- `revived_in` is '', or, if the run's parent revives it, the epoch that the parent is in.
@@ -11,10 +12,12 @@ if revived_in ~= '' then
   call('HSET', head, 'since', revived_in)
 end
 
-local cancelled, succeeded, total = run.state == 'cancelled', run.state == 'succeeded', total_of(run.line)
+local succeeded, total = run.state == 'succeeded', total_of(run.line)
+local broken = run.state == 'failed' and run.broken
+local halted = broken or run.state == 'cancelled'
 local dead, parked = succeeded and 0 or count_dead(), parked_duties()
 local nested = not succeeded and total and has_nested()
-local revived = cancelled or dead > 0 or next(parked) ~= nil or (run.error ~= '' and not succeeded)
+local revived = halted or dead > 0 or next(parked) ~= nil or (run.error ~= '' and not succeeded)
 -- A parent that was cancelled hasn't heard that this run is or was failing, and counts it as working.
 local unheard = revived_in ~= '' and (run.told == 'failing' or run.told == 'attempted')
 if not (revived or nested) then
@@ -22,18 +25,22 @@ if not (revived or nested) then
   return answer('nothing')
 end
 
-begin_epoch(cancelled, cancelled or dead > 0)
+begin_epoch(halted, halted or dead > 0)
 owe_parked(parked)
-if cancelled then undo_cancel() end
+if halted then undo_halt() end
 if revived then
   set('error', '')
   if not succeeded then heal(0) end
 end
 local limit = limit_of(run.line)
 local to = limit and run.sent or total
-if cancelled then owe_unattempted(total, to, nested) end
+if broken then -- these are sent again, so what else they come to in an earlier epoch doesn't count any more
+  set('taken_up', run.epoch)
+  set('taken_to', to or 0)
+end
+if halted then owe_unattempted(total, to, nested) end
 if total and not succeeded then -- members that have had an attempt; in a stage with a limit, `fill` sends them
-  if nested and not cancelled then owe_shares('revive', to) end
+  if nested and not halted then owe_shares('revive', to) end
   -- Where shares revive many nested runs, the duty to send the other members again is for anybody.
   if not limit and run.retrying == '' and count_waiting() > 0 then
     owe_retry(nested and to > few_runs() and '' or nil)

@@ -1,6 +1,6 @@
 -- Renew the expiry of the run's keys, and delete what a succeeded run doesn't need.
 -- USES outbox
--- KEYS plan, callbacks, tombstone, before.members, before.standing, before.dead, before.attempts
+-- KEYS plan, callbacks, tombstone, before.members, before.standing, before.dead, before.attempts, before.nests
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
 
 -- Renew the expiry of all the run's keys.
@@ -26,10 +26,10 @@ local function clean_up()
   call('SET', tombstone, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
-    call('UNLINK', head, plan, here.members, here.standing, here.dead, here.attempts)
+    call('UNLINK', head, plan, here.members, here.standing, here.dead, here.attempts, here.nests, before.nests)
     return
   end
-  call('UNLINK', plan)
+  call('UNLINK', plan, here.nests, before.nests)
   call('HDEL', head, 'spec')
   local ttl = called and lifetime() or run.result_ttl
   for _, key in ipairs({head, here.members, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end

@@ -1,21 +1,6 @@
 -- Do what follows from how the members stand: complete the stage, let the run fail, or send more members.
--- USES rest, limit, parent
--- KEYS before.members, before.standing, before.dead, before.attempts
--- KEYS here.members, here.standing, here.dead, here.nests, here.items, after.members
-
--- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go.
-local function complete(dead)
-  call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.nests, here.items)
-  if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
-  if stage + 1 == run.stages then return rest('succeeded') end
-  if run.state == 'failed' then heal(0) end
-  run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
-  run.era, run.revival = 0, 0
-  call('HSET', after.members, '', '')
-  call('PEXPIRE', after.members, lifetime())
-  owe_stage(stage + 1, line_of(stage + 1))
-  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
-end
+-- USES completion, limit, parent, terms
+-- KEYS here.members, here.standing, here.dead
 
 local function judge()
   local total, there = total_of(run.line), call('HLEN', here.members)
@@ -26,13 +11,19 @@ local function judge()
     working, failing, dead = count(WORKING) + count_waiting(), count(FAILING), count_dead()
   end
   local succeeded = recorded - standing - buried
-  local settled = succeeded + dead == total
-  if run.state == 'failed' and not settled then heal(dead) end
-  if failing + dead > 0 and recorded - working >= total then ring('alarmed', 'on_failure') end
+  local goal, allowed = terms(total)
+  local settled, lost = succeeded + dead == total, dead > allowed
+  local breaks = lost and has_flag('f')
+  if run.state == 'failed' and not (settled or run.broken) then heal(dead) end
+  if failing + dead > 0 and (breaks or recorded - working >= total) then ring('alarmed', 'on_failure') end
   if dead > 0 then ring('mourned', 'on_death') end
-  if succeeded == total or (settled and has_flag('t')) then
-    complete(dead)
-  elseif settled and run.state ~= 'failed' then
+  if succeeded >= goal or (settled and not lost) then
+    complete(dead, total - succeeded - dead)
+  elseif run.state ~= 'running' then
+    return -- it has failed already
+  elseif breaks then
+    break_off()
+  elseif settled then
     rest('failed')
   else
     fill(total, recorded)

@@ -3,7 +3,7 @@
 -- USES run
 local function line_of(index)
   if index == stage and run.line ~= '' then return run.line end
-  return run.later[index] or call('HGET', head, 's' .. index) or ''
+  return run.lines[index] or call('HGET', head, 's' .. index) or ''
 end
 
 local function total_of(line)
@@ -12,6 +12,11 @@ end
 
 local function has_flag(letter, line)
   return string.find(line or run.line, '^%d+ %S+ %a*' .. letter) ~= nil
+end
+
+-- What the line says by a word such as `enough=3`: '3', or nil.
+local function word_of(name, line)
+  return string.match(line or run.line, ' ' .. name .. '=(%S+)')
 end
 
 local function limit_of(line)

@@ -1,5 +1,5 @@
 -- Bring the run to rest, or back to work.
--- USES callbacks
+-- USES callbacks, halt
 -- KEYS bell
 local function rest(state)
   run.state = state
@@ -12,6 +12,15 @@ local function rest(state)
   redis.pcall('PUBLISH', bell, state) -- only a hint, so a user without permission to publish gets no error
 end
 
+-- Let the run fail while members are unsettled: nothing of its stage is sent or started any more, and its nested runs
+-- are cancelled. Only a retry, or late successes that complete the stage, take it up again.
+local function break_off()
+  drop_moves()
+  owe_shares('halt', haltable())
+  set('broken', true)
+  rest('failed')
+end
+
 -- Put a run that has failed or was cancelled back to work. `on_failure` may fire again; `on_death` may do so only if no
 -- member is still dead, because it has fired for a dead one.
 local function heal(dead)
@@ -19,4 +28,5 @@ local function heal(dead)
   set('state', 'running')
   set('alarmed', false)
   set('mourned', dead > 0)
+  if run.broken then set('broken', false) end
 end

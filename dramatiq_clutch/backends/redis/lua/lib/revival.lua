@@ -29,17 +29,18 @@ local function begin_epoch(ends_era, ends_revival)
   if ends_era then set('era', run.era + 1) end
 end
 
--- Make records count again, by renaming `halted` back to `members`; and drop the duties that would cancel nested runs.
-local function undo_cancel()
+-- Make records count again, by renaming `halted` back to `members`; and drop the duties that would cancel nested runs
+-- of this stage.
+local function undo_halt()
   for _, id in ipairs(call('HKEYS', outbox)) do
-    if string.sub(id, 1, 4) == 'halt' then call('HDEL', outbox, id) end
+    if string.find(id, '^halt:' .. stage .. ':') then call('HDEL', outbox, id) end
   end
   if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.members) end
   call('HSET', here.members, '', '')
 end
 
--- Owe that those members of a cancelled run are sent that have had no attempt. They were owed before the cancel, so in
--- a stage with a limit they count against it already.
+-- Owe that those members of a halted stage are sent that have had no attempt. They were owed before, so in a stage with
+-- a limit they count against it already.
 local function owe_unattempted(total, to, nested)
   if not total or total == 0 then
     owe_stage(stage, run.line)

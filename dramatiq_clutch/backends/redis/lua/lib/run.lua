@@ -9,16 +9,19 @@ local run = {}
 local function read_run()
   local found = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
     'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 's' .. (stage + 1), 's' .. (stage + 2), 'gen',
-    'era', 'revival', 'until', 'stalled', 'retrying', 'app')
+    'era', 'revival', 'until', 'stalled', 'retrying', 'app', 's' .. (stage - 1), 'broken',
+    'taken_up', 'taken_to')
   run.state, run.stage, run.stages = found[1], tonumber(found[2] or -1), tonumber(found[3] or 0)
   run.ttl, run.result_ttl = tonumber(found[4] or 0), found[5]
   run.events, run.alarmed, run.mourned = found[6] or '', found[7] == '1', found[8] == '1'
   run.error, run.epoch, run.told, run.claim = found[9] or '', tonumber(found[10] or 0), found[11] or '', found[12] or ''
   run.line, run.share, run.sent = found[13] or '', tonumber(found[14] or 0), tonumber(found[15] or 0)
-  run.later = {[stage + 1] = found[16] or nil, [stage + 2] = found[17] or nil} -- the lines of the stages that follow
+  run.lines = {[stage - 1] = found[25] or nil, [stage + 1] = found[16] or nil, [stage + 2] = found[17] or nil}
   run.generation, run.era, run.revival = found[18] or '', tonumber(found[19] or 0), tonumber(found[20] or 0)
   run.due = tonumber(found[21] or 0) -- until when something of it is delayed
   run.stalled, run.retrying, run.app = found[22], found[23] or '', found[24] or ''
+  run.broken = found[26] == '1' -- whether it has failed while members were unsettled
+  run.taken_up, run.taken_to = tonumber(found[27] or 0), tonumber(found[28] or 0)
 end
 
 read_run()

@@ -1,0 +1,36 @@
+-- Complete a stage, and release the next one.
+-- USES rest
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items
+-- KEYS after.members
+
+-- Skip the members of a stage that is complete without them, of which some may be nested runs. What jobs have nested
+-- stays until these are cancelled, because the duties to do that read it.
+local function skip(skipped)
+  call('HSET', head, 'k' .. stage, skipped)
+  owe_shares('halt', haltable())
+end
+
+local function forget_nests_before()
+  for _, id in ipairs(call('HKEYS', outbox)) do
+    if string.find(id, '^halt:' .. (stage - 1) .. ':') then return end
+  end
+  call('UNLINK', before.nests)
+end
+
+-- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go.
+local function complete(dead, skipped)
+  local nests = skipped == 0 and here.nests or here.items
+  call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.items, nests)
+  if word_of('enough', run.lines[stage - 1] or '') then forget_nests_before() end
+  if skipped > 0 then skip(skipped) end
+  if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
+  if stage + 1 == run.stages then return rest('succeeded') end
+  if run.state == 'failed' then heal(0) end
+  run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
+  run.era, run.revival = 0, 0
+  if run.taken_up > 0 then set('taken_up', 0) end
+  call('HSET', after.members, '', '')
+  call('PEXPIRE', after.members, lifetime())
+  owe_stage(stage + 1, line_of(stage + 1))
+  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
+end
