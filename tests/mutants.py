@@ -1160,6 +1160,35 @@ PYTHON = (
         'if False:\n            raise PayloadRefused(f"the state store',
         "tests/test_large_payloads.py::test_a_server_s_own_word_is_a_refusal",
     ),
+    # What users test with
+    python(
+        "a test's time runs by itself",
+        "In a test no time passes unless the test says so.",
+        "StubBackend(clock=Clock(at=current_millis()))",
+        "StubBackend()",
+        "tests/test_testing.py::test_time_stands_still_until_it_is_moved",
+    ),
+    python(
+        "a test's delayed message comes at once",
+        "In a test a delayed message waits until the time was moved so far.",
+        "return next_due is not None and next_due <= self.backend.now()",
+        "return next_due is not None",
+        "tests/test_testing.py::test_time_stands_still_until_it_is_moved",
+    ),
+    python(
+        "actors stay with a test's broker",
+        "After a test the actors belong to the application's broker again.",
+        "            actor.broker = known",
+        "            pass",
+        "tests/test_testing.py::test_the_actors_of_the_application_come_and_go_back",
+    ),
+    python(
+        "an exception is a result in a test",
+        "Where a test gives an exception as a previous result, the job finds a dead member.",
+        'record = Record(tag, 0, "dead" if payload is None else "succeeded", details)',
+        'record = Record(tag, 0, "succeeded", details)',
+        "tests/test_testing.py::test_an_exception_stands_for_a_dead_member",
+    ),
 )
 
 MUTANTS: tuple[Mutant, ...] = (*SCRIPTS, *PYTHON)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,12 +39,15 @@ def processes_with(mark: str) -> list[str]:
 
 
 @contextmanager
-def example(name: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The example, started. It must have ended within the block, and leave nothing behind."""
+def example(
+    name: str, *arguments: str | Path, env: Mapping[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """The example, started. It must have ended within the block, and leave nothing behind. What comes `before` its name
+    says how it is started."""
     mark = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     process = subprocess.Popen(
-        [sys.executable, f"examples/{name}.py", *map(str, arguments)],
+        [sys.executable, *before, f"examples/{name}.py", *map(str, arguments)],
         cwd=ROOT,
         env={**inherited, MARK: mark, **(env or {})},
         stdout=subprocess.PIPE,
@@ -170,6 +173,16 @@ def test_failures_tells_the_whole_story() -> None:
     assert sorted(re.findall(r"told (on_\w+)", second)) == ["on_death", "on_failure", "on_finish"]
     assert "'sales': ['sales of north', 'sales of closed', 'sales of south'], 'missing': []" in third
     assert sorted(re.findall(r"told (on_\w+)", third)) == ["on_finish", "on_success"]
+    assert process.returncode == 0
+
+
+def test_the_tests_of_an_application_need_no_server() -> None:
+    """They are run as in a project of their own, without this suite's settings and fixtures."""
+    command = ["-m", "pytest", "-c", os.devnull, "--rootdir=examples", "-p", "no:cacheprovider", "-W", "error", "-v"]
+    with example("test_your_clutches", before=command) as process:
+        output = output_of(process)
+
+    assert re.search(r"\b10 passed", output), output
     assert process.returncode == 0
 
 

@@ -28,6 +28,7 @@ from dramatiq_clutch import (
     previous_failures,
     previous_results,
 )
+from dramatiq_clutch.testing import ClutchBroker, FakeJob, job, run_to_end, stubbed
 
 
 @dramatiq.actor
@@ -132,6 +133,21 @@ def the_errors(clutch: Clutch) -> None:
         assert_type(error.args, tuple[Any, ...])
         caught: ClutchError = error
         assert_type(caught, ClutchError)
+
+
+def the_tests(broker: ClutchBroker) -> None:
+    with job(previous_results=[1, ValueError()], run_id="r", name="n") as played:
+        assert_type(played, FakeJob)
+        assert_type(played.run, Run)
+        assert_type(played.nested, list[Clutch])
+    with stubbed(broker) as stub:
+        assert_type(stub, ClutchBroker)
+        assert_type(stub.backend, StubBackend)
+    assert_type(run_to_end(Clutch(), timeout=timedelta(minutes=1)), Any)
+    assert_type(run_to_end(Run("id")), Any)
+    broker.advance(timedelta(minutes=1))
+    broker.work(timeout=1_000)
+    job([1, 2])  # type: ignore[call-arg]
 
 
 def the_middleware(client: redis.Redis) -> None:
