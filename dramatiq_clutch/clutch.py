@@ -14,7 +14,7 @@ from dramatiq import Broker, Message, get_broker
 from dramatiq.logging import get_logger
 
 from . import job, mermaid, terms
-from .durations import Duration, milliseconds
+from .durations import UNITS, Duration, in_words, milliseconds
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import hand_over
@@ -55,6 +55,9 @@ ACCEPTED_AS_CALLBACK = "an actor, functools.partial(actor, ...), a message or an
 #: Cluster.
 RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 
+#: How long a wait may be at most, in milliseconds: ten years.
+MOST_WAITED = 3_650 * UNITS["d"]
+
 logger = get_logger(__name__)
 
 
@@ -65,7 +68,8 @@ class Clutch(Description):
     stages: three jobs that work in parallel, and one that finds their results by ``previous_results()``.
 
     Messages are encoded when they are given, by Dramatiq's encoder of that moment. So it makes no difference if, say, a
-    list among their arguments is changed later. Pickling a clutch leaves out its `broker`.
+    list among their arguments is changed later. Pickling a clutch leaves out its `broker`. `stages` are those that were
+    added, and `pending` is for how many milliseconds the next one will wait (see `wait`).
 
     A step is a message, an actor, an actor with some of its arguments (``functools.partial(fetch, timeout=5)``),
     another clutch, or a Dramatiq pipeline or group. Where more arguments are to come (by `pipe`, by `map`, or as a
@@ -93,6 +97,7 @@ class Clutch(Description):
     on_finish: Callback | None = None
     broker: Broker | None = None
     stages: tuple[Stage, ...] = dataclasses.field(default=(), init=False)
+    pending: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for option in CALLBACKS:
@@ -230,6 +235,30 @@ class Clutch(Description):
         )
         return self._with(Stage((member,), many=True, mapped=True, into=into, **said))
 
+    def wait(self, duration: Duration) -> Clutch:
+        """Let time pass between two stages: ``Clutch().then(order).wait(timedelta(hours=24)).then(remind)``. The stage
+        that is added next begins so long after the one before is complete: its jobs are sent with that delay, to which
+        a `delay` among a message's own options adds, and its nested runs start then. A `retry()` doesn't wait again.
+
+        As the first thing in a nested clutch it is that clutch's delay, from when it would start otherwise; in any
+        other, it comes on top of the `delay` of its run. Several waits add up. Where a stage turns out to have no
+        members, the next one waits in its place.
+
+        Parameters:
+          duration: milliseconds or a timedelta, ten years at most. If the broker refuses to delay a message for so long
+            (Dramatiq speaks of a week), the run fails when that stage is to be sent.
+
+        Raises TypeError for what isn't a time, and ValueError for one that is negative or too long. A wait with no
+        stage after it is a ValueError at `run()`.
+        """
+        longer, pending = self._with(), self.pending + milliseconds(duration, "a wait")
+        if pending > MOST_WAITED:
+            raise ValueError(
+                f"a wait is {duration!r}, {in_words(pending)} in all; it is {in_words(MOST_WAITED)} at most"
+            )
+        object.__setattr__(longer, "pending", pending)
+        return longer
+
     def run(self, *, delay: Duration | None = None, run_id: str | None = None) -> Run:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
         the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
@@ -337,8 +366,11 @@ class Clutch(Description):
         return Given(what, self.broker, known_brokers(self.broker), extra)
 
     def _with(self, *stages: Stage) -> Clutch:
-        longer = dataclasses.replace(self)
+        longer, pending = dataclasses.replace(self), self.pending
+        if stages and pending:
+            stages, pending = (dataclasses.replace(stages[0], wait=pending), *stages[1:]), 0
         object.__setattr__(longer, "stages", (*self.stages, *stages))
+        object.__setattr__(longer, "pending", pending)
         return longer
 
 

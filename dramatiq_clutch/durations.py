@@ -11,6 +11,16 @@ Duration = int | timedelta
 MILLISECOND = timedelta(milliseconds=1)
 
 
+#: The units of a duration in words, in milliseconds.
+UNITS = {"d": 86_400_000, "h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
+
+
+def in_words(number: int) -> str:
+    """Milliseconds in words, by the largest unit of which they are a whole number: ``in_words(90_000)`` is ``90 s``."""
+    unit, size = next((unit, size) for unit, size in UNITS.items() if number % size == 0)
+    return f"{number // size:,} {unit}"
+
+
 def milliseconds(duration: Duration, name: str, *, least: int = 0) -> int:
     """A duration in milliseconds, rounded up, so that none becomes 0. `name`, for an error's text, is what it was given
     as. Raises TypeError for anything else, also for a float, which may be meant as seconds; and ValueError for less

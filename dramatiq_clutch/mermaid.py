@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from .durations import in_words
 from .steps import Description, Encoded, Stage, name_of
 
 #: How many members of a stage are drawn, at most. The others become one box.
@@ -89,6 +90,8 @@ class Drawing:
 
 
 def labels_of(stage: Stage) -> Iterator[str]:
+    if stage.wait:
+        yield f"wait {in_words(stage.wait)}"
     into = f" into {stage.into}" if stage.into else ""
     if stage.mapped:
         yield f"map{into}"

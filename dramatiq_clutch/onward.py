@@ -54,7 +54,8 @@ def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | N
         members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], success(record.payload))))
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
-        return duty, members.outgoing(0, step, 0, repeated=False)
+        outgoing = members.outgoing(0, step, 0, repeated=False)
+        return (duty, outgoing) if outgoing[1] is None else None  # the hand-over has the run live until it is due
     except Exception as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
         logger.debug("Stage %d of run %s isn't sent with the record before it: %r", stage, run_id, error)
         return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dramatiq import Broker
 
+from .durations import in_words
 from .signatures import STATUS
 from .steps import Composition, Description, Given, Stage, check_levels, known_brokers, to_encoded
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
@@ -71,9 +72,15 @@ def read(
     Descriptions nested in it inherit its queue. `sees` says whether its first stage sees anything, by what encloses it;
     `where`, for an error's text, is where it is written, and `level` the level on which it is nested itself; that is
     checked here, because what callables return isn't known before. Raises ValueError for too many levels, for a queue
-    that nobody has declared, for an actor of another broker, and for a first stage that pipes or maps and sees nothing.
+    that nobody has declared, for an actor of another broker, for a wait with no stage after it, and for a first stage
+    that pipes or maps and sees nothing.
     """
     check_levels(level)
+    if description.pending:
+        raise ValueError(
+            f"wait({in_words(description.pending)}) is the last thing in {_named(where)}: there is no stage after it "
+            "that could begin later. Put it before a stage, or leave it out"
+        )
     if description.stages and not sees:
         _check_first(description.stages[0], where)
     queue = description.queue or queue
@@ -132,6 +139,7 @@ def _rows(
                 fail_fast=stage.fail_fast,
                 allowed=stage.allowed,
                 enough=stage.enough,
+                wait=stage.wait or None,
             )
         )
         offset += count

@@ -14,6 +14,7 @@ from weakref import ref
 import dramatiq.broker
 from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder, group, pipeline
 
+from .durations import in_words
 from .signatures import Extra, check_call, piped
 from .stored.formats import MESSAGE
 from .stored.plan import changed, to_row
@@ -130,6 +131,7 @@ class Stage:
     fail_fast: bool = False
     allowed: int | float | None = None
     enough: int | None = None
+    wait: int = 0
     source: Source | None = None
     levels: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -152,7 +154,8 @@ class Stage:
             others = len(self.members) - sum(count for _, count in shown)
             inside += [f"{others:,} more"] if others else []
         inside += [f"{name}={value}" for name, value in self.settings()]
-        return f"{'map' if self.mapped else 'parallel' if self.many else 'then'}({', '.join(inside)})"
+        before = f"{_waiting(self.wait)}, " if self.wait else ""
+        return before + f"{'map' if self.mapped else 'parallel' if self.many else 'then'}({', '.join(inside)})"
 
     def settings(self) -> Iterator[tuple[str, Any]]:
         """What was said of the stage as a whole, by the names of the options."""
@@ -185,12 +188,14 @@ class Description:
     queue: str | None = None
     name: str | None = None
     stages: tuple[Stage, ...] = ()
+    pending: int = 0
 
     def __repr__(self) -> str:
         """What it is made of, in short, however large it is: how many stages, and each of them in a few words."""
         count = len(self.stages)
         stages = "no stages" if not count else "1 stage: " if count == 1 else f"{count:,} stages: "
-        stages += ", ".join(map(str, self.stages[:MOST_SHOWN]))
+        written = [*map(str, self.stages[:MOST_SHOWN]), *([_waiting(self.pending)] if self.pending else [])]
+        stages += ", ".join(written)
         return shortened(f"{type(self).__name__}({', '.join([*self._settings(), stages])})")
 
     def _settings(self) -> Iterator[str]:
@@ -247,6 +252,10 @@ def check_levels(levels: int) -> None:
             f"more than {MOST_LEVELS} levels of clutches, pipelines and groups can't be nested in each other; "
             "a job can start what is nested more deeply while it runs, with nest()"
         )
+
+
+def _waiting(wait: int) -> str:
+    return f"wait({in_words(wait)})"
 
 
 def shortened(text: str, most: int = MOST_SHOWN) -> str:

@@ -473,6 +473,35 @@ SCRIPTS = (
         "owe_stage(stage, run.line)",
         file="open",
     ),
+    # Waits
+    Mutant(
+        "a stage does not wait",
+        "A stage behind a wait begins so long after the one before is complete.",
+        "local from = since + number_in(line, 'wait')",
+        "local from = since",
+        file="lib/release",
+    ),
+    Mutant(
+        "an empty stage swallows the wait before it",
+        "Where a stage has no members, the next one waits in its place.",
+        "begin_stage(stage + 1, math.max(now, since))",
+        "begin_stage(stage + 1, now)",
+        file="lib/completion",
+    ),
+    Mutant(
+        "a stage that waits is stalled",
+        "A run isn't stalled while a stage of it waits.",
+        "call('HSET', head, 's' .. index, line)\n  wait_until(from)",
+        "call('HSET', head, 's' .. index, line)",
+        file="lib/release",
+    ),
+    Mutant(
+        "a stage that waits is sent with the record before it",
+        "A stage's wait isn't skipped where its job could be sent in the step that records the one before.",
+        " or number_in(line, 'wait') > 0 then return {} end",
+        " then return {} end",
+        file="lib/carry",
+    ),
     # What can't be done
     Mutant(
         "a callback that can't be sent rings the alarm",
@@ -965,8 +994,8 @@ PYTHON = (
     python(
         "the delay of a run is forgotten",
         "run(delay=…) holds the first jobs back.",
-        "return max(int(own), rest, 0) or None",
-        "return int(own) or None",
+        "return max(int(own) + waits, rest, 0) or None",
+        "return int(own) + waits or None",
         "tests/test_result.py::test_the_delay_of_a_run_holds_its_first_job_back",
     ),
     python(
@@ -982,6 +1011,13 @@ PYTHON = (
         "return (*found, line) if line.many else None",
         "return (*found, line) if line.many and self.stage else None",
         "tests/test_nesting.py::test_a_first_stage_that_maps_over_the_results_of_many_copies_none_of_them",
+    ),
+    python(
+        "a nested run does not wait for its stage",
+        "The nested runs of a stage begin when its wait is over.",
+        "times = (plan.spec.start_at, self.line.start_at, self.spec.start_at)",
+        "times = (plan.spec.start_at,)",
+        "tests/test_waits.py::test_a_stage_begins_that_long_after_the_one_before_is_complete",
     ),
     python(
         "what is being started escapes a cancel",

@@ -16,7 +16,7 @@ from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
-from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OpenStage, SendAgain, SendMembers, Tell
+from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.formats import Standing
 from dramatiq_clutch.stored.owners import SWEEPER
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
@@ -50,20 +50,22 @@ class Store:
         *totals: int | None,
         events: Sequence[str] = ("on_failure",),
         limit: int | None = None,
+        waits: Sequence[int | None] = (),
+        start_at: int | None = None,
         nested: bool = False,
         parent: Place | None = None,
         generation: str = "",
         **said: Any,
     ) -> Reply:
-        """A run with stages of these sizes (None: mapped), all written with `parallel`. `said` are other fields of the
-        first stage's line."""
+        """A run with stages of these sizes (None: mapped), all written with `parallel`. `waits` are those before the
+        first stages, and `said` other fields of the first stage's line."""
         lines, rows = list[StageLine](), 0
-        for total in totals:
-            line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit)
+        for total, wait in zip(totals, itertools.chain(waits, itertools.repeat(None)), strict=False):
+            line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit, wait=wait)
             lines.append(line if lines else replace(line, **said))
             rows += 1 if total is None else total
         self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
-        spec = Spec("name", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=generation)
+        spec = Spec("name", None, start_at, dict.fromkeys(events, (b"row",)), parent=parent, generation=generation)
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
 
@@ -303,6 +305,105 @@ def test_creating_twice_makes_one_run(store: Store) -> None:
     ]
     assert [reply.word for reply in replies] == ["created", "created", "exists"]
     assert [kinds(reply) for reply in replies] == [["send"], ["send"], []]
+
+
+# Waits
+
+
+def begins(duty: Duty | OfStage) -> int | None:
+    """When the stage of a duty begins, if that is later than now."""
+    assert isinstance(duty, OfStage)
+    return StageLine.parse(duty.line).start_at
+
+
+def test_a_stage_with_a_wait_begins_so_long_after_the_record_that_releases_it(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(2, 2, 1, waits=(None, 500)).duties)
+    store.record(0, "succeeded", of=2)
+    store.now += 100
+    released = store.now
+    (duty,) = store.record(1, "succeeded", of=2).duties
+    assert (duty.id, begins(duty)) == ("send:1:0:2", released + 500)
+    store.now += LEASE
+    (again,) = store.owed("sweeper").duties
+    assert (again.id, begins(again)) == ("send:1:0:2", released + 500)  # whoever sends it, and however late
+    store.confirm(again)
+    store.record(0, "succeeded", stage=1, of=2)
+    (duty,) = store.record(1, "succeeded", stage=1, of=2).duties
+    assert (duty.id, begins(duty)) == ("send:2:0:1", None)
+
+
+def test_the_wait_of_a_first_stage_comes_on_top_of_the_delay_of_its_run(store: Store) -> None:
+    start_at = store.now + 2_000
+    (duty,) = store.create(1, waits=[500], start_at=start_at).duties
+    assert begins(duty) == start_at + 500
+
+
+def test_a_first_stage_without_a_wait_has_the_delay_of_its_run_and_no_more(store: Store) -> None:
+    (duty,) = store.create(1, start_at=store.now + 2_000).duties
+    assert begins(duty) is None
+
+
+def test_a_mapped_stage_waits_once(store: Store) -> None:
+    (opens,) = store.create(None, waits=[500]).duties
+    began = store.now
+    store.now += 100
+    (sends,) = store.open(opens, 3).duties
+    assert [begins(opens), begins(sends)] == [began + 500] * 2
+
+
+def test_the_stage_behind_one_without_members_waits_in_its_place(store: Store) -> None:
+    (first,) = store.create(None, 0, 1, 1, waits=(500, None, 300)).duties
+    began = store.now
+    (second,) = store.open(first, 0).duties
+    assert (second.id, begins(second)) == ("open:1", began + 500)
+    (third,) = store.open(second, 0).duties
+    assert (third.id, begins(third)) == ("send:2:0:1", began + 800)
+    store.confirm(third)
+    (fourth,) = store.record(0, "succeeded", stage=2, of=1).duties
+    assert begins(fourth) is None  # not where somebody's clock is ahead
+
+
+def test_a_stage_does_not_wait_again_after_a_retry_or_a_cancel(store: Store) -> None:
+    (duty,) = store.create(2, waits=[500]).duties
+    began = store.now
+    store.confirm(duty)
+    store.now += 1_000
+    for member in (0, 1):
+        store.record(member, "dead", of=2)
+    for verb in ("retry", "cancel", "retry", "resend"):
+        reply = getattr(store.backend, verb)(store.run_id, store.caller(f"{verb}:x"))
+        stages = [one for one in reply.duties if isinstance(one, OfStage) and not isinstance(one, CallBack)]
+        assert stages or verb == "cancel"
+        assert [begins(one) for one in stages] == [began + 500] * len(stages)
+        store.confirm(*(one for one in reply.duties if not isinstance(one, SendAgain)))
+
+
+def test_a_run_that_waits_is_not_stalled_and_lives_for_longer(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(1, 1, events=(), waits=(None, 5 * TTL)).duties)
+    (duty,) = store.record(0, "succeeded", of=1).duties
+    due = store.now + 5 * TTL
+    for part in ("members:1", "outbox"):
+        assert 5.9 * TTL < time_left(store.backend, f"{store.backend.namespace}:{{{store.run_id}}}:{part}") <= 6 * TTL
+    store.confirm(duty)
+    assert store.sweep() == "works"
+    store.now = due - 1
+    assert store.sweep() == "works"
+    store.now = due
+    assert store.sweep() == "stalled"
+
+
+def test_a_stage_that_waits_is_not_told_ahead(store: Store) -> None:
+    """Whoever does the job before it could send it in the same step, and doesn't know yet when it begins."""
+    ahead = []
+    for wait in (None, 500):
+        store.run_id = f"run-{wait}"
+        store.confirm(*store.create(1, 1, 1, waits=(None, None, wait)).duties)
+        (duty,) = store.record(0, "succeeded", of=1).duties
+        assert isinstance(duty, SendMembers)
+        ahead.append(duty.ahead and duty.ahead.id)
+    assert ahead == ["send:2:0:1", None]
 
 
 # The alarm

@@ -141,6 +141,7 @@ class TwoBackends(RuleBasedStateMachine):
         piped=st.integers(0, 15),
         limits=st.lists(st.none() | st.integers(1, 3) | st.just(20), min_size=4, max_size=4),
         terms=st.lists(TERMS, min_size=4, max_size=4),
+        waits=st.just([None] * 4) | st.lists(st.sampled_from([None, 10, 3 * LEASE]), min_size=4, max_size=4),
         share=st.sampled_from([1, 2, 1_000]),
         child=st.booleans(),
         claim=st.sampled_from(["", "claim"]),
@@ -154,6 +155,7 @@ class TwoBackends(RuleBasedStateMachine):
         piped: int,
         limits: list[int | None],
         terms: list[dict[str, Any]],
+        waits: list[int | None],
         share: int,
         child: bool,
         claim: str,
@@ -164,8 +166,9 @@ class TwoBackends(RuleBasedStateMachine):
         for index, size in enumerate(self.sizes):
             allows, runs, pipes = (bool(bits & 1 << index) for bits in (tolerant, nested, piped))
             limit = limits[index]
-            allows = allows and not terms[index]
-            lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit, **terms[index]))
+            allows, wait = allows and not terms[index], waits[index]
+            more = {"wait": wait, **terms[index]}
+            lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit, **more))
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
         spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=GENERATION)

@@ -85,6 +85,8 @@ def test_a_plan_of_a_newer_release_says_who_can_read_it() -> None:
         StageLine(7, None, many=True, mapped=True),
         StageLine(1, 1),
         StageLine(1, 1, piped=True, into="page"),
+        StageLine(1, 1, wait=5_000),
+        StageLine(1, 1, wait=5_000, start_at=1_700_000_005_000, unknown_words=("wait", "later=1")),
         StageLine(1, None, many=True, mapped=True, limit=20, into="seite_ä", unknown_words=("later",)),
     ],
 )

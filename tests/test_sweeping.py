@@ -437,17 +437,19 @@ def test_a_delayed_message_a_backoff_and_a_long_job_are_not_stalled(
             Clutch().then(delayed).run(),
             Clutch().then(jobs.job.message("late")).run(delay=3_000),
             Clutch().then(Clutch().then(delayed)).run(),
+            Clutch().then(jobs.job.message("early")).wait(3_000).then(jobs.job.message("later")).run(),
+            Clutch().then(Clutch().wait(3_000).then(Clutch().then(jobs.job.message("latest")))).run(),
             Clutch().then(backs_off).run(),
             Clutch().then(jobs.job.message("long")).run(),
             Clutch().then(Clutch().then(jobs.job.message("long"))).run(),
         ]
         with caplog.at_level(logging.WARNING), running_worker(app.broker, threads=8):
-            for run in runs[:4]:
+            for run in runs[:6]:
                 run.get_result(block=True, timeout=60_000)
-            for run in runs[4:]:
+            for run in runs[6:]:
                 look_times(app, run, 6)
             jobs.gates["long"].set()
-            for run in runs[4:]:
+            for run in runs[6:]:
                 run.get_result(block=True, timeout=60_000)
         assert not warnings(caplog)
 

@@ -67,7 +67,11 @@ def delayed(jobs: Jobs, milliseconds: int) -> dramatiq.Message[Any]:
     return message
 
 
-@pytest.mark.parametrize("where", ["first stage", "later stage", "of many", "nested", "nested while running", "again"])
+TO_COME = ["first stage", "later stage", "in a series", "of many", "nested", "nested while running", "again"]
+AFTER_A_WAIT = ["after a wait", "after a wait, in a series", "after a wait, nested", "after a wait, mapped"]
+
+
+@pytest.mark.parametrize("where", [*TO_COME, *AFTER_A_WAIT])
 def test_a_run_is_there_when_the_delay_of_a_message_is_over(app: Application, where: str) -> None:
     """Six days: Dramatiq's own brokers take delays of up to a week."""
     days = 6 * 86_400_000
@@ -78,8 +82,14 @@ def test_a_run_is_there_when_the_delay_of_a_message_is_over(app: Application, wh
         jobs.began.append("nests")
         return Clutch().then(Clutch().then(delayed(jobs, days))).nest()
 
-    first = jobs.job.message("first")
+    first, last = jobs.job.message("first"), jobs.job.message("last")
+    waiting = Clutch().then(first).wait(days)
     clutch, below = {
+        "after a wait": (waiting.then(last), ""),
+        "after a wait, in a series": (Clutch().then(first, first).wait(days).then(last), ""),
+        "after a wait, nested": (waiting.then(Clutch().then(Clutch().then(last))), "~1.0~0.0"),
+        "after a wait, mapped": (Clutch().parallel(first).wait(days).map(jobs.job.message("last")), ""),
+        "in a series": (Clutch().then(first, first, delayed(jobs, days)), ""),
         "first stage": (Clutch().then(delayed(jobs, days)), ""),
         "later stage": (Clutch().then(first, delayed(jobs, days)), ""),
         "of many": (Clutch().parallel(first, delayed(jobs, days)), ""),

@@ -145,7 +145,13 @@ class Members:
         line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
         whose = (self.duty.generation, message.actor_name)
         tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact)
-        return job_message(message, tag, self.spec), delay_of(message, self.spec, self.engine.now())
+        return job_message(message, tag, self.spec), delay_of(message, self.spec, line, self.engine.now())
+
+    def starting(self, plan: Plan) -> Plan:
+        """The plan of a nested run among the members, as it is started: it begins when its stage does, and not before
+        its parent."""
+        times = (plan.spec.start_at, self.line.start_at, self.spec.start_at)
+        return replace(plan, spec=replace(plan.spec, start_at=max(time or 0 for time in times) or None))
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):
@@ -216,11 +222,13 @@ def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
     )
 
 
-def delay_of(message: Message[Any], spec: Spec, now: int) -> int | None:
-    """For how many milliseconds from now a message is delayed, or None. Its own delay counts from now, when its stage
-    is released; the delay of the run counts from `run()`. Raises HandOverFailed for a delay that isn't a number."""
+def delay_of(message: Message[Any], spec: Spec, line: StageLine, now: int) -> int | None:
+    """For how many milliseconds from now a message is delayed, or None. Its own delay counts from when its stage
+    begins: now, when it is released, or when its wait is over. The delay of the run counts from `run()`. Raises
+    HandOverFailed for a delay that isn't a number."""
     own = message.options.get("delay") or 0
     if not isinstance(own, int | float):
         raise HandOverFailed(f"the delay of message {message.message_id} isn't a number of milliseconds: {own!r}")
+    waits = max((line.start_at or 0) - now, 0)
     rest = spec.start_at - now if spec.start_at else 0
-    return max(int(own), rest, 0) or None
+    return max(int(own) + waits, rest, 0) or None

@@ -5,7 +5,7 @@ are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
                     0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
-                                                              "enough=" NUMBER, or unknown
+                                                              "enough=" NUMBER, "wait=" MS, "from=" UNIX_MS, or unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
     plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
     spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are

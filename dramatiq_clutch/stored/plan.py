@@ -33,10 +33,12 @@ class StageLine:
     appended to its members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled
     at a time. `into`: the name of the keyword argument that a piped result, or an item, is given as instead of being
     appended. `fail_fast`: the run fails at once when more members are dead than may be. `allowed`: how many may be; a
-    float is a share of them. `enough`: how many successes complete the stage. `unknown_flags` and `unknown_words`: what
-    a newer release of the same format has added, which is kept.
+    float is a share of them. `enough`: how many successes complete the stage. `wait`: for how many milliseconds it
+    waits before it begins; and `start_at`, once it is released: when it begins (UNIX milliseconds), if that is later.
+    `unknown_flags` and `unknown_words`: what a newer release of the same format has added, which is kept.
 
-    For example, `0 3 pm 20 into=page` is ``StageLine(0, 3, many=True, mapped=True, limit=20, into="page")``.
+    For example, `0 3 pm 20 into=page` is ``StageLine(0, 3, many=True, mapped=True, limit=20, into="page")``, and
+    `0 1 - 0 wait=5000 from=1700000005000` is a stage that was released at 1700000000000.
     """
 
     offset: int
@@ -51,6 +53,8 @@ class StageLine:
     fail_fast: bool = False
     allowed: int | float | None = None
     enough: int | None = None
+    wait: int | None = None
+    start_at: int | None = None
     unknown_flags: str = ""
     unknown_words: tuple[str, ...] = ()
 
@@ -91,7 +95,7 @@ class StageLine:
         """The opposite of `str()`. Raises DamagedState for a line that `str()` didn't write."""
         try:
             offset, total, flags, *words = line.split(" ")
-            known = {name: letter in flags for letter, name in _FLAGS.items()}
+            known: dict[str, Any] = {name: letter in flags for letter, name in _FLAGS.items()}
             unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
             limit = int(words[0]) or None if words else None
             size = None if total == "?" else int(total)
@@ -120,6 +124,8 @@ _WORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "into": ("into", str),
     "allow": ("allowed", _number),
     "enough": ("enough", int),
+    "wait": ("wait", int),
+    "from": ("start_at", int),
 }
 
 

@@ -85,6 +85,7 @@ def the_builder() -> None:
     assert_type(clutch.map(plain, allow_failures=True), Clutch)
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
     assert_type(clutch.run(delay=timedelta(minutes=1)), Run)
+    assert_type(clutch.then(plain).wait(1_000).wait(timedelta(hours=1)).then(plain), Clutch)
     assert_type(clutch.nest(), Run)
     assert_type(clutch.to_mermaid(), str)
 
@@ -99,6 +100,7 @@ def what_is_not_a_step() -> None:
     clutch.parallel([1, 2])  # type: ignore[list-item]
     Clutch("critical")  # type: ignore[call-arg]
     Clutch(on_failure=3)  # type: ignore[arg-type]
+    clutch.wait(0.5)  # type: ignore[arg-type]
     clutch.queue = "other"  # type: ignore[misc]
     clutch.run(1_000)  # type: ignore[call-arg]
 

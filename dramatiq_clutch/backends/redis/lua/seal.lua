@@ -41,13 +41,14 @@ if run.stages == 0 then
   rest('succeeded')
   tell()
 else
+  local line = begin_stage(0, number_in(run.line, 'wait') > 0 and math.max(now, due) or now)
   if rows > 0 then
     call('RENAME', draft, plan)
     call('PEXPIRE', plan, lifetime())
   end
   call('HSET', here.members, '', '')
   call('PEXPIRE', here.members, lifetime())
-  owe_stage(0, run.line)
+  owe_stage(0, line)
 end
 call('UNLINK', draft)
 clean_up()

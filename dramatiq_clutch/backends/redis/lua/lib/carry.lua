@@ -3,11 +3,12 @@
 -- KEYS plan, before.members, here.members
 
 -- The line and the row of the stage that follows, if that is one job; {} otherwise. It is {} for the first stage, too,
--- because the process that sends that stage (the producer) seldom does its job.
+-- because the process that sends that stage (the producer) seldom does its job; and where that stage waits before it
+-- begins, because it is only known at its release until when.
 local function next_of(index)
   local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
   local offset, total = string.match(line, '^(%d+) (%d+) ')
-  if total ~= '1' or has_flag('m', line) or has_flag('r', line) then return {} end
+  if total ~= '1' or has_flag('m', line) or has_flag('r', line) or number_in(line, 'wait') > 0 then return {} end
   local row = call('LRANGE', plan, offset, offset)[1]
   return row and #row <= LITTLE and {line, row} or {}
 end

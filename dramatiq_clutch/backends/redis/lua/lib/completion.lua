@@ -29,8 +29,11 @@ local function complete(dead, skipped)
   run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
   run.era, run.revival = 0, 0
   if run.taken_up > 0 then set('taken_up', 0) end
+  -- A stage without members is complete at once, so the wait before it comes before the next one.
+  local since = total_of(run.line) == 0 and number_in(run.line, 'from') or 0
+  local line = begin_stage(stage + 1, math.max(now, since))
   call('HSET', after.members, '', '')
   call('PEXPIRE', after.members, lifetime())
-  owe_stage(stage + 1, line_of(stage + 1))
+  owe_stage(stage + 1, line)
   call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
 end

@@ -1,5 +1,5 @@
 -- Read a stage's line: '<first row> <members> <flags> <limit> ...'. The number of members is '?' until a mapped stage
--- is opened.
+-- is opened. Behind the limit come words, such as 'wait=5000'.
 -- USES run
 local function line_of(index)
   if index == stage and run.line ~= '' then return run.line end
@@ -17,6 +17,11 @@ end
 -- What the line says by a word such as `enough=3`: '3', or nil.
 local function word_of(name, line)
   return string.match(line or run.line, ' ' .. name .. '=(%S+)')
+end
+
+-- The same where it is a number; 0 if the line doesn't say it.
+local function number_in(line, name)
+  return tonumber(word_of(name, line) or 0)
 end
 
 local function limit_of(line)

@@ -27,6 +27,20 @@ local function owe_shares(kind, to)
   end
 end
 
+-- Note when a stage begins that is released now, if that is later: when its wait is over, which counts from `since`
+-- (UNIX ms). What is sent of it is delayed until then. Returns its line.
+local function begin_stage(index, since)
+  local line = line_of(index)
+  local from = since + number_in(line, 'wait')
+  if from <= now then return line end
+  if not string.find(line, '^%d+ %S+ %S+ %d') then line = line .. ' 0' end -- no limit
+  line = line .. ' from=' .. from
+  if index == stage then run.line = line else run.lines[index] = line end
+  call('HSET', head, 's' .. index, line)
+  wait_until(from)
+  return line
+end
+
 -- Owe that a stage is opened, or that its members are sent, no more than its limit.
 local function owe_stage(index, line)
   local total, limit = total_of(line), limit_of(line)
