@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .callbacks import with_result
 from .clutch import Clutch
 from .errors import (
     BrokerUnavailable,
@@ -16,6 +17,7 @@ from .errors import (
     NestingError,
     NewerRelease,
     NotConfigured,
+    NotInAJob,
     OutcomeUnknown,
     PayloadRefused,
     ResultsGone,
@@ -47,6 +49,7 @@ __all__ = [
     "NestingError",
     "NewerRelease",
     "NotConfigured",
+    "NotInAJob",
     "OutcomeUnknown",
     "PayloadRefused",
     "RedisBackend",
@@ -64,6 +67,7 @@ __all__ = [
     "current_run",
     "previous_failures",
     "previous_results",
+    "with_result",
 ]
 
 #: What is imported when it is first asked for: the stores import redis, which is a large part of what an import takes.

@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from dramatiq import Broker, Message, get_broker
+from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
 
 from . import job, mermaid, terms
+from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
 from .durations import UNITS, Duration, in_words, milliseconds
 from .engine import engine_of
 from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import hand_over
-from .planning import CALLBACKS, chunks, read
+from .planning import chunks, read, with_defaults
 from .run import Run
-from .signatures import STATUS, Extra, mapped, piped
+from .signatures import Extra, mapped, piped
 from .steps import (
-    AnyActor,
     Description,
-    Encoded,
     Given,
-    PartialActor,
     Source,
     Stage,
     Step,
@@ -35,7 +33,6 @@ from .steps import (
     known_brokers,
     members_of,
     shortened,
-    to_encoded,
     to_member,
 )
 from .stored import owners
@@ -44,12 +41,6 @@ from .stored.places import new_generation
 from .stored.plan import Fingerprint, Plan
 from .terms import Allowance
 from .tokens import new_token
-
-#: How a user gives a callback. A message or an actor, perhaps with some of its arguments, is encoded at once and kept
-#: so; a name is kept as it is.
-Callback = Message[Any] | AnyActor | PartialActor | str | Encoded
-
-ACCEPTED_AS_CALLBACK = "an actor, functools.partial(actor, ...), a message or an actor's name"
 
 #: What an id that a user gives must match. `~` is used in the ids of nested runs, and braces have a meaning in Redis
 #: Cluster.
@@ -75,36 +66,46 @@ class Clutch(Description):
     another clutch, or a Dramatiq pipeline or group. Where more arguments are to come (by `pipe`, by `map`, or as a
     callback's status), a partial passes a type checker, and a message with too few arguments doesn't.
 
-    Each callback is an actor, an actor with some of its arguments, a message or an actor's name. It gets the run's
-    status (a JSON dict, with the `event` and the index of the `stage`) as its last argument. A name is looked up at
-    `run()`; an actor or a message needn't be known to the process that calls `run()`.
+    Each callback is an actor, an actor with some of its arguments, a message or an actor's name; or a list of these,
+    which are all sent, in order: ``Clutch(on_failed=[alert, partial(store, "failures")])``. It gets the run's status (a
+    JSON dict, with the `event` and the index of the `stage`) as its last argument. For `on_failure` and `on_death` that
+    also says in `allowed` whether the stage gets along with the failures so far (`allow_failures`). A name is looked up
+    at `run()`; an actor or a message needn't be known to the process that calls `run()`.
+
+    An event for which nothing is set has the callbacks that the middleware sets, ``ClutchMiddleware(on_failed=alert)``;
+    ``on_failed=()`` keeps these away. They aren't used for a clutch that is nested in another one, because the
+    outermost run tells of what happens in it.
 
     Parameters:
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
+      callback_queue: overrides `queue` for the callbacks, so that they needn't stand behind jobs. Clutches that are
+        steps of this one inherit both, unless they have their own. The broker must know it.
       fail_fast: every `parallel` and `map` stage is so that doesn't say otherwise (see `parallel`).
       on_failure: is sent once for a stage, when every member has had an attempt and at least one is failing or dead.
       on_death: is sent once for a stage, when its first member is dead.
       on_success: is sent when the last stage has succeeded.
+        It may be given as `with_result(actor)`, and then gets the result, too.
+      on_failed: is sent when the run comes to rest as failed; again if it fails again after a `retry()`.
       on_finish: is sent when the run comes to rest: succeeded, failed or cancelled.
       name: shown in the status.
       broker: default is the global broker at `run()`.
     """
 
     fail_fast: bool = False
-    on_failure: Callback | None = None
-    on_death: Callback | None = None
-    on_success: Callback | None = None
-    on_finish: Callback | None = None
+    on_failure: Callbacks | None = None
+    on_death: Callbacks | None = None
+    on_success: OnSuccess | None = None
+    on_failed: Callbacks | None = None
+    on_finish: Callbacks | None = None
+    callback_queue: str | None = None
     broker: Broker | None = None
     stages: tuple[Stage, ...] = dataclasses.field(default=(), init=False)
     pending: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for option in CALLBACKS:
-            callback = getattr(self, option)
-            if callback is not None and not isinstance(callback, str | Encoded):
-                kept = to_encoded(callback, self._given(option, STATUS), accepted=ACCEPTED_AS_CALLBACK)
-                object.__setattr__(self, option, kept)
+            given = self._given(option, None)
+            object.__setattr__(self, option, kept(getattr(self, option), given, event=option))
 
     def __reduce__(self) -> tuple[Any, ...]:
         names = [field.name for field in dataclasses.fields(self)]  # as a frozen dataclass with slots expects its state
@@ -293,6 +294,8 @@ class Clutch(Description):
         engine = engine_of(broker)
         spec, lines, rows = read(self, broker, start_at=engine.now() + delay if delay else None)
         spec = dataclasses.replace(spec, generation=new_generation())
+        # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
+        stored = with_defaults(spec, self, broker, engine.defaults)
         claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
         fingerprint, caller = Fingerprint(), engine.caller(owners.call("run"))
         for offset, chunk in chunks(rows):
@@ -302,7 +305,7 @@ class Clutch(Description):
                 fingerprint.add(chunk)
         claim = fingerprint.of(spec, lines) if claimed else ""
         try:
-            reply = engine.create(run_id, Plan(spec, tuple(lines), ()), caller, claim=claim, draft=draft)
+            reply = engine.create(run_id, Plan(stored, tuple(lines), ()), caller, claim=claim, draft=draft)
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word == "taken":
@@ -357,10 +360,9 @@ class Clutch(Description):
         yield from super(Clutch, self)._settings()  # without arguments it doesn't work in a dataclass with slots
         if self.fail_fast:
             yield "fail_fast=True"
-        for option in CALLBACKS:
-            callback = getattr(self, option)
-            if callback is not None:
-                yield f"{option}={shortened(getattr(callback, 'actor_name', callback), 20)}"
+        if self.callback_queue is not None:
+            yield f"callback_queue={shortened(repr(self.callback_queue), 40)}"
+        yield from (f"{event}={shown(callbacks)}" for event, callbacks in own(self).items())
 
     def _given(self, what: str, extra: Extra | None) -> Given:
         return Given(what, self.broker, known_brokers(self.broker), extra)

@@ -135,7 +135,7 @@ class Closing:
             return
         if callback.retry_sent and not message.failed:
             engine.wait_for(tag.run_id, callback.due)
-        elif tag.index == 0:
+        else:
             engine.backend.heard(tag, engine.caller(owners.HEARD))
 
     def _send_owed_callback(self, message: MessageProxy, callback: Attempt) -> None:

@@ -10,6 +10,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Note, Reply
+from .callbacks import Defaults
 from .courier import Courier
 from .errors import NotConfigured
 from .forks import cached_property
@@ -41,6 +42,7 @@ class Engine:
     application: str = ""
     stalled_after: int = DEFAULT_STALLED_AFTER
     resend_stalled: bool = False
+    defaults: Defaults = field(default_factory=Defaults)
     remembered: Remembered = field(default_factory=Remembered)
 
     @cached_property

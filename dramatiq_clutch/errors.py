@@ -7,6 +7,7 @@
     ├── RunNotFound           no run has this id (any more)
     ├── RunIdTaken            another clutch was run under this id
     ├── NestingError          nest() outside a clutch job, or waiting in a job for its own run or a nested one
+    ├── NotInAJob             previous_results() in a callback, or in a thread that isn't known to be a job's
     ├── ResultsGone           results that should be there are not
     ├── DamagedState          what is stored (or came with a message) can't be read
     ├── NewerRelease          a newer release has written a run or a message, which is left to that release's workers
@@ -60,6 +61,12 @@ class NestingError(ClutchError):
     """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, for its own run, or for
     one that is nested in that or that it is nested in, as by ``current_run().get_result(block=True)``. That would last
     for ever, because a run ends, and a nested one starts, only when the job has succeeded."""
+
+
+class NotInAJob(ClutchError):
+    """`previous_results()` or `previous_failures()` was called where it would have to guess: in a callback, which is in
+    no stage; or in a thread that may be one that a job has started, and that hasn't got the job's context, as
+    ``pool.submit(contextvars.copy_context().run, work)`` gives it. The text says what to do instead."""
 
 
 class ResultsGone(ClutchError):

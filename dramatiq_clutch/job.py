@@ -8,15 +8,15 @@ from typing import Any, Literal
 from dramatiq import Message, MessageProxy
 
 from .engine import Engine
-from .errors import NestingError, NewerRelease
+from .errors import NestingError, NewerRelease, NotInAJob
 from .planning import plan_of
 from .run import NestedRun, Run
 from .status import JobFailure
 from .steps import Description
 from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
-from .stored.plan import Plan, Spec, StageLine
-from .working import working
+from .stored.plan import COMPLETION, Plan, Spec, StageLine
+from .working import may_be_a_jobs, working
 
 #: The attribute of a `MessageProxy` that holds the message's attempt. It is kept with the message, so that an attempt
 #: can't be taken for that of the thread's next message.
@@ -164,15 +164,20 @@ def previous_results() -> list[Any]:
     `map`, it is ``[item]``. After a stage with `allow_failures`, None stands for a dead member: see
     `previous_failures`.
 
+    A thread that the job starts is part of the job if it gets its context, in a copy for each thread:
+    ``pool.submit(contextvars.copy_context().run, previous_results)``.
+
     Each call reads the results from the store, and so blocks the event loop if an async actor makes it. There, use
     ``await asyncio.to_thread(previous_results)``.
 
     Raises:
+      NotInAJob: this is called in a callback; or, while this process works on jobs of clutches, in a thread that has no
+        job's context, and may be one that a job has started.
       ResultsGone: results that should be there are not.
       DamagedState: a result can't be decoded.
       StateUnavailable: the state store is away.
     """
-    job = current_job()
+    job = _asking("previous_results")
     return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1] if job else []
 
 
@@ -181,7 +186,31 @@ def previous_failures() -> list[JobFailure]:
     is None at that index of `previous_results()`. For example, a report may list what is missing:
     ``[failure.exception_text for failure in previous_failures()]``.
 
-    It is `[]` unless that stage was written with `allow_failures`. Raises StateUnavailable if the state store is away.
+    It is `[]` unless that stage was written with `allow_failures`. Raises NotInAJob, as `previous_results` does; and
+    StateUnavailable if the state store is away.
     """
-    job = current_job()
+    job = _asking("previous_failures")
     return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []
+
+
+def _asking(what: str) -> Job | None:
+    """The running job, which calls the function of this name; None outside a clutch, as where a Dramatiq group has
+    completed: what that sends is an ordinary message. Raises NotInAJob."""
+    attempt = working.get()
+    if isinstance(attempt, Job):
+        return attempt
+    tag = attempt.tag if attempt is not None else None
+    if isinstance(tag, CallbackTag) and tag.event != COMPLETION:
+        raise NotInAJob(
+            f"{what}() was called in a callback, which is in no stage, so nothing is before it. The results of the run "
+            'are read by Run(status["run_id"]).get_result(); a callback of on_success also gets them if it is given as '
+            "with_result(actor)"
+        )
+    if may_be_a_jobs():
+        raise NotInAJob(
+            f"{what}() was called in a thread of which nothing tells whether a job has started it, while this process "
+            "works on jobs of clutches. Give the thread the job's context, in a copy of its own: "
+            "threading.Thread(target=contextvars.copy_context().run, args=(work,)), or "
+            "pool.submit(contextvars.copy_context().run, work). Or call it in the job, and pass on what it returns"
+        )
+    return None

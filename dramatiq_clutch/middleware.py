@@ -15,6 +15,7 @@ from dramatiq.middleware import SkipMessage
 from . import job as jobs
 from .backend import ClutchBackend
 from .brokers import application_of, backend_of, courier_of, warnings_of
+from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
 from .ending import Closing
 from .engine import DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
@@ -25,7 +26,7 @@ from .patience import Lives, NotAcked, begin_beating, begin_sweeping
 from .remembered import AtWork
 from .steps import shortened
 from .stored.places import OPTION
-from .working import begin, end, working
+from .working import begin, end, worker_boots, worker_stops, working
 
 #: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
 #: to 46 days, and a run must outlive them.
@@ -69,8 +70,14 @@ class ClutchMiddleware(EngineMiddleware):
       resend_stalled: whether the sweeper then sends its unsettled members again, as `Run.resend()` does.
       application: the name of the application, if several applications keep their runs in one store. Default is a
         `RedisBroker`'s namespace, or the virtual host of a `RabbitmqBroker`.
+      on_failure, on_death, on_success, on_failed, on_finish: callbacks for all runs, except for those whose clutches
+        set others for the event, or none (``on_failed=()``), and for nested ones. They are given as to a `Clutch`;
+        names, of actors that are declared later, are looked up when a clutch is run, in the process that runs it.
+      callback_queue: the queue of all callbacks of these runs, unless a clutch sets another one. It must be declared
+        when a clutch is run.
 
-    Raises ValueError for a time that is too short, and TypeError for what isn't a time, or not a backend.
+    Raises ValueError for a time that is too short, and TypeError for what isn't a time, or not a backend; and both for
+    callbacks, as a `Clutch` does.
     """
 
     def __init__(
@@ -84,6 +91,12 @@ class ClutchMiddleware(EngineMiddleware):
         stalled_after: Duration = DEFAULT_STALLED_AFTER,
         resend_stalled: bool = False,
         application: str | None = None,
+        on_failure: Callbacks | None = None,
+        on_death: Callbacks | None = None,
+        on_success: OnSuccess | None = None,
+        on_failed: Callbacks | None = None,
+        on_finish: Callbacks | None = None,
+        callback_queue: str | None = None,
     ) -> None:
         self.backend, self.resend_stalled, self.application = _valid_backend(backend), resend_stalled, application
         self.run_ttl = _valid_run_ttl(run_ttl)
@@ -93,6 +106,8 @@ class ClutchMiddleware(EngineMiddleware):
             None if sweep_interval is None else milliseconds(sweep_interval, "sweep_interval", least=1)
         )
         self.stalled_after = milliseconds(stalled_after, "stalled_after", least=1)
+        callbacks = (on_failure, on_death, on_success, on_failed, on_finish)
+        self._defaults = Defaults.of(dict(zip(CALLBACKS, callbacks, strict=True)), callback_queue)
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
         self._closing = Closing(self._lives)
@@ -111,6 +126,7 @@ class ClutchMiddleware(EngineMiddleware):
         }
         changed = ((name, getattr(self, name)) for name, default in settings.items() if getattr(self, name) != default)
         shown += [f"{name}={value:_}" if type(value) is int else f"{name}={value!r}" for name, value in changed]
+        shown += self._defaults.settings()
         return shortened(f"{type(self).__name__}({', '.join(shown)})")
 
     def _engine(self, broker: Broker) -> Engine:
@@ -128,6 +144,7 @@ class ClutchMiddleware(EngineMiddleware):
                 application=application_of(broker) if self.application is None else self.application,
                 stalled_after=self.stalled_after,
                 resend_stalled=self.resend_stalled,
+                defaults=self._defaults,
             )
             engine = self._engines.setdefault(broker, engine)
         return engine
@@ -140,6 +157,7 @@ class ClutchMiddleware(EngineMiddleware):
             logging.getLogger(name).addFilter(_is_true)
         engine = self._engine(broker)
         engine.courier.attend(worker)
+        worker_boots(worker, engine.remembered.at_work)
         for warning in (*engine.backend.warnings(), *warnings_of(broker)):
             logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
@@ -148,6 +166,7 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._lives.end(worker)
+        worker_stops(worker)
         if broker in self._engines:
             self._engines[broker].courier.leave(worker)
 

@@ -8,20 +8,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from dramatiq import Broker
 
+from .callbacks import Defaults, own, rows_of
 from .durations import in_words
-from .signatures import STATUS
-from .steps import Composition, Description, Given, Stage, check_levels, known_brokers, to_encoded
+from .steps import Composition, Description, Stage, check_levels
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
-
-#: The callbacks that a user sets, by the names of their options.
-CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
 
 #: How many rows of a plan are written at a time, at most; and after how many seconds fewer rows are written, because
 #: the rows written before would expire if the steps come slowly.
 CHUNK, PATIENCE = 1_000, 30.0
+
+
+class Queues(NamedTuple):
+    """The queues that a description sets, or inherits: of everything, and of its callbacks; None where it sets none."""
+
+    all: str | None = None
+    callbacks: str | None = None
+
+    def of(self, description: Description) -> Queues:
+        """Those of a description that inherits these."""
+        its = getattr(description, "callback_queue", None)  # a Dramatiq composition has no such option
+        return Queues(description.queue or self.all, its or self.callbacks)
+
+    @property
+    def of_callbacks(self) -> str | None:
+        return self.callbacks or self.all
+
+    def check(self, broker: Broker) -> None:
+        """Raises ValueError for a queue that nobody has declared."""
+        for queue in self:
+            if queue is not None and queue not in broker.get_declared_queues():
+                raise ValueError(
+                    f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
+                    f"the broker is set up: broker.declare_queue({queue!r})"
+                )
+
+
+#: Where nothing is inherited.
+NO_QUEUES = Queues()
 
 
 def chunks(rows: Iterable[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
@@ -41,7 +69,7 @@ def plan_of(
     description: Description,
     broker: Broker,
     *,
-    queue: str | None = None,
+    queues: Queues = NO_QUEUES,
     start_at: int | None = None,
     inherits: bool,
     sees: bool = False,
@@ -50,7 +78,7 @@ def plan_of(
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
     spec, lines, rows = read(
-        description, broker, queue=queue, start_at=start_at, inherits=inherits, sees=sees, where=where, level=level
+        description, broker, queues=queues, start_at=start_at, inherits=inherits, sees=sees, where=where, level=level
     )
     whole = tuple(rows)  # this has to come first: reading the rows fills `lines`
     return Plan(spec, tuple(lines), whole)
@@ -60,7 +88,7 @@ def read(
     description: Description,
     broker: Broker,
     *,
-    queue: str | None = None,
+    queues: Queues = NO_QUEUES,
     start_at: int | None = None,
     inherits: bool = False,
     sees: bool = False,
@@ -69,11 +97,11 @@ def read(
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
     """The spec, the lines and the rows of a description. Consume the rows first: that fills the lines.
 
-    Descriptions nested in it inherit its queue. `sees` says whether its first stage sees anything, by what encloses it;
-    `where`, for an error's text, is where it is written, and `level` the level on which it is nested itself; that is
-    checked here, because what callables return isn't known before. Raises ValueError for too many levels, for a queue
-    that nobody has declared, for an actor of another broker, for a wait with no stage after it, and for a first stage
-    that pipes or maps and sees nothing.
+    Descriptions nested in it inherit its queues; `queues` are those that it inherits itself. `sees` says whether its
+    first stage sees anything, by what encloses it; `where`, for an error's text, is where it is written, and `level`
+    the level on which it is nested itself; that is checked here, because what callables return isn't known before.
+    Raises ValueError for too many levels, for a queue that nobody has declared, for an actor of another broker, for a
+    wait with no stage after it, and for a first stage that pipes or maps and sees nothing.
     """
     check_levels(level)
     if description.pending:
@@ -83,20 +111,17 @@ def read(
         )
     if description.stages and not sees:
         _check_first(description.stages[0], where)
-    queue = description.queue or queue
-    if queue is not None and queue not in broker.get_declared_queues():
-        raise ValueError(
-            f"no actor has declared the queue {queue!r}, so no worker would listen to it; declare it where "
-            f"the broker is set up: broker.declare_queue({queue!r})"
-        )
-    spec = Spec(description.name, queue, start_at, _callbacks(description, broker, queue), inherits=inherits)
+    queues = queues.of(description)
+    queues.check(broker)
+    spec = Spec(description.name, queues.all, start_at, _callbacks(description, broker, queues), inherits=inherits)
     lines = list[StageLine]()
-    return spec, lines, _rows(description, broker, spec, lines, sees, where, level)
+    return spec, lines, _rows(description, broker, queues, spec, lines, sees, where, level)
 
 
 def _rows(
     description: Description,
     broker: Broker,
+    queues: Queues,
     spec: Spec,
     lines: list[StageLine],
     sees: bool,
@@ -113,7 +138,7 @@ def _rows(
                 plan = plan_of(
                     member,
                     broker,
-                    queue=spec.queue,
+                    queues=queues,
                     start_at=spec.start_at,
                     inherits=True,
                     sees=sees or index > 0,
@@ -161,18 +186,27 @@ def _named(where: str) -> str:
     return f"the clutch that is {where}" if where else "the clutch"
 
 
-def _callbacks(description: Description, broker: Broker, queue: str | None) -> dict[str, tuple[bytes, ...]]:
-    """The rows of the callbacks, by event. Raises ActorNotFound for a name that nobody has declared."""
-    completions = description.completions if isinstance(description, Composition) else ()
-    found = {COMPLETION: completions} if completions else {}
-    for option in CALLBACKS:
-        callback = getattr(description, option, None)  # a Dramatiq composition lacks these options
-        if isinstance(callback, str):
-            given = Given(option, broker, known_brokers(broker), STATUS)
-            callback = to_encoded(broker.get_actor(callback), given, accepted="an actor's name")
-        if callback is not None:
-            found[option] = (callback,)
-    for option, several in found.items():
-        for callback in several:
-            callback.check_broker(broker, what=option)
-    return {event: tuple(callback.row(queue=queue) for callback in several) for event, several in found.items()}
+def _callbacks(description: Description, broker: Broker, queues: Queues) -> dict[str, tuple[bytes, ...]]:
+    """The rows of the callbacks, by event. Raises what `callbacks.rows_of` raises."""
+    queue = queues.of_callbacks
+    rows = {event: rows_of(kept, broker, what=event, queue=queue) for event, kept in own(description).items() if kept}
+    if isinstance(description, Composition) and description.completions:
+        # What a Dramatiq group sends when it has completed goes on with its work: it is in the queue of its jobs.
+        rows[COMPLETION] = rows_of(description.completions, broker, what=COMPLETION, queue=queues.all)
+    return rows
+
+
+def with_defaults(spec: Spec, description: Description, broker: Broker, defaults: Defaults) -> Spec:
+    """The spec of a run that isn't nested, with the middleware's callbacks for the events for which the description
+    sets none, and with all callbacks in the middleware's queue if the description sets none. Raises what `read`
+    raises."""
+    if not defaults:
+        return spec
+    queues = Queues(spec.queue, defaults.queue).of(description)
+    queues.check(broker)
+    rows, mine = _callbacks(description, broker, queues), own(description)
+    for event, kept in defaults.callbacks.items():
+        if kept and event not in mine:
+            what = f"ClutchMiddleware({event}=...)"
+            rows[event] = rows_of(kept, broker, what=what, queue=queues.of_callbacks)
+    return replace(spec, callbacks=rows)

@@ -23,14 +23,22 @@ MOST_FORMS = 100
 @dataclass(frozen=True, slots=True)
 class Extra:
     """What an actor gets beside the arguments of its message: the `value`, as the keyword argument `into`, or appended
-    to the positional ones. A message with the option `pipe_ignore` doesn't get one that is `ignorable`."""
+    to the positional ones. A message with the option `pipe_ignore` doesn't get one that is `ignorable`. `before` is a
+    value that is appended before the `value`, if there is one."""
 
     value: str
     into: str | None = None
     ignorable: bool = False
+    before: str = ""
 
     def __str__(self) -> str:
-        return f"{self.into}=<{self.value}>" if self.into else f"<{self.value}>"
+        shown = f"{self.into}=<{self.value}>" if self.into else f"<{self.value}>"
+        return f"<{self.before}>, {shown}" if self.before else shown
+
+    @property
+    def appended(self) -> int:
+        """How many positional arguments it makes."""
+        return (0 if self.into else 1) + (1 if self.before else 0)
 
 
 def piped(into: str | None = None) -> Extra:
@@ -42,6 +50,7 @@ def mapped(into: str | None = None) -> Extra:
 
 
 STATUS = Extra("the run's status, a dict")
+RESULT_AND_STATUS = Extra("the run's status, a dict", before="the run's result")
 
 
 def check_call(actor: Any, message: Message[Any], extra: Extra | None, *, what: str) -> None:
@@ -56,10 +65,9 @@ def check_call(actor: Any, message: Message[Any], extra: Extra | None, *, what: 
     if extra is not None and extra.ignorable and message.options.get("pipe_ignore"):
         extra = None
     count, names = len(message.args), tuple(message.kwargs)
-    if extra is not None and extra.into is None:
-        count += 1
-    elif extra is not None and extra.into is not None:
-        names = (*names, extra.into)
+    if extra is not None:
+        count += extra.appended
+        names = names if extra.into is None else (*names, extra.into)
     form = (count, names)
     if form in forms:  # a million messages may be checked, and they mostly have one form
         return
@@ -126,6 +134,8 @@ def _way_out(actor: Any, signature: inspect.Signature, message: Message[Any], ex
     if extra is STATUS:
         first = "" if signature.parameters else f", as in def {name}(status)"
         return f"A callback gets the run's status as its last argument: give the actor a parameter for it{first}"
+    if extra is RESULT_AND_STATUS:
+        return "With with_result() a callback gets the run's result and status as its last two arguments"
     if extra is not None and not _complaint(signature, count, names):
         option = ("into" if extra.into else "") if not extra.ignorable else "pipe"
         instead = f"leave out {option}=, or " if option == "pipe" else "give it with parallel() or then(), or "

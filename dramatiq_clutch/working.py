@@ -3,8 +3,13 @@ to wait for it."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sized
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from dramatiq import Worker
 
 from .stored.places import CallbackTag, Place, Tag
 
@@ -51,3 +56,41 @@ def _is_nested(run_id: str, ancestor: str) -> bool:
             return True
         place = Place.of_child(place.run_id)
     return False
+
+
+# Threads that jobs start
+
+
+class Boot(NamedTuple):
+    """What is kept of a worker's boot: the jobs that are at work, and the threads that there were before."""
+
+    at_work: Sized
+    before: WeakSet[threading.Thread]
+
+
+_boots: WeakKeyDictionary[Worker, Boot] = WeakKeyDictionary()
+
+
+def worker_boots(worker: Worker, at_work: Sized) -> None:
+    """Note that a worker boots, whose jobs of clutches are in `at_work` while they work."""
+    _boots[worker] = Boot(at_work, WeakSet(threading.enumerate()))
+
+
+def worker_stops(worker: Worker) -> None:
+    _boots.pop(worker, None)
+
+
+def may_be_a_jobs() -> bool:
+    """Whether this may be a thread that a job of a clutch has started, though nothing says so: it has no job's context,
+    and jobs of clutches are at work in this process.
+
+    It is none if it is a worker's own, or older than the workers, as the main thread is. Nothing more is known of a
+    thread, so the answer may be wrong for one that something else has started since.
+    """
+    if in_worker.get():
+        return False
+    thread = threading.current_thread()
+    boots = list(_boots.items())
+    if any(thread in worker.workers or thread in worker.consumers.values() for worker, _ in boots):
+        return False
+    return any(boot.at_work and thread not in boot.before for _, boot in boots)

@@ -42,8 +42,8 @@ DETECTORS = {
 TEST_LIMIT, LIMIT = 120, 600
 
 
-def python(name: str, guarantee: str, old: str, new: str, detector: str) -> Mutant:
-    return Mutant(name, guarantee, old, new, detector, language="python")
+def python(name: str, guarantee: str, old: str, new: str, detector: str, file: str = "") -> Mutant:
+    return Mutant(name, guarantee, old, new, detector, file, language="python")
 
 
 SCRIPTS = (
@@ -96,6 +96,27 @@ SCRIPTS = (
         "After a failed run has been taken up again, on_failure comes again for what fails then.",
         "set('alarmed', false)",
         "set('alarmed', true)",
+    ),
+    Mutant(
+        "nobody hears that a run has failed",
+        "on_failed comes when the run comes to rest as failed, whatever it fails of.",
+        "elseif state == 'failed' then",
+        "elseif state == 'failed' and run.error == '' then",
+        file="lib/rest",
+    ),
+    Mutant(
+        "a cancelled run is heard of as failed",
+        "on_failed comes when the run comes to rest as failed, and at no other rest.",
+        "elseif state == 'failed' then",
+        "else",
+        file="lib/rest",
+    ),
+    Mutant(
+        "of several callbacks one is waited for",
+        "What callbacks may read of a run stays until the last of them has ended.",
+        "for index = 0, (tonumber(several) or 0) - 1 do call('SADD', callbacks, id .. '.' .. index) end",
+        "if several ~= '' then call('SADD', callbacks, id .. '.0') end",
+        file="lib/callbacks",
     ),
     Mutant(
         "a tolerant stage waits for its dead",
@@ -952,8 +973,8 @@ PYTHON = (
     python(
         "a piped value isn't counted",
         "Too many or too few arguments, counted with what is piped or mapped, are an error when a step is added.",
-        "        count += 1\n    elif extra",
-        "        pass\n    elif extra",
+        "count += extra.appended",
+        "count += 0",
         "tests/test_checks.py",
     ),
     python(
@@ -990,6 +1011,7 @@ PYTHON = (
         "message_id=tag.message_id,\n        message_timestamp=current_millis(),",
         "message_id=tag.message_id,\n        message_timestamp=message.message_timestamp,",
         "tests/test_result.py::test_a_message_of_a_later_stage_has_a_fresh_timestamp",
+        file="handover/members",
     ),
     python(
         "the delay of a run is forgotten",
@@ -997,6 +1019,49 @@ PYTHON = (
         "return max(int(own) + waits, rest, 0) or None",
         "return int(own) + waits or None",
         "tests/test_result.py::test_the_delay_of_a_run_holds_its_first_job_back",
+    ),
+    python(
+        "a callback that can't be sent stops the others",
+        "Of several callbacks of an event each is sent, also if one of them can't be.",
+        "            first = first or error",
+        "            raise",
+        "tests/test_callbacks.py::test_a_callback_that_cannot_be_sent_keeps_no_other_from_being_sent",
+    ),
+    python(
+        "the middleware's callbacks take the place of a clutch's own",
+        "What a clutch sets for an event goes before what the middleware sets, also if it sets none.",
+        "        if kept and event not in mine:",
+        "        if kept:",
+        "tests/test_callback_options.py::test_the_middlewares_callbacks_are_those_of_runs_whose_clutches_set_none",
+    ),
+    python(
+        "the middleware's callbacks make another clutch",
+        "A setting of the middleware doesn't make another clutch of the one that has been run under an id.",
+        'claim = fingerprint.of(spec, lines) if claimed else ""',
+        'claim = fingerprint.of(stored, lines) if claimed else ""',
+        "tests/test_callback_options.py::"
+        "test_a_setting_of_the_middleware_makes_no_other_clutch_of_one_under_a_claimed_id",
+    ),
+    python(
+        "a failure that isn't allowed is told as allowed",
+        "An alarm says whether its stage allows the failures.",
+        "<= line.most_dead and status.error is None",
+        "<= line.most_dead",
+        "tests/test_callback_options.py::test_a_run_that_fails_of_an_error_of_its_own_is_not_allowed_to",
+    ),
+    python(
+        "a job's thread is told that there is nothing",
+        "A thread that a job has started without its context gets an error, and no silent [].",
+        "    if may_be_a_jobs():",
+        "    if False:",
+        "tests/test_threads_of_jobs.py::test_a_thread_without_a_context_is_told_how_it_gets_the_jobs",
+    ),
+    python(
+        "an actor that is called directly is taken for a job's thread",
+        "Actors that are called directly, outside of workers, see an empty list of previous results.",
+        "return any(boot.at_work and thread not in boot.before for _, boot in boots)",
+        "return any(boot.at_work for _, boot in boots)",
+        "tests/test_threads_of_jobs.py::test_actors_that_are_called_directly_see_nothing_before_them",
     ),
     python(
         "a first stage that sees nothing is let run",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.middleware import MiddlewareError
 
-from dramatiq_clutch import Clutch, Run
+from dramatiq_clutch import BrokerUnavailable, Clutch, Run
+from dramatiq_clutch.backends.redis.keys import keys_of
+from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs, state_is
 
 Shape = Callable[[Jobs, bool], Clutch]
@@ -100,8 +105,8 @@ def test_a_job_that_dies_is_heard_of_as_failing_dead_and_finished(
     script(jobs, shape, "die")
     with running_worker(broker, threads=1):
         state_is(shape(jobs, False).run(), "failed")
-        jobs.wait_fired("root", "F D E")
-        check_child(jobs, shape, "F D E")
+        jobs.wait_fired("root", "F D X E")
+        check_child(jobs, shape, "F D X E")
 
 
 def test_a_job_that_dies_where_failures_are_allowed_lets_the_run_succeed(
@@ -113,7 +118,7 @@ def test_a_job_that_dies_where_failures_are_allowed_lets_the_run_succeed(
         state_is(run, "succeeded")
         assert None in run.get_result()
         jobs.wait_fired("root", "F D S E")
-        check_child(jobs, shape, "F D E")
+        check_child(jobs, shape, "F D X E")
 
 
 def test_a_run_that_is_cancelled_while_working_is_heard_of_as_finished_only(
@@ -138,11 +143,11 @@ def test_a_job_that_dies_and_is_retried_is_heard_of_as_succeeded_after_all(
     with running_worker(broker, threads=1):
         run = shape(jobs, False).run()
         state_is(run, "failed")
-        jobs.wait_fired("root", "F D E")
+        jobs.wait_fired("root", "F D X E")
         assert run.retry()
         state_is(run, "succeeded")
-        jobs.wait_fired("root", "F D E S E")
-        check_child(jobs, shape, "F D E S E")
+        jobs.wait_fired("root", "F D X E S E")
+        check_child(jobs, shape, "F D X E S E")
     assert jobs.counts()[bad(jobs, shape)] == 2
     assert set(jobs.counts().values()) <= {1, 2}
     assert sum(jobs.counts().values()) == len(jobs.counts()) + 1
@@ -243,3 +248,98 @@ def test_a_callback_that_cannot_be_sent_is_told_in_the_status(broker: dramatiq.B
     assert error.exception_type == "HookFailed"
     assert "nobody wants to hear it" in error.exception_text
     assert run.get_result() == "a"
+
+
+# Several callbacks of an event
+
+
+def test_all_callbacks_of_an_event_are_sent_in_order(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["bad"] = ["die"]
+    sent = watch(broker)
+    heard = jobs.heard
+    several = [heard.message("first"), partial(heard, "second"), heard.message("third")]
+    clutch = Clutch(on_failed=several, on_finish=(heard.message("fourth"), heard.message("first")), on_death=())
+    with running_worker(broker):
+        run = clutch.then(jobs.job.message("bad")).run()
+        wait_until("all to be heard", lambda: len(jobs.events) >= 5)
+    assert [message.args[0] for message in sent] == ["first", "second", "third", "fourth", "first"]
+    assert len({message.message_id for message in sent}) == 5
+    assert {status["run_id"] for status in jobs.statuses} == {run.run_id}
+    assert [jobs.fired(who) for who in ("first", "second", "third", "fourth")] == ["X E", "X", "X", "E"]
+
+
+def test_a_hand_over_that_breaks_off_among_callbacks_is_repeated_with_the_same_messages(
+    broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, breaks = watch(broker), [True]
+    courier: Any = engine_of(broker).courier
+    works = courier.send
+
+    def send(outgoing: Any) -> None:
+        if breaks and outgoing[0][0].args[0] == "second":
+            breaks.clear()
+            raise BrokerUnavailable("the broker is away")
+        works(outgoing)
+
+    monkeypatch.setattr(courier, "send", send)
+    several = [jobs.heard.message(who) for who in ("first", "second", "third")]
+    with running_worker(broker):
+        Clutch(on_success=several).then(jobs.job.message("a")).run()
+        wait_until("all to be heard", lambda: {who for _, who, _ in jobs.events} == {"first", "second", "third"})
+    assert Counter(message.args[0] for message in sent) == {"first": 2, "second": 1, "third": 1}
+    assert len({(message.args[0], message.message_id) for message in sent}) == 3
+
+
+def test_a_callback_that_cannot_be_sent_keeps_no_other_from_being_sent(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    """And what the others may read stays until they have ended, and no longer."""
+    gate, seen = threading.Event(), list[Any]()
+
+    @dramatiq.actor
+    def late(status: dict[str, Any]) -> None:
+        assert gate.wait(PATIENCE)
+        seen.append(Run(status["run_id"]).get_result())
+
+    def sending(message: Any) -> None:
+        if message.args and message.args[0] == "refused":
+            raise MiddlewareError("nobody wants to hear it")
+
+    watch(broker, sending)
+    refused = jobs.heard.message("refused")
+    engine = engine_of(broker)
+    with running_worker(broker):
+        run = Clutch(on_success=[late, refused, jobs.heard.message("third"), refused]).then(jobs.job.message("a")).run()
+        jobs.wait_fired("third", "S")
+        wait_until("the error", lambda: run.status().error)
+        assert has_callbacks(engine.backend, run.run_id)
+        gate.set()
+        wait_until("the last to have ended", lambda: not has_callbacks(engine.backend, run.run_id))
+    assert seen == ["a"]
+    error = run.status().error
+    assert error is not None
+    assert error.exception_type == "HookFailed"
+
+
+def test_too_many_callbacks_of_an_event_are_refused(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    Clutch(on_finish=[jobs.heard.message("x")] * 100).run()
+    with pytest.raises(ValueError, match=r"^on_finish takes at most 100 callbacks, not 101$"):
+        Clutch(on_finish=[jobs.heard.message("x")] * 101)
+
+
+def watch(broker: dramatiq.Broker, sending: Callable[[Any], None] = lambda _: None) -> list[Any]:
+    """The messages to `heard` that are sent from now on; `sending` is called before each."""
+    sent: list[Any] = []
+
+    class Watching(dramatiq.Middleware):
+        def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
+            if message.actor_name == "heard":
+                sending(message)
+                sent.append(message)
+
+    broker.add_middleware(Watching())
+    return sent
+
+
+def has_callbacks(backend: Any, run_id: str) -> bool:
+    """Whether callbacks of a run are noted that haven't ended."""
+    generation = backend.generation(run_id)
+    return bool(backend.client.exists(keys_of(backend.namespace, run_id, 0, generation)["callbacks"]))

@@ -49,6 +49,7 @@ class Store:
         self,
         *totals: int | None,
         events: Sequence[str] = ("on_failure",),
+        callbacks: int = 1,
         limit: int | None = None,
         waits: Sequence[int | None] = (),
         start_at: int | None = None,
@@ -57,15 +58,16 @@ class Store:
         generation: str = "",
         **said: Any,
     ) -> Reply:
-        """A run with stages of these sizes (None: mapped), all written with `parallel`. `waits` are those before the
-        first stages, and `said` other fields of the first stage's line."""
+        """A run with stages of these sizes (None: mapped), all written with `parallel`; each event has so many
+        callbacks. `waits` are those before the first stages, and `said` other fields of the first stage's line."""
         lines, rows = list[StageLine](), 0
         for total, wait in zip(totals, itertools.chain(waits, itertools.repeat(None)), strict=False):
             line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit, wait=wait)
             lines.append(line if lines else replace(line, **said))
             rows += 1 if total is None else total
         self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
-        spec = Spec("name", None, start_at, dict.fromkeys(events, (b"row",)), parent=parent, generation=generation)
+        told = dict.fromkeys(events, (b"row",) * callbacks)
+        spec = Spec("name", None, start_at, told, parent=parent, generation=generation)
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
 
@@ -671,12 +673,12 @@ def test_a_cancelled_run_owes_nothing_that_would_send_or_start_anything(store: S
 
 def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(either_way: Store) -> None:
     store = either_way
-    store.confirm(*store.create(3, events=("on_failure", "on_death", "on_finish")).duties)
+    store.confirm(*store.create(3, events=("on_failure", "on_death", "on_failed", "on_finish")).duties)
     store.record(0, "succeeded")
     store.record(1, "attempted")
     store.record(1, "succeeded", order=(0, 1))
     died = store.record(2, "dead", order=(0, 4))
-    assert kinds(died) == ["on_failure", "on_death", "on_finish"]
+    assert kinds(died) == ["on_failure", "on_death", "on_failed", "on_finish"]
     store.confirm(*died.duties)
     reply = store.backend.retry(store.run_id, store.caller("retry:1"))
     assert (reply.word, [duty.id for duty in reply.duties]) == ("retried", ["retry:0:1:1"])
@@ -684,7 +686,7 @@ def test_a_retry_begins_an_epoch_for_the_dead_and_rearms_the_alarms(either_way: 
     assert store.reopen(reply.duties[0]) == (1, [2])
     assert store.backend.standing(store.run_id, 0, range(3)) == ["succeeded", "succeeded", "working"]
     assert store.record(2, "dead", order=(0, 4)).word == "stale"
-    assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_finish"]
+    assert kinds(store.record(2, "dead", order=(1, 0))) == ["on_failure", "on_death", "on_failed", "on_finish"]
 
 
 def test_a_retry_sends_what_there_is_room_for_and_nothing_twice(either_way: Store) -> None:
@@ -1150,11 +1152,11 @@ def test_a_success_is_activity_however_it_is_recorded(either_way: Store) -> None
 
 def test_a_failed_run_is_taken_up_by_a_newer_attempt_and_may_fail_again(store: Store) -> None:
     """Of two executions of one job, the one that was given up was recorded first."""
-    store.confirm(*store.create(1, events=("on_failure", "on_death", "on_finish")).duties)
+    store.confirm(*store.create(1, events=("on_failure", "on_death", "on_failed", "on_finish")).duties)
     for attempt, ending, told, state in (
-        (0, "dead", ["on_failure", "on_death", "on_finish"], "failed"),
+        (0, "dead", ["on_failure", "on_death", "on_failed", "on_finish"], "failed"),
         (1, "failing", ["on_failure"], "failing"),
-        (2, "dead", ["on_death", "on_finish"], "failed"),
+        (2, "dead", ["on_death", "on_failed", "on_finish"], "failed"),
     ):
         reply = store.record(0, ending, of=1, order=(0, attempt))  # type: ignore[arg-type]
         assert kinds(reply) == told
@@ -1171,13 +1173,55 @@ def test_who_was_dead_when_a_failed_run_was_taken_up_is_not_mourned_again(store:
 
 
 def test_a_failed_run_comes_to_rest_once_however_often_it_is_looked_at(store: Store) -> None:
-    store.confirm(*store.create(2, events=("on_finish",)).duties)
+    store.confirm(*store.create(2, events=("on_failed", "on_finish")).duties)
     store.record(0, "dead", of=2)
-    store.confirm(*store.record(1, "dead", of=2).duties)
+    reply = store.record(1, "dead", of=2)
+    assert kinds(reply) == ["on_failed", "on_finish"]
+    store.confirm(*reply.duties)
     store.now += LEASE
     for owner in ("sweeper", "0.1", "somebody"):
         assert store.owed(owner) == Reply("clear", note="rests")
     assert store.record(1, "dead", of=2).duties == ()
+
+
+@pytest.mark.parametrize("state", ["succeeded", "cancelled"])
+def test_only_a_run_that_comes_to_rest_as_failed_is_heard_of_as_failed(store: Store, state: str) -> None:
+    """Neither one that has succeeded with a dead member after all, nor one that was cancelled."""
+    store.confirm(*store.create(2, events=("on_failed",)).duties)
+    assert kinds(store.record(0, "dead", of=2)) == []
+    if state == "cancelled":
+        assert kinds(store.backend.cancel(store.run_id, store.caller("cancel:1"))) == []
+    else:
+        store.record(0, "succeeded", of=2, order=(0, 1))
+        assert kinds(store.record(1, "succeeded", of=2)) == []
+    assert store.status().state == state
+
+
+@pytest.mark.parametrize("duty", ["send", "on_failure"])
+def test_a_run_that_fails_of_a_duty_is_heard_of_as_failed_and_finished(store: Store, duty: str) -> None:
+    """Whatever the duty was, a callback's too: the run comes to rest, and that is told. A callback that can't be sent
+    when the run is at rest already changes nothing of that."""
+    reply = store.create(1, events=("on_failure", "on_failed", "on_finish"))
+    if duty == "on_failure":
+        store.confirm(*reply.duties)
+        reply = store.record(0, "failing", of=1)
+    (failed,) = reply.duties
+    assert failed.kind == duty
+
+    def fail(duty: Duty) -> Reply:
+        caller = Caller("somebody", store.now, duty.lease, LEASE)
+        return store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), caller)
+
+    told = fail(failed)
+    alarms = ["on_failure"] if duty == "send" else []
+    assert kinds(told) == [*alarms, "on_failed", "on_finish"]
+    of_rest = next(one for one in told.duties if one.kind == "on_failed")
+    assert isinstance(of_rest, CallBack)
+    assert of_rest.snapshot is not None
+    assert status_from(store.run_id, of_rest.snapshot).state == "failed"
+    store.confirm(*(one for one in told.duties if one is not of_rest))
+    assert kinds(fail(of_rest)) == []
+    assert store.status().state == "failed"
 
 
 # What can't be done, and what is sent again
@@ -1351,18 +1395,25 @@ def test_of_a_nested_run_that_has_told_its_parent_nothing_stays_but_a_mark(store
     assert store.create(1, parent=Place("parent", 0, 0), generation="0123abcd").word == "exists"
 
 
-def test_what_a_callback_may_read_of_a_nested_run_stays_until_the_callback_has_ended(store: Store) -> None:
-    store.confirm(*store.create(1, events=("on_success",), parent=Place("parent", 0, 0), generation="0123abcd").duties)
+@pytest.mark.parametrize("callbacks", [1, 3])
+def test_what_a_callback_may_read_of_a_nested_run_stays_until_the_callback_has_ended(
+    store: Store, callbacks: int
+) -> None:
+    made: dict[str, Any] = {"events": ("on_success",), "callbacks": callbacks, "parent": Place("parent", 0, 0)}
+    store.confirm(*store.create(1, **made, generation="0123abcd").duties)
     tag = Tag(store.run_id, 0, 0, 1, generation="0123abcd")
     owed = store.backend.record(Record(tag, 0, "succeeded", b"result"), store.caller(tag.owner)).duties
     assert [duty.kind for duty in owed] == ["on_success", "tell"]
     assert store.confirm(*owed) == ["confirmed", "ends"]
     assert store.status().state == "succeeded"
     assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"Sresult"]
-    callback = CallbackTag(store.run_id, "0123abcd", owed[0].id)
-    assert store.backend.heard(callback, store.caller("heard")) == "heard"
+    *others, last = (CallbackTag(store.run_id, "0123abcd", owed[0].id, index) for index in range(callbacks))
+    for callback in (*others, *others):  # a call whose reply was lost is repeated
+        assert store.backend.heard(callback, store.caller("heard")) == "heard"
+        assert store.status().state == "succeeded"
+    assert store.backend.heard(last, store.caller("heard")) == "heard"
     assert store.backend.snapshot(store.run_id) is None
-    assert store.backend.heard(callback, store.caller("heard")) == "unknown"
+    assert store.backend.heard(last, store.caller("heard")) == "unknown"
 
 
 @pytest.mark.parametrize("state", ["working", "failing"])

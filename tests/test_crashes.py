@@ -187,3 +187,25 @@ def test_a_series_whose_worker_is_killed_repeats_only_what_was_not_recorded(
     else:  # what was sent with the record may have begun before the process was gone
         assert [name for name in order if began[name] > 1] in ([], order[nth : nth + 1])
     assert max(began.values()) <= 2
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_of_several_callbacks_none_is_lost_and_each_keeps_its_id_though_their_sender_is_killed(
+    server: Server, world: Actors, nth: int, moment: str
+) -> None:
+    run = world.clutch("told").run(run_id="crash")
+    assert work_until_killed(server, world, run, f"_send {nth} {moment}")
+
+    def told() -> list[dict[str, object]]:
+        return [one for one in world.log() if one["name"] in ("first", "second", "third")]
+
+    with worker(server):
+        wait_until("all to be told", lambda: {one["name"] for one in told()} == {"first", "second", "third"})
+    calls = told()
+    assert {(one["name"], str(one["result"]), one["state"]) for one in calls} == {
+        ("first", "[]", "succeeded"),
+        ("second", "['a']", "succeeded"),
+        ("third", "[]", "succeeded"),
+    }
+    assert len({one["id"] for one in calls}) == 3

@@ -52,7 +52,7 @@ def test_errors_and_names_are_opaque(broker: dramatiq.Broker, jobs: Jobs, text: 
 
     run = Clutch(name=text, **jobs.callbacks("root")).then(broken.message(text)).run()
     with running_worker(broker):
-        jobs.wait_fired("root", "F D E")
+        jobs.wait_fired("root", "F D X E")
     (failure,) = run.status().failures
     assert failure.exception_text == text[:1000]
     assert (run.status().name or "") == text
@@ -171,7 +171,7 @@ def test_a_damaged_plan_fails_the_run_and_says_so(redis_broker: RedisBroker, dam
     client.lset(key(run, "plan"), 1, damage)  # type: ignore[arg-type]
     with running_worker(redis_broker):
         wait_until("the run has failed", lambda: run.status().state == "failed")
-        jobs.wait_fired("root", "F E")
+        jobs.wait_fired("root", "F X E")
     error = run.status().error
     assert error is not None
     assert error.exception_type == "DamagedState"

@@ -11,7 +11,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, previous_failures, previous_results
+from dramatiq_clutch import Clutch, previous_failures, previous_results, with_result
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends.redis import resp
 from dramatiq_clutch.backends.redis.outages import LARGE
@@ -143,6 +143,30 @@ def test_a_nested_result_that_its_parent_s_store_refuses_makes_that_member_dead(
     run = Clutch().parallel(child, jobs.job.message("a"), allow_failures=True).then(jobs.total).run()
     with running_worker(broker):
         assert run.get_result(block=True) == [None, "a"]
+
+
+def test_a_callback_that_a_result_makes_too_large_is_told_in_the_status_and_the_run_has_succeeded(
+    broker: RedisBroker,
+) -> None:
+    jobs, told = Jobs(broker), list[Any]()
+
+    @dramatiq.actor
+    def store(result: Any, status: dict[str, Any]) -> None:
+        told.append(result)
+
+    run = (
+        Clutch(on_success=[with_result(store), jobs.heard.message("root")])
+        .parallel(sized(MEGABYTE // 2 - 1_000) for _ in range(3))
+        .run()
+    )
+    with running_worker(broker):
+        jobs.wait_fired("root", "S")
+        wait_until("the error", lambda: run.status().error)
+        assert len(run.get_result()) == 3
+    error = run.status().error
+    assert error is not None
+    assert error.exception_type == "PayloadRefused"
+    assert (run.status().state, told) == ("succeeded", [])
 
 
 def test_a_message_that_the_broker_refuses_fails_the_run(broker: RedisBroker) -> None:

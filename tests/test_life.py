@@ -214,11 +214,11 @@ def test_a_retry_of_a_run_that_failed_by_itself_does_again_what_failed(broker: d
     with running_worker(broker):
         with pytest.raises(RunFailed, match=r"HookFailed: .*MiddlewareError\('not now'\)"):
             run.get_result(block=True)
-        jobs.wait_fired("root", "F E")
+        jobs.wait_fired("root", "F X E")
         refuses.clear()
         assert run.retry()
         assert run.get_result(block=True) == ["a"]
-        jobs.wait_fired("root", "F E S E")
+        jobs.wait_fired("root", "F X E S E")
     assert run.status().error is None
 
 

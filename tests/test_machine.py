@@ -37,6 +37,8 @@ from tests.support.keyspace import assert_all_expire, part_of
 from tests.support.server import Server
 
 LEASE = 1_000
+#: Events that have several callbacks; any other has one.
+SEVERAL = {"on_failed": 2, "on_finish": 3, "on_success": 2}
 DETAILS = b'{"actor": "a", "message_id": "m", "type": "E", "text": "t", "attempts": 1}'
 GENERATION = "0123abcd"
 ENDINGS = st.sampled_from(["succeeded", "succeeded", "working", "attempted", "failing", "dead"])
@@ -171,7 +173,8 @@ class TwoBackends(RuleBasedStateMachine):
             lines.append(StageLine(len(rows), size, True, size is None, allows, pipes, runs, limit, **more))
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
-        spec = Spec(name="n", callbacks=dict.fromkeys(events, (b"row",)), parent=parent, generation=GENERATION)
+        callbacks = {event: (b"row",) * SEVERAL.get(event, 1) for event in events}
+        spec = Spec(name="n", callbacks=callbacks, parent=parent, generation=GENERATION)
         self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
         return self.create_it("run:x", claim)
 
@@ -368,10 +371,10 @@ class TwoBackends(RuleBasedStateMachine):
             self.on_its_way |= {(duty.stage, member) for member in found[1]}
         return found is not None
 
-    @rule(nth=st.integers(0, 5))
-    def a_callback_ends(self, nth: int) -> None:
+    @rule(nth=st.integers(0, 5), index=st.integers(0, max(SEVERAL.values()) - 1))
+    def a_callback_ends(self, nth: int, index: int) -> None:
         if self.called:
-            tag = CallbackTag(self.run_id, GENERATION, sorted(self.called)[nth % len(self.called)])
+            tag = CallbackTag(self.run_id, GENERATION, sorted(self.called)[nth % len(self.called)], index)
             caller = self.caller("heard")
             self.both(lambda b: b.heard(tag, caller))
 
@@ -542,9 +545,9 @@ class TwoBackends(RuleBasedStateMachine):
 
     def hear(self) -> None:
         """All callbacks that were sent have ended."""
-        for name in sorted(self.called):
+        for name, index in itertools.product(sorted(self.called), range(max(SEVERAL.values()))):
             caller = self.caller("heard")
-            self.both(lambda b, n=name, c=caller: b.heard(CallbackTag(self.run_id, GENERATION, n), c))
+            self.both(lambda b, n=name, i=index, c=caller: b.heard(CallbackTag(self.run_id, GENERATION, n, i), c))
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
         if isinstance(duty, SendAgain):

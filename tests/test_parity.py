@@ -242,7 +242,7 @@ def test_no_keys_are_left_behind(world: World) -> None:
 
 # The callbacks' table, once on real workers: several processes, so each event is looked up by name, not by its turn.
 
-F, D, S, E = "on_failure", "on_death", "on_success", "on_finish"
+F, D, S, X, E = "on_failure", "on_death", "on_success", "on_failed", "on_finish"
 
 
 def heard(world: World, who: str, *events: str) -> None:
@@ -274,7 +274,7 @@ def test_the_callbacks_on_real_workers(world: World, kind: str, depth: int) -> N
 
     run = clutch(jobs.dies_once.message("dies")).run()
     wait_until("it has failed", lambda: run.status().state == "failed")
-    both_heard(f"{F} failing", f"{D} failing", f"{E} failed")
+    both_heard(f"{F} failing", f"{D} failing", f"{X} failed", f"{E} failed")
     assert run.retry()
     assert result(run) == "dies"
     both_heard(f"{S} succeeded", f"{E} succeeded")

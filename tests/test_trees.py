@@ -139,7 +139,7 @@ class World:
 
     def clutch(self, tree: Tree) -> Clutch:
         heard: Any = self.heard
-        options = ("on_failure", "on_death", "on_success", "on_finish")
+        options = ("on_failure", "on_death", "on_success", "on_failed", "on_finish")
         callbacks: dict[str, Any] = {option: heard.message(tree.name) for option in options}
         clutch = Clutch(broker=self.broker, name=tree.name, **callbacks)
         for step in tree.steps:
@@ -172,7 +172,13 @@ class World:
                 queued.task_done()
                 if message.actor_name == "heard":
                     who, status = message.args
-                    letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_finish": "E"}
+                    letters = {
+                        "on_failure": "F",
+                        "on_death": "D",
+                        "on_success": "S",
+                        "on_failed": "X",
+                        "on_finish": "E",
+                    }
                     self.events[who] = self.events.get(who, "") + letters[status["event"]]
                 else:
                     message.options.pop("eta", None)
@@ -283,7 +289,7 @@ def test_what_began_to_fail_while_its_parent_was_cancelled_is_heard_of_after_a_r
         else:
             change(world, verb)
         world.check()
-    assert world.events == {"child": "FDEF", "parent": "DEF"}
+    assert world.events == {"child": "FDXEF", "parent": "DEF"}
 
 
 def play(backend: Any, tree: Tree, data: st.DataObject) -> None:

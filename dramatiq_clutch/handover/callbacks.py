@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from dramatiq.common import current_millis
 
 from ..courier import Outgoing
 from ..engine import Engine
-from ..errors import DamagedState
-from ..status import status_from
+from ..errors import DamagedState, is_final
+from ..status import RunStatus, status_from
+from ..stored import owners
 from ..stored.duties import CallBack
+from ..stored.formats import Snapshot
 from ..stored.places import OPTION, CallbackTag
-from ..stored.plan import COMPLETION, message_from
+from ..stored.plan import COMPLETION, StageLine, callback_in
 from .delivery import deliver
+
+#: The events of a stage. Those who hear of them are told whether the stage allows its failures.
+ALARMS = ("on_failure", "on_death")
 
 
 def call_back(engine: Engine, run_id: str, duty: CallBack) -> None:
-    """Send the messages that the run's clutch has for the duty's event. Raises DamagedState for a duty without a
-    snapshot."""
+    """Send the messages that the run's clutch has for the duty's event, in order. One that can't be sent keeps no other
+    from being sent; its error is raised in the end. Raises DamagedState for a duty without a snapshot, too."""
     if duty.snapshot is None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot")
-    status = status_from(run_id, duty.snapshot).asdict() | {"event": duty.event, "stage": duty.stage}
-    outgoing: list[Outgoing] = []
+    status = status_from(run_id, duty.snapshot)
+    told = status.asdict() | {"event": duty.event, "stage": duty.stage}
+    if duty.event in ALARMS:
+        told["allowed"] = _is_allowed(duty.snapshot, duty.stage, status)
+    first: Exception | None = None
     for index, row in enumerate(engine.reader.spec(run_id, duty.generation).callbacks[duty.event]):
-        message = message_from(row)
-        args = message.args if duty.event == COMPLETION else (*message.args, status)  # a group's callbacks take none
-        tag = CallbackTag(run_id, duty.generation, duty.id, index, message.actor_name)
-        stamped = message.copy(
-            args=args,
-            message_id=tag.message_id,
-            message_timestamp=current_millis(),
-            options={OPTION: tag.to_option()},
-        )
-        outgoing.append((stamped, stamped.options.get("delay")))
-    deliver(engine, run_id, outgoing)
+        try:
+            message, gets_result = callback_in(row)
+            added: list[Any] = [told] if duty.event != COMPLETION else []  # what a group sends takes no status
+            if gets_result:
+                added.insert(0, _result_of(engine, status, duty))
+            tag = CallbackTag(run_id, duty.generation, duty.id, index, message.actor_name)
+            deliver(engine, run_id, [_outgoing(message, tag, added)])
+        except Exception as error:
+            if not is_final(error):
+                raise
+            first = first or error
+            # It isn't waited for. The others are: they may still read the run.
+            engine.backend.heard(CallbackTag(run_id, duty.generation, duty.id, index), engine.caller(owners.HEARD))
+    if first is not None:
+        raise first
+
+
+def _is_allowed(snapshot: Snapshot, stage: int, status: RunStatus) -> bool:
+    """Whether no more members of the stage are dead than may be. It is False where the run fails of an error of its
+    own."""
+    line = StageLine.parse(snapshot["head"][f"s{stage}"])
+    return line.lacks_results and status.stages[stage].dead <= line.most_dead and status.error is None
+
+
+def _result_of(engine: Engine, status: RunStatus, duty: CallBack) -> Any:
+    """The result of a run that has succeeded. Raises ResultsGone or DamagedState."""
+    if not status.stages:
+        return None
+    line, results = engine.reader.stage_results(status.run_id, len(status.stages) - 1, duty.generation)
+    return results if line.many else results[0]
+
+
+def _outgoing(message: Any, tag: CallbackTag, added: Sequence[Any]) -> Outgoing:
+    """A callback's message, ready to be sent, with what is added to its arguments."""
+    stamped = message.copy(
+        args=(*message.args, *added),
+        message_id=tag.message_id,
+        message_timestamp=current_millis(),
+        options={OPTION: tag.to_option()},
+    )
+    return stamped, stamped.options.get("delay")

@@ -7,6 +7,8 @@ are only the grammars of these.
                     0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
                                                               "enough=" NUMBER, "wait=" MS, "from=" UNIX_MS, or unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
+    callback's row  "m" MESSAGE / "w" MESSAGE                 among a spec's blobs; `plan.row_with_result`
+                    the second gets the run's result, too
     plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
     spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are
     packed          *( LENGTH BYTES ), LENGTH of 4 bytes      `pack`, `unpack`
@@ -51,8 +53,9 @@ Snapshot = Mapping[str, Any]
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
 FORMAT = 1
 
-#: The first byte of a row of a plan, which says whether it holds a message or the plan of a nested run.
-MESSAGE, NESTED = b"m", b"r"
+#: The first byte of a row of a plan, which says whether it holds a message or the plan of a nested run; or, of a
+#: callback that gets the run's result, a message.
+MESSAGE, NESTED, WITH_RESULT = b"m", b"r", b"w"
 
 
 def refuse_newer(version: Any, what: str) -> None:

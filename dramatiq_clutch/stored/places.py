@@ -146,6 +146,11 @@ class CallbackTag:
         """The id of the callback's message. It is derived, so that a second copy is recognised."""
         return derived_id(self.generation, f"{self.run_id}/{self.duty}.{self.index}/{self.actor}")
 
+    @property
+    def event(self) -> str:
+        """Which event: the first word of the duty's id."""
+        return self.duty.partition(":")[0]
+
     def __str__(self) -> str:
         return f"callback {self.duty} of run {self.run_id}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,14 @@ from dramatiq import Message, get_encoder
 
 from ..canonical import canonical
 from ..errors import DamagedState
-from .formats import FORMAT, MESSAGE, NESTED, pack, refuse_newer, unpack
+from .formats import FORMAT, MESSAGE, NESTED, WITH_RESULT, pack, refuse_newer, unpack
 from .places import Place
 
 #: The event of the callbacks that a Dramatiq group brings along. They take no status.
 COMPLETION = "completion"
 
 #: The events for which a clutch may have callbacks, in the order in which one transition fires them.
-EVENTS = ("on_failure", "on_death", COMPLETION, "on_success", "on_finish")
+EVENTS = ("on_failure", "on_death", COMPLETION, "on_success", "on_failed", "on_finish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,17 @@ class StageLine:
     def lacks_results(self) -> bool:
         """Whether it may be complete although some of its members have no result."""
         return self.tolerant or self.allowed is not None or self.enough is not None
+
+    @property
+    def most_dead(self) -> int:
+        """How many of its members may die, as `terms.lua` says."""
+        total = self.total or 0
+        if self.enough is not None:
+            return max(total - self.enough, 0)
+        if self.tolerant:
+            return total
+        allowed = self.allowed or 0
+        return math.floor(allowed * total + 1e-9) if allowed < 1 else int(allowed)
 
     @property
     def wary(self) -> bool:
@@ -302,3 +314,13 @@ def message_from(row: bytes) -> Message[Any]:
         return Message.decode(row.removeprefix(MESSAGE))
     except Exception as error:  # Dramatiq's encoder raises DecodeError, and a user's may raise anything
         raise DamagedState(f"a stored message can't be decoded: {error}") from error
+
+
+def row_with_result(row: bytes) -> bytes:
+    """The row of a callback that also gets the run's result, made of the row of its message."""
+    return WITH_RESULT + row.removeprefix(MESSAGE)
+
+
+def callback_in(row: bytes) -> tuple[Message[Any], bool]:
+    """The message in the row of a callback, and whether it gets the run's result. Raises DamagedState."""
+    return message_from(row.removeprefix(WITH_RESULT)), row[:1] == WITH_RESULT

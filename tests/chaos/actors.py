@@ -197,7 +197,7 @@ class Jobs:
         self.notes.close()
 
     def _clutch(self, name: str, shape: str) -> Clutch:
-        events = ("on_failure", "on_death", "on_success", "on_finish")
+        events = ("on_failure", "on_death", "on_success", "on_failed", "on_finish")
         heard: Any = self.heard
         callbacks: Any = {event: heard.message(name) for event in events}
         root, add, one = Clutch(broker=self.broker, name=shape, **callbacks), self.add.message, self.app.unit

@@ -243,7 +243,7 @@ def _wrong_result(run: Run, expected: Any) -> Iterator[str]:
 def _events_of(status: RunStatus | None) -> list[str]:
     events = {
         "succeeded": ["on_success", "on_finish"],
-        "failed": ["on_failure", "on_death", "on_finish"],
+        "failed": ["on_failure", "on_death", "on_failed", "on_finish"],
         "cancelled": ["on_finish"],
     }
     return events.get(status.state, []) if status else []

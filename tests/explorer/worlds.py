@@ -40,8 +40,10 @@ class Actors:
         return Clutch(broker=self.laboratory.broker, **callbacks)
 
     def loud(self) -> Clutch:
-        """A clutch with all four callbacks."""
-        return self.clutch(**dict.fromkeys(("on_failure", "on_death", "on_success", "on_finish"), self.callback))
+        """A clutch with all callbacks."""
+        return self.clutch(
+            **dict.fromkeys(("on_failure", "on_death", "on_success", "on_failed", "on_finish"), self.callback)
+        )
 
     def _nesting(self, name: str, *inner: str) -> Any:
         return self.clutch().parallel([self.step.message(one) for one in inner]).nest()
@@ -161,7 +163,7 @@ class Either(tuple[Any, ...]):
 
 
 #: How often each callback is sent where nothing goes wrong.
-QUIET = {"on_failure": 0, "on_death": 0, "on_success": 1, "on_finish": 1}
+QUIET = {"on_failure": 0, "on_death": 0, "on_success": 1, "on_failed": 0, "on_finish": 1}
 
 
 @_world(
@@ -248,14 +250,14 @@ def _nesting(actors: Actors) -> Clutch:
 @_world(
     "retry of a failed run",
     ends={"succeeded": "c(a,b)", "failed": None},
-    events={"succeeded": {"on_failure": 1, "on_finish": 2}},
+    events={"succeeded": {"on_failure": 1, "on_failed": 1, "on_finish": 2}},
     calls=("retry",),
     smoke=Bounds(workers=1, kills=0),
     full=CALLS,
 )
 def _retry(actors: Actors) -> Clutch:
     step = actors.step.message
-    callbacks = {"on_failure": actors.callback, "on_finish": actors.callback}
+    callbacks = dict.fromkeys(("on_failure", "on_failed", "on_finish"), actors.callback)
     return actors.clutch(**callbacks).parallel(step("a"), step("b", dies=1)).then(step("c", sees=True))
 
 

@@ -13,13 +13,14 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results, with_result
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.formats import FORMAT
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
@@ -42,7 +43,7 @@ HEARD = "heard"
 #: The gate of the jobs in `clutch("nesting")`: a key that is set once it's open, as all gates are.
 GATE = "gate"
 
-CALLBACKS = ("on_failure", "on_death", "on_success", "on_finish")
+CALLBACKS = ("on_failure", "on_death", "on_success", "on_failed", "on_finish")
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,12 @@ class Actors:
             client.rpush(HEARD, f"{who} {status['event']} {status['state']}")
 
         @dramatiq.actor(broker=broker)
+        def told(who: str, *given: Any) -> None:
+            """A callback that notes its message's id and, if it is given that, the run's result."""
+            message: Any = CurrentMessage.get_current_message()
+            log(who, id=message.message_id, result=given[:-1], state=given[-1]["state"])
+
+        @dramatiq.actor(broker=broker)
         def nests(actor: str, *args: Any) -> Any:
             """A run of one job. Its callbacks are the parent's, under its own name."""
             return self.called("child").then(broker.get_actor(actor).message(*args)).nest()
@@ -224,7 +231,7 @@ class Actors:
         self.numbers, self.double, self.thousand, self.count = numbers, double, thousand, count
         self.add, self.total, self.fail_times, self.wait = add, total, fail_times, wait
         self.die, self.dies_once, self.alert, self.heard = die, dies_once, alert, heard
-        self.nests, self.nests_two, self.nests_waiting = nests, nests_two, nests_waiting
+        self.nests, self.nests_two, self.nests_waiting, self.told = nests, nests_two, nests_waiting, told
 
     # What they have written
 
@@ -245,13 +252,13 @@ class Actors:
     # Clutches
 
     def called(self, who: str, *options: str) -> Clutch:
-        """A clutch whose callbacks (all four by default) are heard under this name."""
+        """A clutch whose callbacks (all of them by default) are heard under this name."""
         heard: Any = self.heard
         callbacks: Any = {option: heard.message(who) for option in options or CALLBACKS}
         return Clutch(broker=self.broker, **callbacks)
 
     def clutch(self, shape: str) -> Clutch:
-        empty, see, total = Clutch(broker=self.broker), self.see, self.total
+        empty, see, total, told = Clutch(broker=self.broker), self.see, self.total, self.told
         both, map_double = (see.message("a"), see.message("b")), cast(Any, self.double)  # a mapped one lacks its number
         if shape == "everything":
             child = empty.then(self.numbers.message("inner")).map(map_double.message("child"))
@@ -268,6 +275,10 @@ class Actors:
             "nested": empty.parallel(empty.then(see.message("a"), total), see.message("b")).then(total),
             "mapped": empty.parallel(*both).map(see).then(total),
             "called": self.called("called", "on_success", "on_finish").then(see.message("a")),
+            "told": Clutch(
+                broker=self.broker,
+                on_success=[partial(told, "first"), with_result(partial(told, "second")), partial(told, "third")],
+            ).then(see.message("a")),
             "nesting": empty.parallel(self.nests_waiting.message("n", GATE), see.message("b")).then(total),
             "numbers": empty.then(*map(self.count.message, range(8))).parallel(self.add),
             "wide": empty.then(self.thousand).map(self.count).then(self.add),

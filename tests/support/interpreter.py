@@ -154,7 +154,7 @@ class SimRun:
             self.settle()
         elif settled and self.state != "failed":
             self.state = "failed"
-            self.fire("E")
+            self.fire("XE")
 
     def word(self) -> str:
         """How the parent sees this run."""

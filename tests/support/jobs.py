@@ -78,12 +78,15 @@ class Jobs:
         self.job, self.several, self.heard, self.total = job, several, heard, total
 
     def callbacks(self, who: str) -> dict[str, Any]:
-        """All four, for `Clutch(**jobs.callbacks("root"))`."""
-        return {option: self.heard.message(who) for option in ("on_failure", "on_death", "on_success", "on_finish")}
+        """All of them, for `Clutch(**jobs.callbacks("root"))`."""
+        return {
+            option: self.heard.message(who)
+            for option in ("on_failure", "on_death", "on_success", "on_failed", "on_finish")
+        }
 
     def fired(self, who: str) -> str:
-        """What `who` has heard so far: F, D, S and E."""
-        letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_finish": "E"}
+        """What `who` has heard so far: F, D, S, X (it has failed) and E."""
+        letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_failed": "X", "on_finish": "E"}
         return " ".join(letters[event] for _, name, event in sorted(self.events) if name == who)
 
     def counts(self) -> Counter[str]:

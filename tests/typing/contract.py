@@ -27,6 +27,7 @@ from dramatiq_clutch import (
     current_run,
     previous_failures,
     previous_results,
+    with_result,
 )
 from dramatiq_clutch.testing import ClutchBroker, FakeJob, job, run_to_end, stubbed
 
@@ -59,6 +60,14 @@ async def notify(who: str, status: dict[str, Any]) -> None: ...
 
 def what_gets_more_arguments_later() -> None:
     clutch = Clutch(on_failure=partial(notify, "ops"), on_death=notify.message("ops", {}))
+    Clutch(on_failed=[alert, partial(notify, "ops"), "alert"], on_finish=(alert, Generic), on_death=[])
+    alerts = [alert, alert]
+    Clutch(on_failed=alerts)
+    Clutch(on_failed=[alert, 3])  # type: ignore[list-item]
+    Clutch(on_success=with_result(partial(notify, "ops")), callback_queue="alerts")
+    Clutch(on_success=[alert, with_result("alert"), with_result(notify)])
+    Clutch(on_finish=with_result(alert))  # type: ignore[arg-type]
+    with_result(3)  # type: ignore[arg-type]
     assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe=True), Clutch)
     assert_type(clutch.then(plain).map(partial(transform, "facts", language="de")), Clutch)
     assert_type(clutch.parallel(partial(plain, 1), partial(plain, 2)), Clutch)
@@ -75,7 +84,9 @@ def what_gets_more_arguments_later() -> None:
 
 
 def the_builder() -> None:
-    clutch = Clutch(queue="q", on_failure=alert, on_death="alert", on_success=Generic, on_finish=None, name="n")
+    clutch = Clutch(
+        queue="q", on_failure=alert, on_death="alert", on_success=Generic, on_failed="alert", on_finish=None, name="n"
+    )
     assert_type(clutch, Clutch)
     assert_type(clutch.then(plain, plain.message(1), coroutine, Generic, clutch, pipe=True), Clutch)
     assert_type(clutch.then(pipeline([plain.message(1)]), group([plain.message(1)])), Clutch)
@@ -162,4 +173,6 @@ def the_middleware(client: redis.Redis) -> None:
     StubBackend().clock.advance(hour)
     ClutchMiddleware(RedisBackend(client=client, namespace="n"))
     ClutchMiddleware(RedisBackend(url="redis://localhost", encoder=dramatiq.JSONEncoder(), max_connections=4))
+    ClutchMiddleware(on_failed="alert", on_success=[alert, with_result(notify)], on_death=(), callback_queue="alerts")
+    ClutchMiddleware(on_failed=3)  # type: ignore[arg-type]
     ClutchMiddleware("redis://localhost")  # type: ignore[arg-type]

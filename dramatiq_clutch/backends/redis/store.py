@@ -18,7 +18,7 @@ from ...errors import DamagedState, PayloadRefused, StateUnavailable
 from ...stored.duties import Duty, OpenStage, SendAgain
 from ...stored.formats import FORMAT, Snapshot, decode_snapshot, success
 from ...stored.places import CallbackTag, Tag
-from ...stored.plan import EVENTS, Plan, rows_of
+from ...stored.plan import EVENTS, Plan, Spec, rows_of
 from ...tokens import new_token
 from . import resp
 from .along import Along
@@ -122,7 +122,7 @@ class RedisBackend(RedisCalling):
             "spec": spec.to_bytes(),
             "name": spec.name or "",
             "stages": len(lines),
-            "events": " ".join(event for event in EVENTS if event in spec.callbacks),
+            "events": " ".join(_word_of(event, spec) for event in EVENTS if event in spec.callbacks),
             "told": "working" if spec.parent else "",
             "share": share,
             "format": FORMAT,
@@ -284,7 +284,8 @@ class RedisBackend(RedisCalling):
         return self._present("fail", run_id, caller, {"id": duty.id, "details": details})
 
     def heard(self, tag: CallbackTag, caller: Caller) -> str:
-        return self._present("heard", tag.run_id, caller, {"duty": tag.duty}, generation=tag.generation).word
+        given = {"duty": tag.duty, "index": tag.index}
+        return self._present("heard", tag.run_id, caller, given, generation=tag.generation).word
 
     def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:
         keys = {"list": self._key(run_id, f"items:{duty.stage}", duty.generation)}
@@ -313,6 +314,12 @@ class RedisBackend(RedisCalling):
     def snapshot(self, run_id: str) -> Snapshot | None:
         raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0), {})[0]
         return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
+
+
+def _word_of(event: str, spec: Spec) -> str:
+    """An event among the words of the head's field `events`: with how many callbacks it has, if they are several."""
+    count = len(spec.callbacks[event])
+    return event if count == 1 else f"{event}={count}"
 
 
 def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:

@@ -23,7 +23,7 @@ end
 set('error', details)
 if run.state == 'running' then
   set('state', 'failed')
-  if not callback then ring('alarmed', 'on_failure') end -- a callback that can't be sent causes no other callback
+  if not callback then ring('alarmed', 'on_failure') end -- a callback that can't be sent rings no alarm
   rest('failed')
 end
 tell()

@@ -1,10 +1,11 @@
 -- Note that a callback's message has ended: no other attempt of it will come.
 -- USES expiry
--- ARGV duty
--- `duty` is the id of the duty that sent the message.
+-- ARGV duty, index number
+-- `duty` is the id of the duty that sent the message, and `index` the message's position among those of the duty.
 -- returns {'heard' | 'unknown', note}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
-call('SREM', callbacks, duty)
+if index == 0 then call('SREM', callbacks, duty) end -- it may have been the only one
+call('SREM', callbacks, duty .. '.' .. index)
 clean_up()
 return {'heard', ''}

@@ -1,11 +1,14 @@
--- Owe the callbacks for an event of the run.
+-- Owe the callbacks for an event of the run. It is one duty, which sends all of them; but each ends by itself, so that
+-- of several each is noted with its index.
 -- USES outbox, snapshot
 -- KEYS callbacks
 local function owe_callback(event)
-  if not string.find(run.events, event, 1, true) then return end
+  local several = string.match(' ' .. run.events .. ' ', ' ' .. event .. '=?(%d*) ')
+  if not several then return end
   local id = event .. ':' .. stage .. ':' .. call('HINCRBY', head, 'fired', 1)
   if event ~= 'completion' then -- a group's completion callbacks read nothing of the run, so it needn't stay for them
-    call('SADD', callbacks, id)
+    if several == '' then call('SADD', callbacks, id) end
+    for index = 0, (tonumber(several) or 0) - 1 do call('SADD', callbacks, id .. '.' .. index) end
     call('PEXPIRE', callbacks, lifetime())
   end
   owe(id, moment())

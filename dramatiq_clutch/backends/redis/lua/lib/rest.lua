@@ -6,6 +6,8 @@ local function rest(state)
   if state == 'succeeded' then
     owe_callback('completion')
     owe_callback('on_success')
+  elseif state == 'failed' then
+    owe_callback('on_failed')
   end
   owe_callback('on_finish')
   set('state', state)
