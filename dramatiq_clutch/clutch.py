@@ -14,6 +14,7 @@ from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
 
 from . import job, mermaid, terms
+from .asynchronous import for_coroutines
 from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
 from .durations import UNITS, Duration, in_words, milliseconds
 from .engine import engine_of
@@ -330,6 +331,13 @@ class Clutch(Description):
                 exc_info=not is_expected(error),
             )
         return Run(run_id, broker=broker)
+
+    run_async = for_coroutines(
+        run,
+        example='clutch.run_async(run_id="nightly")',
+        after="So where a task may be cancelled give a `run_id`, and look: ``Run(run_id).status()`` raises RunNotFound "
+        "if the run hasn't started. Or run the clutch again under that id.",
+    )
 
     def nest(self) -> Run:
         """Make a run part of the running job's stage, so that the next stage waits for it, too. For example, the actor

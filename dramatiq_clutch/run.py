@@ -10,6 +10,7 @@ from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
 from dramatiq.results import ResultMissing
 
+from .asynchronous import for_coroutines
 from .backend import Caller, Reply
 from .durations import Duration, milliseconds
 from .engine import Engine, engine_of
@@ -23,6 +24,9 @@ from .working import in_worker, is_part_of
 
 #: How long `get_result(block=True)` waits by default, in milliseconds; as long as Dramatiq's own results.
 DEFAULT_TIMEOUT = 10_000
+
+#: What to do when a coroutine that changes a run was cancelled.
+AGAIN = "It may be called again: what was done already isn't done a second time, but for a `resend`."
 
 logger = get_logger(__name__)
 
@@ -51,6 +55,8 @@ class Run(Handle):
         if snapshot is None:
             raise self._not_found()
         return status_from(self.run_id, snapshot)
+
+    status_async = for_coroutines(status)
 
     def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:
         """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty
@@ -151,6 +157,8 @@ class Run(Handle):
         """
         return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
 
+    cancel_async = for_coroutines(cancel, after=AGAIN)
+
     def retry(self) -> bool:
         """Send the dead members again, and only them, with fresh retries; those of nested runs, too:
         ``Run(run_id).retry()``. A failed run is then at work again, and `on_failure` and `on_death` may be sent again.
@@ -169,6 +177,8 @@ class Run(Handle):
         """
         return self._change("retry", self._engine.backend.retry).word == "retried"
 
+    retry_async = for_coroutines(retry, after=AGAIN)
+
     def resend(self) -> bool:
         """Send all unsettled members of the present stage again, because their messages were lost (say, by purging a
         queue): ``Run(run_id).resend()``. If a message wasn't lost, its job may run a second time, but only one success
@@ -177,6 +187,8 @@ class Run(Handle):
         Returns whether there was anything to send; False for a run at rest. Raises what `retry()` raises.
         """
         return self._change("resend", self._engine.backend.resend).word == "resent"
+
+    resend_async = for_coroutines(resend, after=AGAIN)
 
     def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
         engine = self._engine

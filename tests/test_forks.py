@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import os
@@ -236,3 +237,16 @@ def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, 
 
     check(look, logs, times=1)
     assert engine.remembered.wanted
+
+
+def test_a_child_has_threads_of_its_own_for_coroutines(broker: dramatiq.Broker, logs: Path) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    run = Clutch().then(job).run()
+
+    def look() -> None:
+        assert asyncio.run(run.status_async()).state == "running"
+
+    with busy(look):
+        check(look, logs, times=20)

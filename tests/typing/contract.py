@@ -128,6 +128,13 @@ async def the_run() -> None:
     assert_type(await run.get_result_async(timeout=60_000), Any)
     assert_type(run.get_result(block=True, timeout=timedelta(minutes=1)), Any)
     assert_type(await run.get_result_async(timeout=timedelta(minutes=1)), Any)
+    assert_type(await run.status_async(), RunStatus)
+    assert_type(await run.cancel_async(), bool)
+    assert_type(await run.retry_async(), bool)
+    assert_type(await run.resend_async(), bool)
+    assert_type(await Clutch().run_async(delay=1_000, run_id="mine"), Run)
+    await Clutch().run_async(1_000)  # type: ignore[call-arg]
+    await Clutch().run_async(nowhere=1)  # type: ignore[call-arg]
     assert_type(run.cancel(), bool)
     assert_type(run.retry(), bool)
     assert_type(run.resend(), bool)
