@@ -46,7 +46,7 @@ def test_what_is_queued_when_a_run_fails_fast_is_skipped(broker: dramatiq.Broker
     with running_worker(broker, threads=1):
         with pytest.raises(RunFailed, match="dies"):
             run.get_result(block=True)
-        jobs.wait_fired("root", "F D E")
+        jobs.wait_fired("root", "F D X E")
         nothing_is_queued(broker)
     assert len([name for name in jobs.began if name != "first"]) == 1
     stage = run.status().stages[-2]
@@ -88,7 +88,7 @@ def test_nested_runs_are_cancelled_when_their_parent_fails_fast_and_work_again_w
     with running_worker(broker, threads=3):
         wait_until("both to work", lambda: {"waits", "gate"} <= set(jobs.began))
         jobs.gates["gate"].set()
-        jobs.wait_fired("root", "F D E")
+        jobs.wait_fired("root", "F D X E")
         assert run.status().state == "failed"
         state_is(Run(f"{run.run_id}~0.0"), "cancelled")
         state_is(Run(f"{run.run_id}~0.1"), "failed")
@@ -97,7 +97,7 @@ def test_nested_runs_are_cancelled_when_their_parent_fails_fast_and_work_again_w
         assert "next" not in jobs.began
         assert run.retry()
         assert run.get_result(block=True) == ["next", ["dies"]]
-        jobs.wait_fired("root", "F D E S E")
+        jobs.wait_fired("root", "F D X E S E")
     assert jobs.counts() == {"waits": 2, "gate": 1, "dies": 2, "next": 1}
 
 
