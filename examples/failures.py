@@ -13,7 +13,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from running import REDIS_URL, interrupt_at_the_next_pause, pause, server_and_workers
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_failures, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunFailed, previous_failures, previous_results
 
 broker = RedisBroker(url=REDIS_URL, namespace="failures")
 broker.add_middleware(ClutchMiddleware())
@@ -78,7 +78,7 @@ def main() -> int:
         run = strict.run(run_id="sales-2026-11")
         try:
             run.get_result(block=True, timeout=30_000)
-        except dramatiq.results.ResultFailure as error:
+        except RunFailed as error:
             print("  ", error)
         show_told(3)
 

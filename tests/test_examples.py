@@ -7,8 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +19,8 @@ import psutil
 import pytest
 import redis
 
-from tests.support.awaiting import wait_until
-from tests.support.server import Server
+from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.server import Server, free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +50,7 @@ def example(
     mark = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     process = subprocess.Popen(
-        [sys.executable, *before, f"examples/{name}.py", *map(str, arguments)],
+        [sys.executable, *before, f"examples/{name}.py" if name else "examples", *map(str, arguments)],
         cwd=ROOT,
         env={**inherited, MARK: mark, **(env or {})},
         stdout=subprocess.PIPE,
@@ -174,6 +177,63 @@ def test_failures_tells_the_whole_story() -> None:
     assert "'sales': ['sales of north', 'sales of closed', 'sales of south'], 'missing': []" in third
     assert sorted(re.findall(r"told (on_\w+)", third)) == ["on_finish", "on_success"]
     assert process.returncode == 0
+
+
+def test_image_service_tells_a_client_how_its_runs_stand() -> None:
+    with example("image_service") as process:
+        output = output_of(process)
+
+    assert output.splitlines() == [
+        "1. An image: 202, then succeeded, 4 of 4 jobs done.",
+        "   16 by 8, a PNG of 317 bytes",
+        "   32 by 16, a PNG of 1162 bytes",
+        "   64 by 32, a PNG of 5126 bytes",
+        "2. No image: 202, then failed: thumbnail: not an image: b'<script>alert(1)</sc'",
+        "3. One that is cancelled before it begins: 202, then {'cancelled': True}, again {'cancelled': False}: "
+        "it is cancelled.",
+        "4. One that nobody has sent: 404, there is no such image.",
+        "5. One whose id is none: 404.",
+    ]
+    assert process.returncode == 0
+
+
+def get(url: str, method: str = "GET") -> str:
+    """The status of an answer, and its text."""
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=PATIENCE)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return f"{answer.status} {answer.read().decode()}"
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(get(url))
+    except OSError:
+        return False
+
+
+def test_image_service_answers_others_while_a_request_waits_for_the_server(tmp_path: Path) -> None:
+    port = free_port()
+    address, service = f"http://127.0.0.1:{port}", ["-m", "uvicorn", "image_service:app", "--port", str(port)]
+    with Server() as server, ThreadPoolExecutor(2) as pool:
+        env = {"REDIS_URL": server.url, "CLUTCH_EXAMPLE_IMAGES": str(tmp_path)}
+        with example("", before=[*service, "--app-dir"], env=env) as process:
+            wait_until("the service to answer", lambda: answers(f"{address}/openapi.json"))
+            server.pause()
+            waiting = [
+                pool.submit(get, f"{address}/images", "POST"),
+                pool.submit(get, f"{address}/images/{'0' * 32}", "DELETE"),
+            ]
+            wait_until("the image to be stored", lambda: list(tmp_path.glob("*.ppm")))
+            assert "Thumbnails" in get(f"{address}/openapi.json")
+            assert not any(one.done() for one in waiting)
+            server.resume()
+            assert waiting[0].result(PATIENCE).startswith("202")
+            assert waiting[1].result(PATIENCE) == '404 {"detail":"there is no such image"}'
+            process.send_signal(signal.SIGINT)
+            output_of(process)
 
 
 def test_the_tests_of_an_application_need_no_server() -> None:

@@ -151,8 +151,8 @@ def the_errors(clutch: Clutch) -> None:
         assert_type(error.run_id, str)
     except RunFailed as error:
         assert_type(error.args, tuple[Any, ...])
-        caught: ClutchError = error
-        assert_type(caught, ClutchError)
+        caught: list[ClutchError] = [error]
+        assert_type(caught, list[ClutchError])
 
 
 def the_tests(broker: ClutchBroker) -> None:

@@ -1,0 +1,84 @@
+"""What users write type-checks: the examples, the blocks of the READMEs, and the public names, by mypy and by pyright.
+The rest of the project is checked by mypy alone, among the linters."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import BLOCK, OPERATIONS, README
+
+ROOT = Path(__file__).parents[1]
+
+#: What in a README is right and isn't followed by a checker, or is Dramatiq's own: an actor without annotations that
+#: names itself; a message that gets its argument from a pipeline; a module that Dramatiq imports by itself; an actor
+#: that is declared without a decorator.
+KNOWN = ("crawl.message(depth - 1)", "shout.message()", "dramatiq.results.ResultFailure", "dramatiq.actor(lambda")
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> list[Path]:
+    """The Python blocks of each README as a module, whose lines have the numbers that they have on the page."""
+    made = []
+    for page, name in ((README, "readme"), (OPERATIONS, "operations")):
+        text, lines = page.read_text(), list[str]()
+        for block in BLOCK.finditer(text):
+            if block[1] == "python":
+                lines += [""] * (text[: block.start(2)].count("\n") - len(lines)) + block[2].splitlines()
+        made.append(tmp_path / f"{name}.py")
+        made[-1].write_text("\n".join(lines) + "\n")
+        assert sum(map(bool, lines)) > 5
+    return made
+
+
+def outcome(command: Sequence[str | Path]) -> str:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+def unknown(complaints: Sequence[tuple[str, int, str]]) -> list[str]:
+    """What is complained of, as (file, line from 1 on, text), but for what is known."""
+    lines = [(file, number, Path(file).read_text().splitlines()[number - 1], text) for file, number, text in complaints]
+    return [
+        f"{file}:{number}: {text}: {line.strip()}"
+        for file, number, line, text in lines
+        if not any(known in line for known in KNOWN)
+    ]
+
+
+def test_mypy_takes_the_blocks_of_the_readmes(pages: list[Path]) -> None:
+    """Their functions have no annotations, for the sake of who reads them; so it isn't strict."""
+    told = outcome(["mypy", "--config-file=", "--check-untyped-defs", "--cache-dir", pages[0].parent / "cache", *pages])
+    found = re.findall(r"^(.+?):(\d+): error: (.*)$", told, re.MULTILINE)
+    assert unknown([(file, int(number), text) for file, number, text in found]) == []
+    assert re.search(r"checked 2 source files|no issues found in 2 source files", told), told
+
+
+def test_pyright_takes_the_examples_the_readmes_and_the_public_names(pages: list[Path]) -> None:
+    files = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "tests" / "typing" / "contract.py", *pages]
+    told = outcome(["pyright", "--outputjson", "--pythonpath", sys.executable, *files])
+    report = json.loads(told[told.index("{") :])
+    assert report["summary"]["filesAnalyzed"] >= len(files)
+    found = [
+        (one["file"], one["range"]["start"]["line"] + 1, one["message"])
+        for one in report["generalDiagnostics"]
+        if one["severity"] == "error"
+    ]
+    assert unknown(found) == []
+
+
+def test_a_mistake_is_found(tmp_path: Path) -> None:
+    """In what the two tests above let pass, neither checker would see anything."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from dramatiq_clutch import Clutch\n\nClutch().then(3)\n")
+    assert "3: error" in outcome(["mypy", "--config-file=", "--cache-dir", tmp_path / "cache", wrong])
+    assert "3:15 - error" in outcome(["pyright", "--pythonpath", sys.executable, wrong])
