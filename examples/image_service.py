@@ -72,8 +72,8 @@ def thumbnails(image: str) -> Clutch:
     )
 
 
-# The service. The run of an image has the image's id. Every call that talks to the server is awaited in a thread, so
-# that the event loop is free for other requests.
+# The service. The run of an image has the image's id. Every call that talks to the server is awaited, so that the event
+# loop is free for other requests.
 
 app = FastAPI(title="Thumbnails")
 
@@ -88,13 +88,13 @@ async def start(request: Request, delay: Annotated[int, Query(ge=0)] = 0) -> dic
         raise HTTPException(413, f"an image may have {LARGEST:,} bytes")
     image = uuid.uuid4().hex
     await asyncio.to_thread(file_of(image, ".ppm").write_bytes, body)
-    await asyncio.to_thread(thumbnails(image).run, run_id=image, delay=delay)
+    await thumbnails(image).run_async(run_id=image, delay=delay)
     return {"id": image, "status": f"/images/{image}"}
 
 
 @app.get("/images/{image}")
 async def show(image: ImageId) -> dict[str, Any]:
-    status = await asyncio.to_thread(Run(image).status)
+    status = await Run(image).status_async()
     shown: dict[str, Any] = {
         "state": status.state,
         "done": sum(stage.succeeded for stage in status.stages),
@@ -108,7 +108,7 @@ async def show(image: ImageId) -> dict[str, Any]:
 
 @app.delete("/images/{image}")
 async def cancel(image: ImageId) -> dict[str, bool]:
-    return {"cancelled": await asyncio.to_thread(Run(image).cancel)}
+    return {"cancelled": await Run(image).cancel_async()}
 
 
 @app.exception_handler(RunNotFound)
