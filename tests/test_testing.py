@@ -40,7 +40,7 @@ from tests.support.awaiting import PATIENCE
 
 __all__ = ["clutch_broker"]  # a fixture
 
-LONG = PATIENCE * 1_000
+LONG = int(PATIENCE * 1_000)
 
 #: The broker of an application, which no test connects to.
 APPLICATION = RedisBroker(url="redis://127.0.0.1:1")
@@ -148,7 +148,7 @@ def test_a_run_expires_when_its_time_has_come(clutch_broker: ClutchBroker) -> No
 
 def test_code_that_waits_for_its_result_finds_a_worker(clutch_broker: ClutchBroker) -> None:
     with clutch_broker.working():
-        assert Clutch().then(fetch.message(1)).run().get_result(block=True, timeout=int(LONG)) == "text of page 1"
+        assert Clutch().then(fetch.message(1)).run().get_result(block=True, timeout=LONG) == "text of page 1"
         assert run_to_end(Clutch().then(fetch.message(2))) == "text of page 2"  # by the same worker
     Clutch().then(fetch.message(3)).run()
     assert began == ["fetch 1", "fetch 2"]
@@ -235,6 +235,21 @@ def test_a_clutch_is_run_to_its_end() -> None:
 def test_attempts_that_fail_take_no_time(clutch_broker: ClutchBroker) -> None:
     assert run_to_end(Clutch().then(flaky.message(4))) == 5
     assert clutch_broker.backend.clock.ahead > 4 * 7_500  # Dramatiq's own backoff begins with 15 s, or half of it
+
+
+def test_waits_and_delays_take_no_time(clutch_broker: ClutchBroker) -> None:
+    late = fetch.message_with_options(args=(2,), delay=timedelta(hours=1) // timedelta(milliseconds=1))
+    assert run_to_end(Clutch().then(fetch.message(1)).wait(timedelta(days=1)).then(late)) == "text of page 2"
+    assert clutch_broker.backend.clock.ahead == 25 * 3_600_000
+
+
+def test_coroutines_find_a_worker(clutch_broker: ClutchBroker) -> None:
+    async def endpoint() -> Any:
+        run = await Clutch().then(fetch.message(1)).run_async()
+        return await run.get_result_async(timeout=LONG)
+
+    with clutch_broker.working():
+        assert asyncio.run(endpoint()) == "text of page 1"
 
 
 def test_callbacks_have_been_called(clutch_broker: ClutchBroker) -> None:
