@@ -116,9 +116,11 @@ def test_a_success_completes_a_stage_for_which_it_is_enough(broker: dramatiq.Bro
 
 
 def test_a_late_success_is_in_no_result(broker: dramatiq.Broker, jobs: Jobs) -> None:
-    jobs.script["slow"] = ["wait"]
+    jobs.script["slow"], jobs.script["0"] = ["wait"], ["wait"]
     run = Clutch().parallel(*named(jobs, 2), jobs.job.message("slow"), enough=2).run()
     with running_worker(broker, threads=3):
+        wait_until("the slow one to work", lambda: "slow" in jobs.began)
+        jobs.gates["0"].set()
         assert run.get_result(block=True) == ["0", "1", None]
         jobs.gates["slow"].set()
         nothing_is_queued(broker)
