@@ -38,9 +38,10 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: What else a reply says of the run. `ends`: it has succeeded and owes nothing more. `rests`: it is failed or
-#: cancelled, and owes nothing more until somebody retries it. `wakes`: it was at rest, and works or owes something
-#: again. `more`: there are shares for anybody that the caller wasn't given.
+#: What else a reply says of the run. `ends`: it has succeeded and owes nothing more, and no other run will have its id.
+#: `rests`: it is at rest otherwise, and owes nothing more until somebody retries it, or runs a clutch under its id.
+#: `wakes`: it was at rest, and works or owes something again. `more`: there are shares for anybody that the caller
+#: wasn't given.
 Note = Literal["", "ends", "rests", "wakes", "more"]
 
 #: The name under which sweepers listen for hints that there is work for them before their interval is over.
@@ -113,6 +114,22 @@ class Record:
         its member only, so a store may have a cheaper way for it."""
         plain = not (self.nested or self.of_run or self.tag.leads or self.tag.exact)
         return self.ending == "succeeded" and self.tag.of > 1 and plain
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """Who has an id: a run, or what is left of one.
+
+    `generation` and `application`: the run's. `state`: its state; or `gone` if it has succeeded and expired, so that
+    only its tombstone is left. `claimed`: its id was given by the user. `frees`: the id is free for another run as soon
+    as this one is at rest.
+    """
+
+    generation: str
+    state: Literal["running", "failed", "succeeded", "cancelled", "gone"]
+    application: str = ""
+    claimed: bool = False
+    frees: bool = False
 
 
 class Listener(abc.ABC):
@@ -198,15 +215,18 @@ class ClutchBackend(abc.ABC):
         claim: str = "",
         draft: str = "",
         share: int = SHARE,
+        frees: bool = False,
     ) -> Reply:
         """Store the plan, then seal it in one step, before which nothing is owed. With a `draft`, the plan's rows are
         stored already. `run_ttl` and `result_ttl` are in milliseconds; `claim` is the clutch's fingerprint if the user
-        gave the id, else `''`; `share` is how many members of a large stage one caller sends.
+        gave the id, else `''`; `share` is how many members of a large stage one caller sends; `frees` says that the id
+        is free for another run as soon as this one is at rest and `delete`d, or has expired.
 
         The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
         run there has another claim, or `foreign` if it is of another application. A claimed id is in use for `run_ttl`
-        after success, any other for a day. A nested run replaces one that was nested in another run of its parent's id.
-        Raises DamagedState if the draft has expired.
+        after success, any other for a day. A nested run replaces one that was nested in another run of its parent's id,
+        unless that is the later one. What has had the id before is remembered: its late messages are `over`. Raises
+        DamagedState if the draft has expired.
         """
 
     @abc.abstractmethod
@@ -227,7 +247,7 @@ class ClutchBackend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def owed(self, run_id: str, caller: Caller) -> Reply:
+    def owed(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
         """Write down what follows from the run's state, and give the caller the duties that it owns and those whose
         lease has lapsed. A sweeper is also given one share for anybody, if there is one.
 
@@ -314,6 +334,22 @@ class ClutchBackend(abc.ABC):
         a run that last told `working`. The word is `told` or `unknown`."""
 
     @abc.abstractmethod
+    def delete(
+        self, run_id: str, caller: Caller, *, generation: str, bury: int | None = None, asks: bool = False
+    ) -> Reply:
+        """Delete what is kept of a run at rest, but for the runs that are nested in it, and free its id. Late messages
+        of it are `over` from then on, for a day after the last of them is due.
+
+        The word is `deleted`; `freed` if the run had expired, and only its tombstone was left; `works` if the run isn't
+        at rest; `owing` if it owes something that others wait for, such as a callback, of which the caller is given
+        what `owed` would give it; `unknown` if there is no run of this `generation`. With `asks` nothing is deleted,
+        and the word is `rests` where the run could be.
+
+        A parent that is deleted gives its epoch as `bury`, as for `cancel`: it can't start the run in that epoch any
+        more. Raises ForeignRun.
+        """
+
+    @abc.abstractmethod
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
         """Put off the expiry of the run's keys: they live for its ttl from now, or from `due` (UNIX milliseconds), if
         something of the run is delayed until then. Returns `touched` or `unknown`."""
@@ -378,6 +414,10 @@ class ClutchBackend(abc.ABC):
     def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
         """Whether each of these runs is at rest or gone. It is also true for a run of a newer format, because reading
         such a run raises the error that says so."""
+
+    @abc.abstractmethod
+    def occupants(self, run_ids: Sequence[str]) -> Sequence[Occupant | None]:
+        """Who has each of these ids; None for an id that is free, or that a run is only kept from starting under."""
 
     # Hints
 

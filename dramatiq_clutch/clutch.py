@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from dramatiq import Broker, get_broker
-from dramatiq.logging import get_logger
 
 from . import job, mermaid, terms
 from .asynchronous import for_coroutines
 from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
 from .durations import UNITS, Duration, in_words, milliseconds
-from .engine import engine_of
-from .errors import NestingError, OutcomeUnknown, RunIdTaken, Unavailable, foreign_run, is_expected
-from .handover import hand_over
-from .planning import chunks, read, with_defaults
+from .errors import NestingError
 from .run import Run
 from .signatures import Extra, mapped, piped
+from .starting import IfExists, Unique, start
 from .steps import (
     Description,
     Given,
@@ -36,21 +31,10 @@ from .steps import (
     shortened,
     to_member,
 )
-from .stored import owners
-from .stored.duties import SendMembers
-from .stored.places import new_generation
-from .stored.plan import Fingerprint, Plan
 from .terms import Allowance
-from .tokens import new_token
-
-#: What an id that a user gives must match. `~` is used in the ids of nested runs, and braces have a meaning in Redis
-#: Cluster.
-RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 
 #: How long a wait may be at most, in milliseconds: ten years.
 MOST_WAITED = 3_650 * UNITS["d"]
-
-logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -261,7 +245,14 @@ class Clutch(Description):
         object.__setattr__(longer, "pending", pending)
         return longer
 
-    def run(self, *, delay: Duration | None = None, run_id: str | None = None) -> Run:
+    def run(
+        self,
+        *,
+        delay: Duration | None = None,
+        run_id: str | None = None,
+        if_exists: IfExists | None = None,
+        unique: Unique | None = None,
+    ) -> Run:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
         the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
 
@@ -270,67 +261,40 @@ class Clutch(Description):
           run_id: an id of your own, of 1 to 200 letters, digits and ``_.:@/+=-``. If a clutch is run twice under the
             same id, there is one run, and both calls return a handle of it. The id stays claimed for the middleware's
             `run_ttl`, also after success.
+          if_exists: what to do if there is a run of this id, at work or at rest, or there was one whose id is still
+            claimed. ``"join"``, the default: return a handle of it; another clutch's run is an error. ``"refuse"``:
+            any run is an error. ``"restart"``: if it is at rest, it is deleted, and this clutch is run anew; if it is
+            at work, this joins it. ``"replace"``: as ``"restart"``, but one at work is cancelled before, with the runs
+            nested in it, and its `on_finish` is sent. `Run.started` tells whether this call has started the run. What
+            is left of the earlier one's messages is skipped.
+          unique: for how long there is only one run under the id. ``"always"``, the default: for the `run_ttl`.
+            ``"while_running"``: until this run is at rest; then the id is free, and the next `run()` of it, whatever
+            its `if_exists`, deletes this run and starts a new one.
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
-          ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id, or
-            the `delay` is negative; the first stage pipes or maps, though it has nothing before it, and so has none of
-            a clutch in it; or a callable given to `parallel` has returned an iterator that is used up.
+          ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id,
+            `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative; the
+            first stage pipes or maps, though it has nothing before it, and so has none of a clutch in it; or a callable
+            given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
-          RunIdTaken: another clutch was run under this id.
+          RunIdTaken: another clutch was run under this id; or, with ``if_exists="refuse"``, any clutch was.
+          RunAtWork: the run that was to make room is at rest, but another process still sends what follows from that,
+            such as a callback, and doesn't come to an end: try again. Nothing was started.
           ForeignRun: another application that shares the state store has run a clutch under this id.
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps, the `delay` isn't a time,
             or the `run_id` isn't a string.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
-          StateUnavailable: the state store is away; nothing was started.
+          StateUnavailable: the state store is away; nothing was started, but what was to make room may have been
+            cancelled or deleted. Call it again.
+          BrokerUnavailable: the broker is away, so a callback of the run that was to make room can't be sent; nothing
+            was started.
           PayloadRefused: a message or an option is larger than the state store takes; nothing was started.
           OutcomeUnknown: the store went away in the middle; the run may have started. The error has its id.
         """
-        if run_id is not None and not isinstance(run_id, str):
-            raise TypeError(f"run_id is {run_id!r}; it takes a string, of 1 to 200 letters, digits and _.:@/+=-")
-        if run_id is not None and not RUN_ID.fullmatch(run_id):
-            raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
         delay = None if delay is None else milliseconds(delay, "delay")
         broker = self.broker or get_broker()
-        engine = engine_of(broker)
-        spec, lines, rows = read(self, broker, start_at=engine.now() + delay if delay else None)
-        spec = dataclasses.replace(spec, generation=new_generation())
-        # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
-        stored = with_defaults(spec, self, broker, engine.defaults)
-        claimed, run_id, draft = run_id is not None, run_id or str(uuid4()), new_token()
-        fingerprint, caller = Fingerprint(), engine.caller(owners.call("run"))
-        for offset, chunk in chunks(rows):
-            caller = dataclasses.replace(caller, now=engine.now())
-            engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
-            if claimed:
-                fingerprint.add(chunk)
-        claim = fingerprint.of(spec, lines) if claimed else ""
-        try:
-            reply = engine.create(run_id, Plan(stored, tuple(lines), ()), caller, claim=claim, draft=draft)
-        except Unavailable as error:
-            raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
-        if reply.word == "taken":
-            raise RunIdTaken(f"another clutch was run as {run_id!r}: give this one an id of its own")
-        if reply.word == "foreign":
-            raise foreign_run(run_id, reply.note, engine.application)
-        try:
-            hand_over(engine, run_id, reply, caller)
-            # If everything that was owed is done, a sweeper needs to look only after the run has been quiet for long.
-            # It must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
-            if (
-                reply.word == "created"
-                and reply.note != "more"
-                and not any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
-            ):
-                engine.look_when_quiet(run_id)
-        except Exception as error:  # any error: the run is stored, so a sweeper does what it owes
-            logger.warning(
-                "Run %s is stored; a worker will send its first stage: %r",
-                run_id,
-                error,
-                exc_info=not is_expected(error),
-            )
-        return Run(run_id, broker=broker)
+        return start(self, broker, delay=delay, run_id=run_id, if_exists=if_exists, unique=unique)
 
     run_async = for_coroutines(
         run,

@@ -169,7 +169,7 @@ class Closing:
         touch = engine.is_due(run_id)
         caller = engine.caller(job.owner, touch=touch)
         if job.exit in ("done", "over"):
-            reply = engine.backend.owed(run_id, caller)
+            reply = engine.backend.owed(run_id, caller, generation=job.tag.generation)
         else:
             reply = self._record(message, job, caller)
             if reply.word in ("unknown", "refused"):

@@ -49,10 +49,13 @@ class Engine:
     def reader(self) -> Reader:
         return Reader(self.backend)
 
-    def create(self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "") -> Reply:
+    def create(
+        self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "", frees: bool = False
+    ) -> Reply:
         """Make a plan a run, with the settings' times. Raises DamagedState if the plan's draft has expired."""
         times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
-        return self.backend.create(run_id, plan, caller, **times, claim=claim, draft=draft, share=self.share)
+        more = {"claim": claim, "draft": draft, "share": self.share, "frees": frees}
+        return self.backend.create(run_id, plan, caller, **times, **more)  # type: ignore[arg-type]
 
     def now(self) -> int:
         """The present time in UNIX milliseconds, by the store's clock."""

@@ -5,7 +5,8 @@
     ClutchError (dramatiq.DramatiqError)
     ├── NotConfigured         the broker has no ClutchMiddleware, or it has no backend to work with (a MiddlewareError)
     ├── RunNotFound           no run has this id (any more)
-    ├── RunIdTaken            another clutch was run under this id
+    ├── RunIdTaken            another clutch was run under this id; or any was, and this one was to be refused then
+    ├── RunAtWork             the run has to be at rest for that: cancel it first
     ├── NestingError          nest() outside a clutch job, or waiting in a job for its own run or a nested one
     ├── NotInAJob             previous_results() in a callback, or in a thread that isn't known to be a job's
     ├── ResultsGone           results that should be there are not
@@ -54,7 +55,12 @@ class RunNotFound(ClutchError):
 
 class RunIdTaken(ClutchError):
     """Another clutch was run under this id: ``clutch.run(run_id="invoices-2026-11")`` raises it where that is in use.
-    An id stands for one run of one clutch."""
+    An id stands for one run of one clutch. With ``if_exists="refuse"``, any run that has the id raises it."""
+
+
+class RunAtWork(ClutchError):
+    """The run is at work, and has to be at rest (succeeded, failed or cancelled) for what was asked: ``run.delete()``
+    raises it, say. `cancel()` the run first."""
 
 
 class NestingError(ClutchError):
@@ -93,8 +99,8 @@ def foreign_run(run_id: str, its: str, ours: str) -> ForeignRun:
     """The ForeignRun to raise for a run of the application `its`, for a caller of the application `ours`."""
     its, ours = (f"the application {name!r}" if name else "an application without a name" for name in (its, ours))
     return ForeignRun(
-        f"run {run_id!r} belongs to {its}, and this is {ours}: only its own may start, retry, resend or cancel it. "
-        "Where these are two applications, give each a state store of its own "
+        f"run {run_id!r} belongs to {its}, and this is {ours}: only its own may start, retry, resend, cancel or "
+        "delete it. Where these are two applications, give each a state store of its own "
         '(RedisBackend(namespace="...")), or this run another id; where they are one, name them alike '
         '(ClutchMiddleware(application="..."))'
     )

@@ -301,7 +301,8 @@ class ClutchMiddleware(EngineMiddleware):
 
         def share() -> None:
             caller = job.engine.caller(job.tag.owner)
-            hand_over(job.engine, job.tag.run_id, job.engine.backend.owed(job.tag.run_id, caller), caller)
+            reply = job.engine.backend.owed(job.tag.run_id, caller, generation=job.tag.generation)
+            hand_over(job.engine, job.tag.run_id, reply, caller)
 
         try:
             self._lives.patiently(job, share)

@@ -14,11 +14,20 @@ from .asynchronous import for_coroutines
 from .backend import Caller, Reply
 from .durations import Duration, milliseconds
 from .engine import Engine, engine_of
-from .errors import NestingError, RunCancelled, RunFailed, RunNotFound, is_expected
-from .handover import hand_over
+from .errors import (
+    NestingError,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    Unavailable,
+    foreign_run,
+    is_expected,
+)
+from .handover import delete, hand_over
 from .status import RunStatus, status_from
 from .steps import Handle, shortened
 from .stored import owners
+from .stored.places import Place
 from .waiting import Waiter, waiter_of
 from .working import in_worker, is_part_of
 
@@ -37,6 +46,9 @@ class Run(Handle):
 
     A handle is pickled as its id. When it is unpickled, its broker is the global one.
 
+    Of a handle that `Clutch.run()` has returned, `started` says whether that call has started the run: it is False if
+    the call has joined one. It is None of every other handle, and doesn't count when handles are compared.
+
     Parameters:
       run_id: the run's id.
       broker: default is the global broker, at each call.
@@ -47,6 +59,7 @@ class Run(Handle):
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
         self.run_id = _valid(run_id)
         self._broker = broker
+        self.started: bool | None = None
 
     def status(self) -> RunStatus:
         """How the run stands at one moment: ``Run(run_id).status().state`` is ``"running"``, say. Raises RunNotFound;
@@ -190,6 +203,37 @@ class Run(Handle):
 
     resend_async = for_coroutines(resend, after=AGAIN)
 
+    def delete(self) -> bool:
+        """Delete everything that is kept of a run at rest, the runs that are nested in it included, and free its id.
+        What is left of its messages is skipped. Callbacks of it that are still to be sent are sent first; one that is
+        attempted later has its status, but finds no result any more. For example, ``run.cancel()``, then
+        ``run.delete()``.
+
+        Returns whether there was a run; False if it had succeeded and expired before, and only its id was still
+        claimed. If this is broken off in the middle, call it again.
+
+        Raises:
+          RunAtWork: the run is at work: cancel it first. Or another process still sends a callback of it: try again.
+          RunNotFound: there is no such run (any more), and its id is free.
+          NestingError: it is a nested run, which is deleted with the one that it is nested in.
+          ForeignRun: it belongs to another application that keeps its runs in the same place.
+          NewerRelease: a newer release has started it; only that can change it.
+          StateUnavailable, BrokerUnavailable: the state store is away, or the broker is and a callback is still to be
+            sent; try again.
+        """
+        engine = self._engine
+        if Place.of_child(self.run_id) is not None:
+            raise NestingError(f"run {self.run_id!r} is nested in another one, and is deleted with that")
+        (found,) = engine.backend.occupants([self.run_id])
+        if found is not None and found.application != engine.application:
+            raise foreign_run(self.run_id, found.application, engine.application)
+        word = "unknown" if found is None else delete(engine, self.run_id, found.generation)
+        if word == "unknown":
+            raise self._not_found()
+        return word == "deleted"
+
+    delete_async = for_coroutines(delete, after=AGAIN)
+
     def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
         engine = self._engine
         caller = engine.caller(owners.call(verb))
@@ -215,13 +259,25 @@ class Run(Handle):
         return waiter_of(self._engine.backend)
 
     def _not_found(self) -> RunNotFound:
-        return RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
+        try:
+            (found,) = self._engine.backend.occupants([self.run_id])
+        except Unavailable:
+            found = None
+        if found is None or found.state != "gone":
+            return RunNotFound(f"there is no run {self.run_id!r}: it never was, or has expired")
+        if Place.of_child(self.run_id) is not None:
+            return RunNotFound(f"run {self.run_id!r} has succeeded, and what it had went to the run it was nested in")
+        text = f"run {self.run_id!r} has succeeded, and its result expired (the middleware's result_ttl)"
+        again = f"; run(run_id={self.run_id!r}, if_exists='restart') runs it again" if found.claimed else ""
+        return RunNotFound(text + again)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.run_id,)
 
     def __copy__(self) -> Run:
-        return type(self)(self.run_id, broker=self._broker)
+        copied = type(self)(self.run_id, broker=self._broker)
+        copied.started = self.started
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
         return self.__copy__()  # the broker is shared, and not copied

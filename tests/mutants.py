@@ -555,8 +555,52 @@ SCRIPTS = (
     Mutant(
         "a late duplicate finds no mark",
         "A late copy of a message is known and skipped for a day after its run has gone.",
-        "call('SET', tombstone, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)",
+        "call('SET', tombstone, (run.frees and 'free ' or 'done ') .. whose, 'PX', claims and run.ttl or A_DAY)",
         "",
+    ),
+    # An id is had by one run after the other
+    Mutant(
+        "what is at work is deleted",
+        "A run at work isn't deleted: it has to be cancelled first.",
+        "if run.state == 'running' then return {'works', ''} end",
+        "",
+        file="delete",
+    ),
+    Mutant(
+        "a callback is deleted with its run",
+        "A run isn't deleted before its callbacks are sent, and its nested runs cancelled.",
+        "if not (parked or MOVES[string.match(id, '^%a+')]) then return answer('owing') end",
+        "",
+    ),
+    Mutant(
+        "late messages of a deleted run are strangers",
+        "Late messages of a run that was deleted or replaced are skipped, and are no dead letters.",
+        "remember_past(generation, late)",
+        "",
+    ),
+    Mutant(
+        "only the last run of an id is remembered",
+        "So are those of the last runs that have had the id, and not only of the very last one.",
+        "known = string.sub(whose .. ' ' .. known, 1, MOST_PAST)",
+        "known = whose .. ' '",
+    ),
+    Mutant(
+        "a late start takes the place of a later run's",
+        "A nested run that is started late doesn't take the place of one that is nested in a later run of the same id.",
+        "or nested and is_past(generation) then",
+        "then",
+    ),
+    Mutant(
+        "a run that may make room ends for good",
+        "A run that takes the place of one that has just succeeded is found by sweepers, come what may.",
+        "return run.state == 'succeeded' and run.claim == '' and 'ends' or 'rests'",
+        "return run.state == 'succeeded' and 'ends' or 'rests'",
+    ),
+    Mutant(
+        "an id stays claimed that was to be free",
+        "With unique='while_running' an id is free when its run is at rest, also when the result has expired.",
+        "(run.frees and 'free ' or 'done ') .. whose",
+        "'done ' .. whose",
     ),
     Mutant(
         "a callback finds no status",
@@ -1037,8 +1081,8 @@ PYTHON = (
     python(
         "the middleware's callbacks make another clutch",
         "A setting of the middleware doesn't make another clutch of the one that has been run under an id.",
-        'claim = fingerprint.of(spec, lines) if claimed else ""',
-        'claim = fingerprint.of(stored, lines) if claimed else ""',
+        'fingerprint.of(spec, lines) if claimed else ""',
+        'fingerprint.of(stored, lines) if claimed else ""',
         "tests/test_callback_options.py::"
         "test_a_setting_of_the_middleware_makes_no_other_clutch_of_one_under_a_claimed_id",
     ),
@@ -1289,6 +1333,34 @@ PYTHON = (
         'record = Record(tag, 0, "dead" if payload is None else "succeeded", details)',
         'record = Record(tag, 0, "succeeded", details)',
         "tests/test_testing.py::test_an_exception_stands_for_a_dead_member",
+    ),
+    python(
+        "another caller's run makes room, too",
+        "Of several callers that replace a run at the same time one starts a run, and the others join it.",
+        "if found is None or found.generation != first:",
+        "if found is None:",
+        "tests/test_again.py::test_callers_that_race_to_run_again_start_one_run",
+    ),
+    python(
+        "a run at rest stays where it is to make room",
+        "if_exists='restart' runs a clutch again whose run is at rest.",
+        'if not (found.frees or if_exists in ("restart", "replace")):',
+        'if not (found.frees or if_exists == "replace"):',
+        "tests/test_again.py::test_a_run_whose_id_another_one_at_rest_has",
+    ),
+    python(
+        "nested runs outlive a deleted run",
+        "What is kept of nested runs is deleted with the run that they are nested in.",
+        "_delete_nested(engine, run_id, generation)\n            word = _ask(engine, run_id, generation).word",
+        "word = _ask(engine, run_id, generation).word",
+        "tests/test_again.py::test_a_deleted_run_leaves_nothing_but_what_its_late_messages_are_known_by",
+    ),
+    python(
+        "a late message takes what the present run owes",
+        "A late message of a run that was replaced isn't given what the present run owes its own jobs.",
+        "reply = engine.backend.owed(run_id, caller, generation=job.tag.generation)",
+        "reply = engine.backend.owed(run_id, caller)",
+        "tests/test_again.py::test_a_late_message_is_not_given_what_the_present_run_owes",
     ),
 )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import redis
 
-from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Record, Reply
+from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupant, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
@@ -56,6 +56,9 @@ class Store:
         nested: bool = False,
         parent: Place | None = None,
         generation: str = "",
+        claim: str = "",
+        frees: bool = False,
+        owner: str = "run:x",
         **said: Any,
     ) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`; each event has so many
@@ -69,7 +72,41 @@ class Store:
         told = dict.fromkeys(events, (b"row",) * callbacks)
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation)
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
-        return self.backend.create(self.run_id, plan, self.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
+        more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "frees": frees}
+        return self.backend.create(self.run_id, plan, self.caller(owner), **more)
+
+    def delete(self, generation: str, *, bury: int | None = None, asks: bool = False) -> Reply:
+        caller = self.caller("delete:x")
+        return self.backend.delete(self.run_id, caller, generation=generation, bury=bury, asks=asks)
+
+    def record_of(self, generation: str, ending: Ending) -> Reply:
+        """How the only member of the first stage of a run of this generation has ended."""
+        tag = Tag(self.run_id, 0, 0, 1, generation=generation)
+        payload = b"result" if ending == "succeeded" else failure_details(ValueError(ending))
+        return self.backend.record(Record(tag, 0, ending, payload), self.caller("delayed"))
+
+    def guard_of(self, generation: str) -> str:
+        return self.backend.guard(Tag(self.run_id, 0, 0, 1, generation=generation))
+
+    def occupant(self) -> Occupant | None:
+        (found,) = self.backend.occupants([self.run_id])
+        return found
+
+    def expire_head(self) -> None:
+        assert isinstance(self.backend, RedisBackend)
+        client: Any = self.backend.client
+        client.execute_command("DEL", f"{self.backend.namespace}:{{{self.run_id}}}:head")
+
+    def parts(self) -> set[str]:
+        """The parts of the keys that are stored of the run."""
+        names: Any
+        if isinstance(self.backend, StubBackend):
+            names = self.backend.keyspace.values
+        else:
+            assert isinstance(self.backend, RedisBackend)
+            names = self.backend.client.keys("*")
+        found = (name.decode().partition(f"{{{self.run_id}}}:") for name in names)
+        return {part.split(":")[0] for _, its, part in found if its}
 
     def record(
         self,
@@ -116,6 +153,9 @@ class Store:
         return [
             self.backend.confirm(self.run_id, duty, Caller("somebody", self.now, duty.lease, LEASE)) for duty in duties
         ]
+
+    def holder(self, duty: Duty) -> Caller:
+        return Caller("somebody", self.now, duty.lease, LEASE)
 
     def reopen(self, duty: Duty, done: int = 0) -> tuple[int, list[int]] | None:
         assert isinstance(duty, SendAgain)
@@ -1561,6 +1601,141 @@ def test_a_run_belongs_to_the_application_that_has_started_it(store: Store) -> N
     assert (reply.word, reply.note) == ("foreign", "theirs")
     with pytest.raises(ForeignRun):
         store.backend.cancel(store.run_id, mine)
+
+
+# An id is freed, and had by other runs
+
+EARLIER, LATER = "0123abcd", "76543210"
+
+#: How a run of one member, with one event, comes to rest.
+RESTS: dict[str, Callable[[Store], Reply]] = {
+    "succeeded": lambda store: store.record_of(EARLIER, "succeeded"),
+    "failed": lambda store: store.record_of(EARLIER, "dead"),
+    "cancelled": lambda store: store.backend.cancel(store.run_id, store.caller("cancel:1")),
+}
+
+
+@pytest.mark.parametrize("state", RESTS)
+def test_a_run_at_rest_is_deleted_and_its_late_messages_are_over(store: Store, state: str) -> None:
+    store.create(1, events=(), generation=EARLIER)
+    assert store.delete(EARLIER) == Reply("works")
+    RESTS[state](store)
+    assert store.status().state == state
+    assert [store.delete(EARLIER, asks=True).word, store.delete(EARLIER).word] == ["rests", "deleted"]
+    assert store.delete(EARLIER) == Reply("unknown")
+    assert store.backend.snapshot(store.run_id) is None
+    assert store.parts() == {"past"}
+    for _ in range(2):  # the second time another run has the id
+        assert store.guard_of(EARLIER) == "over"
+        assert store.record_of(EARLIER, "succeeded").word == store.record_of(EARLIER, "dead").word == "over"
+        assert store.guard_of("89abcdef") == "unknown"
+        store.create(1, events=(), generation=LATER)
+    assert store.counts() == (0, 0, 0)
+    assert store.guard_of(LATER) == "go"
+
+
+def test_of_a_run_that_has_expired_only_the_id_is_freed(store: Store) -> None:
+    store.confirm(*store.create(1, events=(), generation=EARLIER, claim="claim").duties)
+    store.confirm(*store.record_of(EARLIER, "succeeded").duties)
+    store.expire_head()
+    assert store.occupant() == Occupant(EARLIER, "gone", claimed=True)
+    assert store.create(1, generation=LATER, claim="claim", owner="run:y").word == "exists"
+    assert [store.delete(LATER).word, store.delete(EARLIER, asks=True).word] == ["unknown", "rests"]
+    assert [store.delete(EARLIER).word, store.delete(EARLIER).word] == ["freed", "unknown"]
+    assert store.occupant() is None
+    assert store.create(1, generation=LATER, claim="other").word == "created"
+    assert store.guard_of(EARLIER) == "over"
+
+
+@pytest.mark.parametrize("state", RESTS)
+def test_what_others_wait_for_is_done_before_a_run_is_deleted(store: Store, state: str) -> None:
+    store.confirm(*store.create(1, events=("on_finish",), generation=EARLIER).duties)
+    (duty,) = RESTS[state](store).duties
+    for asks in (True, False):
+        assert store.delete(EARLIER, asks=asks) == Reply("owing")  # somebody else holds it
+    store.now += LEASE
+    (mine,) = store.delete(EARLIER, asks=True).duties
+    assert (mine.id, mine.repeated) == (duty.id, True)
+    assert store.delete(EARLIER).word == "owing"
+    store.confirm(mine)
+    assert store.delete(EARLIER).word == "deleted"
+
+
+def test_what_could_not_be_sent_or_sends_what_is_settled_keeps_nobody_from_deleting(store: Store) -> None:
+    (duty,) = store.create(2, events=(), generation=EARLIER).duties
+    store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), store.holder(duty))
+    assert store.delete(EARLIER).word == "deleted"
+    store.create(1, events=(), generation=LATER)  # and its duty isn't confirmed
+    store.record_of(LATER, "dead")
+    assert store.delete(LATER).word == "deleted"
+
+
+def test_a_run_that_may_make_room_is_never_taken_out_of_the_index_at_once(store: Store) -> None:
+    """Who has heard that it is over may be late, and another run have the id by then. A sweeper takes it out, which can
+    tell."""
+    for claim, word in (("", "ends"), ("claim", "rests")):
+        store.create(1, events=(), generation=EARLIER, claim=claim)
+        assert store.record_of(EARLIER, "succeeded").note == word
+        store.delete(EARLIER)
+        store.create(1, events=("on_finish",), generation=EARLIER, claim=claim)
+        assert store.confirm(*store.record_of(EARLIER, "succeeded").duties) == [word]
+        store.delete(EARLIER)
+
+
+def test_the_last_generations_of_an_id_are_known_and_each_once(store: Store) -> None:
+    names = [f"{number:08x}" for number in range(10)]
+    for name in (*names, names[-1]):
+        store.create(1, events=(), generation=name)
+        store.record_of(name, "dead")
+        assert store.delete(name).word == "deleted"
+    assert [store.guard_of(name) for name in names] == ["unknown"] * 2 + ["over"] * 8
+
+
+def test_an_id_may_be_free_as_soon_as_its_run_is_at_rest(store: Store) -> None:
+    store.confirm(*store.create(1, events=(), generation=EARLIER, claim="claim", frees=True).duties)
+    assert store.occupant() == Occupant(EARLIER, "running", claimed=True, frees=True)
+    assert store.create(1, generation=LATER, claim="other").word == "taken"
+    store.confirm(*store.record_of(EARLIER, "succeeded").duties)
+    assert store.create(1, generation=LATER, claim="other").word == "taken"  # as long as its result is there
+    store.expire_head()
+    assert store.occupant() == Occupant(EARLIER, "gone", claimed=True, frees=True)
+    assert store.guard_of(EARLIER) == "over"
+    assert store.create(1, generation=LATER, claim="other").word == "created"
+    assert store.guard_of(EARLIER) == "over"
+    assert store.occupant() == Occupant(LATER, "running", claimed=True)
+
+
+def test_a_nested_run_that_is_deleted_with_its_parent_is_not_started_late(store: Store) -> None:
+    place = Place("parent", 0, 0, 2)
+    store.create(1, parent=place, generation=EARLIER)
+    store.backend.cancel(store.run_id, store.caller("halt 2"), bury=2, generation=EARLIER)
+    store.now += LEASE
+    for duty in store.backend.owed(store.run_id, store.caller(SWEEPER)).duties:
+        store.confirm(duty)
+    assert store.delete(EARLIER, bury=2).word == "deleted"
+    assert store.create(1, parent=place, generation=EARLIER).word == "exists"
+    assert store.create(1, parent=replace(place, epoch=3), generation=EARLIER).word == "created"  # of a retry
+    # A later run of the parent's id nests a run there; then a process comes back that was to start the earlier one.
+    assert store.create(1, parent=place, generation=LATER).word == "created"
+    assert store.create(1, parent=replace(place, epoch=9), generation=EARLIER, owner="late").word == "exists"
+    assert [store.guard_of(EARLIER), store.guard_of(LATER)] == ["over", "go"]
+
+
+def test_who_has_an_id_is_told_of_many_at_once(store: Store) -> None:
+    store.create(1, generation=EARLIER)
+    store.backend.cancel("buried", store.caller(), bury=1, generation=LATER)
+    found = store.backend.occupants([*(f"nobody {n}" for n in range(600)), store.run_id, "buried"])
+    assert [*found[:600], found[-1]] == [None] * 601
+    assert found[600] == Occupant(EARLIER, "running")
+    assert store.backend.occupants([]) == []
+
+
+def test_another_applications_run_is_not_deleted(store: Store) -> None:
+    store.create(1, events=(), generation=EARLIER)
+    store.record_of(EARLIER, "dead")
+    with pytest.raises(ForeignRun):
+        store.backend.delete(store.run_id, replace(store.caller(), application="mine"), generation=EARLIER)
+    assert store.status().state == "failed"
 
 
 def test_another_clutch_under_a_claimed_id_is_refused(store: Store) -> None:

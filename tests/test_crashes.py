@@ -3,6 +3,7 @@ Whatever worker comes next brings the run to the same end."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -35,7 +36,8 @@ NOT_A_WORKERS = {
     "fail",
     "touch",
     "retell",
-} | {"at_rest", "listen", "say", "generation"}
+    "delete",
+} | {"at_rest", "occupants", "listen", "say", "generation"}
 
 #: What it may come to only when the run is over.
 LATE = {"due", "owed", "sweep", "look_again", "heard", "forget"}
@@ -152,6 +154,49 @@ def test_a_run_is_retried_though_the_process_that_retries_it_is_killed(
         assert producer(server, "retry") == 0
     with worker(server):
         assert run.get_result(block=True, timeout=60_000) == EVERYTHING
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", ["draft", "occupants", "cancel", "delete", "create", "_send", "confirm"])
+def test_a_run_is_replaced_though_the_process_that_replaces_it_is_killed(
+    server: Server, world: Actors, boundary: str, moment: str
+) -> None:
+    """Whoever calls again finds a run at work, one at rest, a free id, or what is to be done only."""
+    run = world.clutch("everything").run(run_id="crash")
+    work_until_killed(server, world, run, "create 1 after")  # when the first nested run has just been started
+    assert producer(server, "replace:everything", f"{boundary} 1 {moment}") == -9
+    assert producer(server, "replace:everything") == 0
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == EVERYTHING
+        wait_until("its callbacks", lambda: "on_finish succeeded" in world.heard_by("root"))
+        wait_until("the queue is empty", lambda: world.client.hlen("dramatiq:default.msgs") == 0)
+    heard = world.heard_by("root")
+    assert "on_finish cancelled" in heard
+    assert set(heard) == {"on_finish cancelled", "on_success succeeded", "on_finish succeeded"}
+    assert world.client.zcard("dramatiq:default.XQ") == 0  # late messages are no dead letters
+
+
+@pytest.mark.parametrize("if_exists", ["restart", "replace"])
+def test_processes_that_race_to_run_it_again_start_one_run(server: Server, world: Actors, if_exists: str) -> None:
+    """A nightly job, which is run again on purpose."""
+    run = world.clutch("series").run(run_id="crash")
+    with worker(server):
+        first = run.get_result(block=True, timeout=60_000)
+        wait_until("the queue is empty", lambda: world.client.hlen("dramatiq:default.msgs") == 0)
+    env = {**os.environ, **mortal(server.url).to_env()}
+    command = [sys.executable, "-m", actors.__name__, f"{if_exists}:series", "crash"]
+    racing = [subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [json.loads(one.communicate()[0])[1] for one in racing]
+    assert [one.returncode for one in racing] == [0] * 4
+    if if_exists == "restart":
+        assert sorted(started) == [False] * 3 + [True]
+    else:  # one that comes a moment later replaces what an earlier one has started
+        assert True in started
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == first
+        wait_until("the queue is empty", lambda: world.client.hlen("dramatiq:default.msgs") == 0)
+    assert world.began() == {"a": 2, "b": 2, "total": 2}
+    assert world.client.zcard("dramatiq:default.XQ") == 0
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -12,7 +12,7 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_clutch import Clutch, clutch
+from dramatiq_clutch import Clutch, starting
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.handover import hand_over, lease, work
@@ -43,7 +43,7 @@ def test_a_nested_run_that_is_started_after_its_parent_was_cancelled_does_not_be
 ) -> None:
     """Its sender was slow: it had read what to start before, and goes on."""
     late: list[tuple[Engine, str, Reply, Caller]] = []
-    monkeypatch.setattr(clutch, "hand_over", lambda *given: late.append(given))
+    monkeypatch.setattr(starting, "hand_over", lambda *given: late.append(given))
     run = Clutch().then(Clutch().then(jobs.job.message("a"))).run()
     if cancelled:
         assert run.cancel()

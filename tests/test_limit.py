@@ -352,12 +352,12 @@ def shares(broker: dramatiq.Broker) -> list[SendMembers]:
     object.__setattr__(engine, "share", 10)
     owed: Callable[..., Any] = engine.backend.owed
 
-    def watched(*args: Any) -> Any:
-        reply = owed(*args)
+    def watched(*args: Any, **more: Any) -> Any:
+        reply = owed(*args, **more)
         given.extend(duty for duty in reply.duties if isinstance(duty, SendMembers))
         return reply
 
-    engine.backend.owed = watched  # type: ignore[method-assign, assignment]
+    engine.backend.owed = watched  # type: ignore[method-assign]
     return given
 
 

@@ -392,6 +392,15 @@ class TwoBackends(RuleBasedStateMachine):
         reply = self.both(lambda b: b.fail(self.run_id, duty, DETAILS, caller))
         return multiple(*((new, caller) for new in reply.duties))
 
+    @rule(target=held, another=st.booleans())
+    def it_could_be_deleted(self, another: bool) -> Any:
+        """It is only asked: whether a run could be deleted says nothing new of it."""
+        caller, generation = self.caller("delete:x"), "76543210" if another else GENERATION
+        reply = self.both(lambda b: b.delete(self.run_id, caller, generation=generation, asks=True))
+        assert reply.word == "unknown" if another else reply.word in ("rests", "works", "owing", "unknown")
+        assert another or (reply.word == "works") == (self.state in ("running", "failing"))
+        return multiple(*((duty, caller) for duty in reply.duties))
+
     @rule(stage=st.integers(0, 3), member=st.integers(0, 4))
     def guard(self, stage: int, member: int) -> None:
         self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation=GENERATION)))
@@ -526,7 +535,7 @@ class TwoBackends(RuleBasedStateMachine):
         left = {part_of(key.decode()).rsplit("}:")[1] for key in found}
         if status is None:
             assert self.plan.spec.parent
-            assert left <= {"tombstone"}
+            assert left <= {"tombstone", "past"}
             return
         assert status.error or status.state == "succeeded"
         if status.state == "succeeded":
@@ -535,7 +544,31 @@ class TwoBackends(RuleBasedStateMachine):
             parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
             # What was nested in a stage that had enough stays, until it expires, if that wasn't cancelled in time.
             parts |= {f"nests:{stage}" for stage, line in enumerate(self.plan.lines) if line.enough}
-            assert left <= {"head", "tombstone", *parts}
+            assert left <= {"head", "tombstone", "past", *parts}
+        self.delete(status)
+
+    def delete(self, status: Any) -> None:
+        """Nothing of a run at rest stays that doesn't have to, and its late messages are known."""
+        at_rest = status.state in ("succeeded", "failed", "cancelled")
+        for _ in range(3):
+            self.now += 2 * LEASE
+            caller = self.caller("delete:end")
+            reply = self.both(lambda b, who=caller: b.delete(self.run_id, who, generation=GENERATION))
+            if reply.word != "owing":
+                break
+            for duty in reply.duties:
+                self.do_at_the_end(duty, caller)
+        if not at_rest:
+            assert reply.word == "works"
+        if reply.word != "deleted":
+            return
+        found: Any = self.keys()
+        parts = {part_of(key.decode()).rsplit("}:")[1].split(":")[0] for key in found}
+        assert parts - {"nests"} == {"past"}  # see above
+        tag, caller = Tag(self.run_id, 0, 0, 5, generation=GENERATION), self.caller("0.0")
+        assert self.both(lambda b: b.guard(tag)) == "over"
+        assert self.both(lambda b: b.record(Record(tag, 0, "succeeded", b"late"), caller)).word == "over"
+        assert self.both(lambda b: b.delete(self.run_id, caller, generation=GENERATION)).word == "unknown"
 
     def keys(self) -> Any:
         """The names of all that is stored of the run."""

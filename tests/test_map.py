@@ -305,6 +305,9 @@ class Story:
         """The one that the caller holds, or would hold if the run were there."""
         return next((duty for duty in self.held if isinstance(duty, kind)), otherwise)
 
+    def delete(self, *, asks: bool = False) -> str:
+        return self.store.delete("run", caller("x"), generation=GENERATION, asks=asks).word
+
     def open(self, total: int) -> str:
         return self.store.open("run", self.duty(OpenStage, OPENED), total, caller("x")).word
 
@@ -382,6 +385,11 @@ CALLS: dict[str, Callable[[Story], str]] = {
     "`retry()`": lambda story: story.store.retry("run", caller("x")).word,
     "`resend()`": lambda story: story.store.resend("run", caller("x")).word,
     "`retell()`": lambda story: story.store.retell("run", caller("x")).word,
+    "`delete()`": lambda story: story.delete(),
+    "`delete()`, only asked": lambda story: story.delete(asks=True),
+    "`create()`, after a `delete()`": lambda story: (story.delete(), story.create("run:2", "claim").word)[-1],
+    "`record()`, after a `delete()`": lambda story: (story.delete(), story.record(1, "succeeded", 4))[-1],
+    "`guard()`, after a `delete()`": lambda story: (story.delete(), story.store.guard(story.tag(1)))[-1],
     "`touch()`": lambda story: story.store.touch("run", caller("x")),
     "`snapshot()`, shown by `status()`": stands,
 }

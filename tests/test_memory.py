@@ -368,7 +368,7 @@ def test_what_a_producer_left_undone_is_done_when_its_lease_has_lapsed_by_the_cl
 
     broker.emit_after("process_boot")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dramatiq_clutch.clutch.hand_over", killed)
+        patch.setattr("dramatiq_clutch.starting.hand_over", killed)
         with pytest.raises(KeyboardInterrupt):
             Clutch(broker=broker).then(job.message()).run()
     assert ours.sweep(broker) == 0

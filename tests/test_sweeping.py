@@ -189,7 +189,7 @@ def test_a_run_that_is_run_again_is_looked_at_as_soon_as_before(make: Callable[.
     with make(sweep_interval=None) as app:
         clutch = Clutch().then(Jobs(app.broker).job.message("a"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dramatiq_clutch.clutch.hand_over", lambda *args: None)
+            patch.setattr("dramatiq_clutch.starting.hand_over", lambda *args: None)
             run = clutch.run(run_id="twice")
         assert clutch.run(run_id="twice") == run
         assert app.index()["twice"] <= time.time() * 1000 + max(app.engine.lease_ms, 1_000)

@@ -102,7 +102,7 @@ def lost_run(broker: dramatiq.Broker) -> Run:
     """A run whose producer was killed before it had sent anything."""
     engine = engine_of(broker)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dramatiq_clutch.clutch.hand_over", lambda *_: None)
+        patch.setattr("dramatiq_clutch.starting.hand_over", lambda *_: None)
         run = Clutch(broker=broker).then(broker.get_actor("job")).run()
     engine.look_again(run.run_id, 0)
     return run

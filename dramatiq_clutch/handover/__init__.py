@@ -5,7 +5,8 @@ A duty may be done twice, because its lease may lapse while its holder is held u
 nested runs have derived ids, and a second copy of a message is recognised by how its member stands.
 """
 
+from .deleting import delete
 from .doing import hand_over
 from .sweeping import report_gone, sweep
 
-__all__ = ["hand_over", "report_gone", "sweep"]
+__all__ = ["delete", "hand_over", "report_gone", "sweep"]

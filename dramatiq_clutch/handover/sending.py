@@ -74,8 +74,9 @@ def _lead_for(engine: Engine, run_id: str, leading: Iterable[Outgoing]) -> Work:
     delay, and the delays in the share would begin then. So the sender of the leaders does it at once."""
     for message, delay in leading:
         if delay is not None:
-            caller = engine.caller(Tag.from_option(message.options[OPTION], message.actor_name).owner)
-            yield Caused(run_id, engine.backend.owed(run_id, caller), caller)
+            tag = Tag.from_option(message.options[OPTION], message.actor_name)
+            caller = engine.caller(tag.owner)
+            yield Caused(run_id, engine.backend.owed(run_id, caller, generation=tag.generation), caller)
 
 
 def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> Work:

@@ -28,8 +28,9 @@ are only the grammars of these.
     attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
                     0 2 {"actor": "job", ...}
     outbox entry    JSON: seq, owner, due, lease, cursor, and snapshot, parked, members, epoch where there are any
-    tombstone       "done " GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
+    tombstone       ("done " / "free ") GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
                     buried 76543210 3                         what is left of a run, and what is never to start
+    past            *( GENERATION " " )                       those that have had the id, the latest first
     snapshot        JSON: head (the run's fields), counts, failures ([MEMBER, FAILURE], ...)
 """
 
@@ -146,6 +147,16 @@ def failure_in(details: bytes) -> bytes:
 def generation_in(tombstone: bytes | None) -> str:
     """The generation of the run that a tombstone is of; an empty string if there is no tombstone."""
     return [*(tombstone or b"").decode().split(" "), "", ""][1]
+
+
+def done_in(tombstone: bytes | None) -> tuple[str, str, str, bool] | None:
+    """The generation, the claim and the application of a run that has succeeded and left this tombstone, and whether
+    its id is free; None for any other tombstone, and for none."""
+    word, _, rest = (tombstone or b"").decode().partition(" ")
+    if word not in ("done", "free"):
+        return None
+    generation, claim, application = [*rest.split(" ", 2), "", ""][:3]
+    return generation, claim, application, word == "free"
 
 
 def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:

@@ -71,8 +71,8 @@ class WatchedBackend(RedisBackend):
     def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         return self._watched(run_id, super().open(run_id, duty, total, caller))
 
-    def owed(self, run_id: str, caller: Caller) -> Reply:
-        return self._watched(run_id, super().owed(run_id, caller))
+    def owed(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._watched(run_id, super().owed(run_id, caller, generation=generation))
 
     def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
         reply = super().sweep(run_id, caller, stalled_after=stalled_after, waits_for_jobs=waits_for_jobs)

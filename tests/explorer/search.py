@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from dramatiq import Message
@@ -145,10 +146,11 @@ class Explorer:
         clutch = world.build(actors)
         self.run_id = ""
         self.laboratory.calls = {
-            "run": clutch.run,
+            "run": partial(clutch.run, run_id="R") if world.deletes else clutch.run,
             "cancel": lambda: self.laboratory.handle(self.run_id).cancel(),
             "retry": lambda: self.laboratory.handle(self.run_id).retry(),
             "resend": lambda: self.laboratory.handle(self.run_id).resend(),
+            "replace": lambda: clutch.run(run_id=self.run_id, if_exists="replace"),
         }
 
     # Numbers for what is kept
@@ -330,6 +332,8 @@ class Explorer:
 
     def _may_call(self, state: State, call: str) -> bool:
         status = self.status(state.store)
+        if call == "replace":
+            return bool(self.run_id) and self._has_returned(state)
         if status is None or not (self.bounds.early or self._has_returned(state)):
             return False
         return status.state in (("failed", "cancelled") if call == "retry" else ("running", "failing"))
@@ -504,6 +508,11 @@ class Explorer:
                 add.add(("retried", request.arguments[0]))
                 drop.add(("cancelled", request.arguments[0]))
                 drop |= {fact for fact in facts if fact[:2] == ("dead", request.arguments[0])}
+            case "delete" if value is not None and value.word == "deleted":
+                run_id = request.arguments[0]
+                problem = self._wrong_events(run_id, facts)
+                # From here on the id is another run's, or nobody's.
+                drop |= {fact for fact in facts if f"{fact[1]}~".startswith(f"{run_id}~")}
             case "confirm":
                 probe(f"confirm says {value}")
         if isinstance(value, Reply):
@@ -517,13 +526,20 @@ class Explorer:
             return known, problem
         return self.facts_of(facts - drop | add), problem
 
+    def _wrong_events(self, run_id: str, facts: Facts) -> str:
+        """What is wrong with the callbacks of a run that is deleted: after that none is sent any more."""
+        told = {fact[2] for fact in facts if fact[:2] == ("called", run_id) and fact[2].startswith("on_finish")}
+        if run_id == self.run_id and self.world.deletes and len(told) != 1:
+            return f"the run is deleted, and on_finish was sent {len(told)} times"
+        return ""
+
     def _watch_message(self, envelope: Envelope, facts: Facts, add: set[Fact], is_faulty: bool) -> str:
         tag, problem = envelope.tag, ""
         fact: Fact
         if isinstance(tag, CallbackTag):
             fact = "called", tag.run_id, tag.duty, tag.index
         else:
-            fact = "sent", *envelope.place, tag.epoch, envelope.retries
+            fact = "sent", *envelope.place, tag.epoch, envelope.retries, tag.generation
             for said in ("repeated", "leads"):
                 if getattr(tag, said):
                     self.probes.add(f"a message says {said}")

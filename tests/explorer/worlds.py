@@ -97,10 +97,11 @@ class World:
 
     `ends` has the states in which its run may come to rest, each with the result (None: there is none), and `events`
     how often which callback must have been sent by then. `calls` are made besides `run()`, each once, at any moment.
-    `pauses_before_seal` says that leases may lapse before its run is sealed. Unless it `waits_for_all`, its first stage
-    may be complete while members are unsettled; if it `fails_fast`, no job is wanted after a death. It is explored
-    within the `smoke` bounds, and within each of the `full` ones. `probes` must be reached by these together, or the
-    searches prove nothing.
+    `pauses_before_seal` says that leases may lapse before its run is sealed; `deletes`, that a run may make room for
+    another one, but not before its `on_finish` is sent. Unless it `waits_for_all`, its first stage may be complete
+    while members are unsettled; if it `fails_fast`, no job is wanted after a death. It is explored within the `smoke`
+    bounds, and within each of the `full` ones. `probes` must be reached by these together, or the searches prove
+    nothing.
     """
 
     name: str
@@ -116,6 +117,7 @@ class World:
     fails_fast: bool = False
     probes: frozenset[str] = frozenset()
     pauses_before_seal: bool = False
+    deletes: bool = False
 
 
 #: For small worlds: a search for each kind of fault, one for two that go together, and one with a third worker. All at
@@ -308,6 +310,50 @@ def _cancel_and_retry(actors: Actors) -> Clutch:
 )
 def _cancel_nested_and_retry(actors: Actors) -> Clutch:
     return actors.clutch().parallel(actors.clutch().then(actors.step.message("b")))
+
+
+@_world(
+    "replace",
+    ends={"succeeded": ["a", "b"], "cancelled": None},
+    events={"succeeded": {"on_finish": 1}, "cancelled": {"on_finish": 1}},
+    calls=("replace",),
+    smoke=Bounds(workers=1),
+    full=(Bounds(), Bounds(workers=1, kills=1), Bounds(workers=1, lost=1)),
+    probes=frozenset({"delete says deleted", "delete says owing", "guard says over"}),
+    deletes=True,
+)
+def _replace(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch(on_finish=actors.callback).parallel(step("a"), step("b"))
+
+
+@_world(
+    "replace, twice",
+    ends={"succeeded": "a", "cancelled": None},
+    events={"succeeded": {"on_finish": 1}, "cancelled": {"on_finish": 1}},
+    calls=("replace", "replace"),
+    smoke=Bounds(workers=1, sweepers=0),
+    full=(Bounds(workers=1, sweepers=0),),
+    probes=frozenset({"delete says deleted", "delete says owing", "create says exists", "guard says over"}),
+    deletes=True,
+)
+def _replace_twice(actors: Actors) -> Clutch:
+    return actors.clutch(on_finish=actors.callback).then(actors.step.message("a"))
+
+
+@_world(
+    "replace nested",
+    ends={"succeeded": ["a", "b"], "cancelled": None},
+    events={"succeeded": {"on_finish": 1}, "cancelled": {"on_finish": 1}},
+    calls=("replace",),
+    smoke=Bounds(workers=1),
+    full=(Bounds(), Bounds(workers=1, kills=1)),
+    probes=frozenset({"delete says deleted", "guard says over"}),
+    deletes=True,
+)
+def _replace_nested(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch(on_finish=actors.callback).parallel(step("a"), actors.clutch().then(step("b")))
 
 
 @_world(

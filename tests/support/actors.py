@@ -298,7 +298,8 @@ EVERYTHING = [[2, 4, 6], [2, 4], "heals"]
 
 
 def do(actors: Actors, verb: str, run_id: str) -> Any:
-    """`abandon`, `result`, a method of a run, or else the shape of a clutch that is run."""
+    """`abandon`, `result`, a method of a run, or else the shape of a clutch that is run. With, say, `replace:` before
+    it, it is run with that `if_exists`, and what comes of it is whether this call has started it."""
     run = Run(run_id, broker=actors.broker)
     if verb == "abandon":
         return actors.abandon(run_id)
@@ -306,6 +307,9 @@ def do(actors: Actors, verb: str, run_id: str) -> Any:
         return run.get_result(block=True, timeout=90_000)
     if verb in ("cancel", "retry", "resend"):
         return getattr(run, verb)()
+    if_exists, says_so, shape = verb.rpartition(":")
+    if says_so:
+        return actors.clutch(shape).run(run_id=run_id, if_exists=cast(Any, if_exists)).started
     return actors.clutch(verb).run(run_id=run_id).run_id
 
 

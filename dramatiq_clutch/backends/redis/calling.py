@@ -19,7 +19,7 @@ from .scripts import script
 WORKERS = ("guard", "record", "succeed", "confirm")
 
 #: The scripts that may be called only by the application that the run belongs to.
-PRIVATE = ("owed", "sweep", "cancel", "retry", "resend")
+PRIVATE = ("owed", "sweep", "cancel", "retry", "resend", "delete")
 
 
 @dataclass(frozen=True, slots=True)

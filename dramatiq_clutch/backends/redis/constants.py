@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...backend import LAST
 from ...status import MOST_FAILURES
 from ...stored.formats import ERA, SPAN
+from ...stored.places import GENERATION_DIGITS
 
 #: How long the rows of a plan live after the last of them was written, in milliseconds, unless they are sealed.
 DRAFT_TTL = 300_000
@@ -27,6 +28,8 @@ CONSTANTS: dict[str, int] = {
     # stage or a result of the stage before may be to come along, too.
     "FEW": 10,
     "LITTLE": 10_000,
+    # How many characters of the generations that have had an id before are kept: those of eight.
+    "MOST_PAST": 8 * (GENERATION_DIGITS + 1),
     # How many members one script works on, at most.
     "MANY": 1_000,
     # These are in milliseconds.

@@ -14,8 +14,8 @@ OF_STAGE = {
 def key(namespace: str, run_id: str, part: str, generation: str = "") -> str:
     """The name of a key, such as `dramatiq-clutch:{my-run}:members:0:76543210`.
 
-    The head, the tombstone, the draft and the channel (`bell`) go by the run's id alone. All other names end with the
-    generation, so that nobody finds anything of another run that has had the same id.
+    The head, the tombstone, `past`, the draft and the channel (`bell`) go by the run's id alone. All other names end
+    with the generation, so that nobody finds anything of another run that has had the same id.
     """
     return f"{namespace}:{{{run_id}}}:{part}" + (f":{generation}" if generation else "")
 
@@ -29,6 +29,7 @@ def keys_of(namespace: str, run_id: str, stage: int, generation: str) -> dict[st
         "outbox": f"{begin}outbox{end}",
         "bell": f"{begin}bell",
         "tombstone": f"{begin}tombstone",
+        "past": f"{begin}past",
         "callbacks": f"{begin}callbacks{end}",
     }
     for table, (distance, parts) in OF_STAGE.items():

@@ -11,8 +11,8 @@ from dramatiq import Encoder
 from dramatiq.logging import get_logger
 from redis.exceptions import RedisError
 
-from ...backend import ClutchBackend, Listener
-from ...stored.formats import Standing, failure_in, generation_in, standing_of
+from ...backend import ClutchBackend, Listener, Occupant
+from ...stored.formats import Standing, done_in, failure_in, generation_in, standing_of
 from .calls import Calls, translated
 from .keys import index, key
 from .pubsub import RedisListener, channel
@@ -126,6 +126,17 @@ class RedisReading(ClutchBackend):
                 found += map(is_rest, pipe.execute(raise_on_error=False))
         return found
 
+    def occupants(self, run_ids: Sequence[str]) -> Sequence[Occupant | None]:
+        found: list[Any] = []
+        with translated():
+            for at in range(0, len(run_ids), MOST_LOOKED_AT):
+                pipe: Any = self.client.pipeline(transaction=False)
+                for run_id in run_ids[at : at + MOST_LOOKED_AT]:
+                    pipe.hmget(self._key(run_id, "head"), "gen", "state", "app", "claim", "frees")
+                    pipe.get(self._key(run_id, "tombstone"))
+                found += pipe.execute()
+        return list(map(_occupant, found[::2], found[1::2]))
+
     def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
         runs = index(self.namespace, application)
         due: Any = self.calls.ask(lambda: self.client.zrangebyscore(runs, 0, now, 0, limit))
@@ -182,3 +193,12 @@ class RedisReading(ClutchBackend):
             tombstone: Any = self.calls.ask(lambda: self.client.get(self._key(run_id, "tombstone")))
             found = generation_in(tombstone)
         return found
+
+
+def _occupant(head: Sequence[bytes | None], tombstone: bytes | None) -> Occupant | None:
+    """Who has an id, by these fields of the head and the tombstone under it."""
+    generation, state, application, claim, frees = ((field or b"").decode() for field in head)
+    if state:
+        return Occupant(generation, cast(Any, state), application, bool(claim), frees == "1")
+    done = done_in(tombstone)
+    return done and Occupant(done[0], "gone", done[2], bool(done[1]), done[3])

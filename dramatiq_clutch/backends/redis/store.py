@@ -116,6 +116,7 @@ class RedisBackend(RedisCalling):
         claim: str = "",
         draft: str = "",
         share: int = SHARE,
+        frees: bool = False,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         head = {
@@ -126,6 +127,7 @@ class RedisBackend(RedisCalling):
             "told": "working" if spec.parent else "",
             "share": share,
             "format": FORMAT,
+            "frees": int(frees),
             **lines,
         }
         if not draft:
@@ -158,7 +160,7 @@ class RedisBackend(RedisCalling):
 
     def guard(self, tag: Tag) -> GuardWord:
         generation = self._known(tag)
-        keys = {part: self._key(tag.run_id, part) for part in ("head", "tombstone")}
+        keys = {part: self._key(tag.run_id, part) for part in ("head", "tombstone", "past")}
         keys["members"] = self._key(tag.run_id, f"members:{tag.stage}", generation)
         given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
         return cast(GuardWord, self._run("guard", keys, given).decode())
@@ -242,12 +244,14 @@ class RedisBackend(RedisCalling):
             alone = along.duty is not None
             raw = self._call("record", at, caller, given, arguments, keys=keys, dispatch=along.script, alone=alone)
         reply = reply_from(raw, generation, along)
-        return replace(self.owed(tag.run_id, caller), word="over") if reply.word == "over" and len(raw) == 1 else reply
+        if reply.word == "over" and len(raw) == 1:
+            return replace(self.owed(tag.run_id, caller, generation=generation), word="over")
+        return reply
 
     # Duties
 
-    def owed(self, run_id: str, caller: Caller) -> Reply:
-        return self._present("owed", run_id, caller)
+    def owed(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
+        return self._present("owed", run_id, caller, generation=generation)
 
     def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
         given = {"stalled_after": stalled_after, "waits_for_jobs": "1" if waits_for_jobs else ""}
@@ -307,6 +311,12 @@ class RedisBackend(RedisCalling):
 
     def retell(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:
         return self._present("retell", run_id, caller, generation=generation)
+
+    def delete(
+        self, run_id: str, caller: Caller, *, generation: str, bury: int | None = None, asks: bool = False
+    ) -> Reply:
+        given = {"bury": "" if bury is None else bury, "asks": "1" if asks else ""}
+        return self._present("delete", run_id, caller, given, generation=generation)
 
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
         return self._present("touch", run_id, caller, {"due": due}).word

@@ -10,6 +10,7 @@ if not run.state then
   local what, whose, epoch = read_tombstone()
   local known = what and whose == generation
   if bury ~= '' and not (known and (what == 'done' or tonumber(epoch) >= tonumber(bury))) then
+    clear_tombstone()
     call('SET', tombstone, 'buried ' .. generation .. ' ' .. bury, 'PX', A_DAY)
   end
   return {'unknown', ''}

@@ -1,12 +1,13 @@
 -- Say whether a job is still wanted. This changes nothing.
--- KEYS head, tombstone, members
+-- KEYS head, tombstone, past, members
 -- ARGV stage number, member, of number, generation
 -- `members` are those of the job's stage, and `of` is how many members the message says that it has.
 -- returns 'go' | 'done' | 'over' | 'unknown'
 local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen', 'broken')
 if not run[1] or run[4] ~= generation then
   local whose = string.match(redis.call('GET', tombstone) or '', '^%a+ (%w*)')
-  return whose == generation and 'over' or 'unknown'
+  local before = ' ' .. (redis.call('GET', past) or '') -- the generations that have had the id
+  return (whose == generation or string.find(before, ' ' .. generation .. ' ', 1, true)) and 'over' or 'unknown'
 end
 local rests = run[1] == 'succeeded' or run[1] == 'cancelled' or run[5] == '1'
 if rests or tonumber(run[2]) > stage then return 'over' end

@@ -10,7 +10,7 @@
 --         keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 
-if not run.state then return {has_tombstone() and 'over' or 'unknown', ''} end
+if not run.state then return {is_over() and 'over' or 'unknown', ''} end
 if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end

@@ -22,14 +22,18 @@ if what == 'done' and (whose == generation or not nested) then
   local its_claim, its_app = string.match(detail, '^(%S*) ?(.*)$')
   if its_app ~= app then return {'foreign', its_app} end
   return {(nested or its_claim == claim) and 'exists' or 'taken', ''}
-elseif what == 'buried' and whose == generation and not (nested and tonumber(detail) < tonumber(parent_epoch)) then
+elseif what == 'buried' and whose == generation and not (nested and tonumber(detail) < tonumber(parent_epoch))
+  or nested and is_past(generation) then
   call('UNLINK', draft)
   return {'exists', ''}
 end
 if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end
 if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
-call('DEL', tombstone)
-if stranger then call('UNLINK', head) end -- it was nested in an earlier run under our parent's id
+clear_tombstone()
+if stranger then -- it was nested in an earlier run under our parent's id
+  remember_past(run.generation, A_DAY)
+  call('UNLINK', head)
+end
 
 for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,

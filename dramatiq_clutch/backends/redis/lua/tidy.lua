@@ -1,9 +1,9 @@
 -- Confirm the last duty of a run that has succeeded, and delete everything but the run's status and result.
 -- USES expiry
 -- ARGV id
--- returns {'ends' | 'confirmed' | 'lost', note}; or {'moved'} if `stage` isn't the present stage
+-- returns {'ends' | 'rests' | 'confirmed' | 'lost', note}; or {'moved'} if `stage` isn't the present stage
 if not run.state or not held(id) then return {'lost', ''} end
 if run.stage ~= stage then return {'moved'} end
 call('HDEL', outbox, id)
 clean_up()
-return {call('EXISTS', outbox) == 0 and 'ends' or 'confirmed', ''}
+return {call('EXISTS', outbox) == 0 and how_it_ends() or 'confirmed', ''}

@@ -23,7 +23,8 @@ local function clean_up()
   end
   if call('EXISTS', outbox) == 1 then return end
   local whose = generation .. ' ' .. run.claim .. ' ' .. run.app
-  call('SET', tombstone, 'done ' .. whose, 'PX', run.claim ~= '' and run.ttl or A_DAY)
+  local claims = run.claim ~= '' and not run.frees
+  call('SET', tombstone, (run.frees and 'free ' or 'done ') .. whose, 'PX', claims and run.ttl or A_DAY)
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
     call('UNLINK', head, plan, here.members, here.standing, here.dead, here.attempts, here.nests, before.nests)

@@ -22,6 +22,12 @@ local function owe(id, shown, whose)
   end
 end
 
+-- What is said of a run that rests and owes nothing. One whose id was claimed may make room for another run at any
+-- time: so it doesn't end for good, lest it is that one which is taken out of the index.
+local function how_it_ends()
+  return run.state == 'succeeded' and run.claim == '' and 'ends' or 'rests'
+end
+
 -- Whether a duty is moot: it would send or start members of a stage that is over. Somebody has done it without
 -- confirming it, and what it would read may be gone.
 local MOVES = {send = true, open = true, start = true, retry = true, resume = true, revive = true, resend = true}

@@ -1,10 +1,10 @@
 -- Make a script's reply: a word, a note, and the duties that are given to the caller.
 -- USES outbox, line, carry
--- The note is '', 'ends' (the run has succeeded and owes nothing), 'rests' (it is at rest otherwise, and owes nothing),
--- 'wakes' (it was at rest, and works or owes something again) or 'more' (there are shares for anybody that the caller
--- wasn't given). A duty is {id, lease, cursor, repeated, line, snapshot}. A `send` duty has four parts more: spec,
--- {row...}, {line of the stage before, field of its only member} or {}, and {line, row} of the stage that follows or
--- {}; see `lib/carry`.
+-- The note is '', 'ends' (the run has succeeded and owes nothing, and no other run will have its id), 'rests' (it is at
+-- rest otherwise, and owes nothing), 'wakes' (it was at rest, and works or owes something again) or 'more' (there are
+-- shares for anybody that the caller wasn't given). A duty is {id, lease, cursor, repeated, line, snapshot}. A `send`
+-- duty has four parts more: spec, {row...}, {line of the stage before, field of its only member} or {}, and {line, row}
+-- of the stage that follows or {}; see `lib/carry`.
 
 -- Give a duty to the caller, under the caller's lease.
 local function hand(id, duty)
@@ -50,7 +50,7 @@ end
 local function answer(word, owing_word)
   local reply, owing, more, parked = take()
   local note = more and 'more' or woken and 'wakes' or ''
-  if run.state ~= 'running' and not owing then note = run.state == 'succeeded' and not parked and 'ends' or 'rests' end
+  if run.state ~= 'running' and not owing then note = not parked and how_it_ends() or 'rests' end
   table.insert(reply, 1, owing and owing_word or word)
   table.insert(reply, 2, note)
   return reply

@@ -1,0 +1,169 @@
+"""Starts a run: writes its plan, makes room under its id where that was asked for, seals the plan, and does what the
+run owes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Literal, TypeAlias, get_args
+from uuid import uuid4
+
+from dramatiq import Broker
+from dramatiq.logging import get_logger
+
+from .backend import Caller, Reply
+from .engine import Engine, engine_of
+from .errors import OutcomeUnknown, RunAtWork, RunIdTaken, Unavailable, foreign_run, is_expected
+from .handover import delete, hand_over
+from .planning import chunks, read, with_defaults
+from .run import Run
+from .steps import Description
+from .stored import owners
+from .stored.duties import SendMembers
+from .stored.places import new_generation
+from .stored.plan import Fingerprint, Plan
+from .tokens import new_token
+
+#: What becomes of a run() whose id is taken already.
+IfExists: TypeAlias = Literal["join", "refuse", "restart", "replace"]
+
+#: For how long there is one run under an id.
+Unique: TypeAlias = Literal["always", "while_running"]
+
+#: What an id that a user gives must match. `~` is used in the ids of nested runs, and braces have a meaning in Redis
+#: Cluster.
+RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
+
+logger = get_logger(__name__)
+
+
+def start(
+    clutch: Description,
+    broker: Broker,
+    *,
+    delay: int | None,
+    run_id: str | None,
+    if_exists: IfExists | None,
+    unique: Unique | None,
+) -> Run:
+    """Start a run of this clutch: see `Clutch.run`. The `delay` is in milliseconds."""
+    _check(run_id, if_exists, unique)
+    engine = engine_of(broker)
+    start_at = engine.now() + delay if delay else None
+    claimed, run_id = run_id is not None, run_id or str(uuid4())
+    while True:
+        plan, claim, draft, caller = _draft(engine, clutch, run_id, claimed=claimed, start_at=start_at)
+        if claimed:
+            _make_room(engine, run_id, if_exists or "join")
+        try:
+            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, frees=unique == "while_running")
+        except Unavailable as error:
+            raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
+        if reply.word != "taken" or not _may_make_room(engine, run_id, if_exists):
+            break
+    if reply.word == "foreign":
+        raise foreign_run(run_id, reply.note, engine.application)
+    if reply.word == "taken":
+        raise RunIdTaken(f"another clutch was run as {run_id!r}: give this one an id of its own{_WAYS_OUT}")
+    if reply.word == "exists" and if_exists == "refuse":
+        raise RunIdTaken(f"this clutch was run as {run_id!r} already, and is to be refused then (if_exists='refuse')")
+    _hand_over(engine, run_id, reply, caller)
+    run = Run(run_id, broker=broker)
+    run.started = reply.word == "created"
+    return run
+
+
+_WAYS_OUT = (
+    "; or say run(..., if_exists='restart') to have it take the place of one at rest, if_exists='replace' to have that "
+    "cancelled where it is at work"
+)
+
+
+def _check(run_id: Any, if_exists: Any, unique: Any) -> None:
+    """Raises TypeError or ValueError for what `run()` doesn't take."""
+    if run_id is not None and not isinstance(run_id, str):
+        raise TypeError(f"run_id is {run_id!r}; it takes a string, of 1 to 200 letters, digits and _.:@/+=-")
+    if run_id is not None and not RUN_ID.fullmatch(run_id):
+        raise ValueError(f"run_id {run_id!r} isn't one: it takes 1 to 200 letters, digits and _.:@/+=-")
+    for option, given, kind in (("if_exists", if_exists, IfExists), ("unique", unique, Unique)):
+        if given is not None and given not in get_args(kind):
+            raise ValueError(f"{option} is {given!r}; it is one of {', '.join(map(repr, get_args(kind)))}")
+        if given is not None and run_id is None:
+            raise ValueError(
+                f"{option}={given!r} says what becomes of another run of the same id, so it needs a run_id: without "
+                "one, each run gets an id of its own"
+            )
+
+
+def _draft(
+    engine: Engine, clutch: Description, run_id: str, *, claimed: bool, start_at: int | None
+) -> tuple[Plan, str, str, Caller]:
+    """Write the rows of the clutch's plan. Returns the plan, whose rows are those; its claim; the draft's name; and the
+    caller that is to seal it."""
+    spec, lines, rows = read(clutch, engine.broker, start_at=start_at)
+    spec = dataclasses.replace(spec, generation=new_generation())
+    # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
+    stored = with_defaults(spec, clutch, engine.broker, engine.defaults)
+    fingerprint, draft, caller = Fingerprint(), new_token(), engine.caller(owners.call("run"))
+    for offset, chunk in chunks(rows):
+        caller = dataclasses.replace(caller, now=engine.now())
+        engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
+        if claimed:
+            fingerprint.add(chunk)
+    return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller
+
+
+def _make_room(engine: Engine, run_id: str, if_exists: IfExists) -> None:
+    """Delete what has the id, where that was asked for by this call, or by the run that has it (`frees`).
+
+    All steps name the generation of the run that was found. So of several callers that make room at the same time none
+    touches the run that another one of them starts then; they join it. Raises ForeignRun, RunAtWork and Unavailable.
+    """
+    first = ""
+    while True:
+        (found,) = engine.backend.occupants([run_id])
+        first = first or (found.generation if found else "")
+        if found is None or found.generation != first:
+            return
+        if found.application != engine.application:
+            raise foreign_run(run_id, found.application, engine.application)
+        if found.state != "running":
+            if not (found.frees or if_exists in ("restart", "replace")):
+                return
+            try:
+                delete(engine, run_id, first)
+            except RunAtWork:
+                (now,) = engine.backend.occupants([run_id])
+                if now is not None and now.generation == first and now.state != "running":
+                    raise
+                continue  # somebody has retried it meanwhile
+            return
+        if if_exists != "replace":
+            return
+        caller = engine.caller(owners.call("cancel"))
+        engine.look_again(run_id, caller.now + caller.lease_ms)
+        reply = engine.backend.cancel(run_id, caller, generation=first)
+        hand_over(engine, run_id, reply, caller)
+
+
+def _may_make_room(engine: Engine, run_id: str, if_exists: IfExists | None) -> bool:
+    """Whether another clutch's run, which has got the id since room was made, may have to make room in its turn."""
+    if if_exists == "replace":
+        return True
+    (found,) = engine.backend.occupants([run_id])
+    return if_exists == "restart" and (found is None or found.state != "running")
+
+
+def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
+    """Do what the new run owes. Whatever error that meets, the run is stored, so a sweeper does it otherwise."""
+    try:
+        hand_over(engine, run_id, reply, caller)
+        # If everything that was owed is done, a sweeper needs to look only after the run has been quiet for long. It
+        # must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
+        leads = any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
+        if reply.word == "created" and reply.note != "more" and not leads:
+            engine.look_when_quiet(run_id)
+    except Exception as error:
+        logger.warning(
+            "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=not is_expected(error)
+        )
