@@ -19,6 +19,7 @@ from typing import Any, Literal
 from dramatiq import Encoder, get_encoder
 from dramatiq.common import current_millis
 
+from .news import News
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Tag
@@ -62,7 +63,8 @@ class Reply:
     `word`: what became of the call. `duties`: those that the caller is given, in the order in which it is to do them.
     `note`: see `Note`; for the word `foreign`, the name of the run's application. If the broker took part in the step,
     `sent` is a duty that was done in it, so nobody has to do it; `kept` says that its message was fetched for the
-    caller's worker; and `acked`, that the message was acked whose attempt was recorded.
+    caller's worker; and `acked`, that the message was acked whose attempt was recorded. `news`: what this call has done
+    to the run, for the log; nothing if an earlier call has done it, so that it is logged once.
     """
 
     word: str
@@ -71,6 +73,7 @@ class Reply:
     note: Note = ""
     kept: bool = False
     acked: bool = False
+    news: tuple[News, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ SCRIPTS = (
     Mutant(
         "a failed run stays failed",
         "A failed run of which a member works again is running, so that it can fail again, and be heard of again.",
-        "if run.state == 'failed' and not (settled or run.broken) then heal(dead) end",
+        "if run.state == 'failed' and not (settled or run.broken) then heal(dead, succeeded) end",
         "",
     ),
     Mutant(
@@ -64,14 +64,14 @@ SCRIPTS = (
     Mutant(
         "the alarm rings before all have had an attempt",
         "on_failure comes when every member of the stage has had an attempt.",
-        "if failing + dead > 0 and (breaks or recorded - working >= total) then ring(",
-        "if failing + dead > 0 then ring(",
+        "local alarms = failing + dead > 0 and (breaks or recorded - working >= total) and ring(",
+        "local alarms = failing + dead > 0 and ring(",
     ),
     Mutant(
         "a nested run that only works counts as attempted",
         "A nested run has had its attempt when it has succeeded or has told of a failure; one that works has not.",
-        "recorded - working >= total) then ring(",
-        "recorded >= total) then ring(",
+        "recorded - working >= total) and ring(",
+        "recorded >= total) and ring(",
     ),
     Mutant(
         "nobody hears of a single death",
@@ -376,7 +376,7 @@ SCRIPTS = (
     Mutant(
         "a message is acked whatever its end has caused",
         "A job's message is acked only when what its end causes is done.",
-        "if #reply == 2 and reply[2] == '' then has_acked",
+        "if not gives_duties and reply[2] == '' then has_acked",
         "if true then has_acked",
         "tests/test_desk.py::test_a_message_is_not_acked_before_what_its_end_causes_is_done",
     ),
@@ -522,6 +522,32 @@ SCRIPTS = (
         " or number_in(line, 'wait') > 0 then return {} end",
         " then return {} end",
         file="lib/carry",
+    ),
+    # What is reported for the log
+    Mutant(
+        "nobody reads that a failed run works again",
+        "A failed run of which a member works again, or has succeeded after all, has its line in the log.",
+        "if succeeded then report('healed', succeeded, dead) end",
+        "",
+    ),
+    Mutant(
+        "a run is said to be failing at each look",
+        "That a stage is failing is one line in the log.",
+        "if alarms then report('failing', succeeded, dead) end",
+        "report('failing', succeeded, dead)",
+    ),
+    Mutant(
+        "who has only begun counts as succeeded in the log",
+        "A line of the log has how many members have succeeded, whoever causes it.",
+        "return now.recorded - now.working - now.attempted - now.failing - now.dead, now.dead",
+        "return now.recorded, now.dead",
+    ),
+    Mutant(
+        "a message whose stage is over isn't acked along",
+        "A message is acked in the step that records it if nothing is left to do for it, whatever that step has done.",
+        "local gives_duties = reply[3] and reply[3][1] ~= 'news'",
+        "local gives_duties = reply[3]",
+        detector="tests/test_desk.py",
     ),
     # What can't be done
     Mutant(
@@ -672,8 +698,8 @@ SCRIPTS = (
     Mutant(
         "a run that broke off heals by itself",
         "A run that has broken off stays failed until it is retried, or late successes complete its stage.",
-        "not (settled or run.broken) then heal(dead) end",
-        "not settled then heal(dead) end",
+        "not (settled or run.broken) then heal(dead, succeeded) end",
+        "not settled then heal(dead, succeeded) end",
     ),
     Mutant(
         "cancelled nested runs die for a run that broke off",
@@ -1048,6 +1074,13 @@ PYTHON = (
         "return own == run_id or _is_nested(own, run_id) or _is_nested(run_id, own)",
         "return own == run_id",
         "tests/test_nesting.py::test_a_job_that_would_wait_for_its_own_run_or_a_relative_is_told_at_once",
+    ),
+    python(
+        "a job can write lines of its own into the log",
+        "Whatever comes from a job is quoted in the log of runs, without line breaks.",
+        "return repr(text if len(text) <= MOST_SHOWN",
+        "return str(text if len(text) <= MOST_SHOWN",
+        "tests/test_news.py::test_whatever_comes_from_a_job_stays_on_its_line",
     ),
     python(
         "a later stage's message is as old as its run",

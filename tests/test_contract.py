@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupan
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
+from dramatiq_clutch.news import News
 from dramatiq_clutch.status import RunStatus, failure_details, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.formats import Standing
@@ -1556,6 +1558,59 @@ def test_a_message_goes_onward_only_where_its_duty_would_be_owed(store: Store, e
     owed = [*kinds(reply), *([reply.sent.kind] if reply.sent else [])]
     assert owed == (["send"] if ending == "succeeded" else ["on_failure"])
     assert store.status().stages[0].state == ("succeeded" if ending == "succeeded" else "failing")
+
+
+# News: what a call has done to its run
+
+
+def events(reply: Reply) -> list[tuple[str, int, int, int]]:
+    return [(one.event, one.stage, one.succeeded, one.dead) for one in reply.news]
+
+
+def test_each_transition_is_reported_once_however_often_it_is_asked_for(either_way: Store) -> None:
+    store = either_way
+    assert events(store.create(2, 1)) == [("started", 0, 0, 0)]
+    assert events(store.create(2, 1)) == []
+    assert events(store.record(0, "failing", of=2)) == []
+    assert events(store.record(1, "dead", of=2)) == [("dead", 0, 0, 0), ("failing", 0, 0, 1)]
+    assert events(store.record(1, "dead", of=2)) == []
+    assert events(store.record(0, "dead", of=2, order=(0, 1))) == [("dead", 0, 0, 0), ("failed", 0, 0, 2)]
+    assert events(store.owed("somebody")) == []
+    assert events(store.record(0, "failing", of=2, order=(0, 2))) == [("healed", 0, 0, 1), ("failing", 0, 0, 1)]
+    assert events(store.record(0, "dead", of=2, order=(0, 3))) == [("dead", 0, 0, 0), ("failed", 0, 0, 2)]
+    assert events(store.backend.retry(store.run_id, store.caller())) == [("retried", 0, 0, 2)]
+    assert events(store.backend.retry(store.run_id, store.caller())) == []
+    assert events(store.backend.resend(store.run_id, store.caller())) == [("resent", 0, 0, 0)]
+    assert events(store.record(0, "succeeded", of=2, order=(2, 0))) == []
+    assert events(store.record(1, "succeeded", of=2, order=(2, 0))) == [("released", 0, 2, 0)]
+    assert events(store.record(1, "succeeded", of=2, order=(2, 0))) == []
+    caller = store.caller()
+    assert events(store.backend.cancel(store.run_id, caller)) == [("cancelled", 1, 0, 0)]
+    assert events(store.backend.cancel(store.run_id, caller)) == []
+    assert events(store.backend.retry(store.run_id, store.caller())) == [("retried", 1, 0, 0)]
+    assert events(store.record(0, "succeeded", stage=1, of=1, order=(3, 0))) == [("succeeded", 1, 1, 0)]
+
+
+def test_a_late_success_heals_a_failed_run_and_releases_its_stage(either_way: Store) -> None:
+    store = either_way
+    store.create(2, 1)
+    store.record(0, "succeeded", of=2)
+    assert events(store.record(1, "dead", of=2)) == [("dead", 0, 0, 0), ("failed", 0, 1, 1)]
+    assert events(store.record(1, "succeeded", of=2)) == [("healed", 0, 2, 0), ("released", 0, 2, 0)]
+
+
+def test_what_is_reported_has_what_a_line_needs(store: Store) -> None:
+    (started,) = store.create(3, 1).news
+    assert started == News("started", "name", store.now, 2, 0, "0 3 p")
+    (dead,) = store.record(2, "dead").news
+    assert (dead.event, dead.member, json.loads(dead.failure)["text"]) == ("dead", 2, "dead")
+
+
+def test_a_duty_that_fails_its_run_is_reported(store: Store) -> None:
+    (duty,) = store.create(2).duties
+    caller = replace(store.caller(), lease=duty.lease)
+    reply = store.backend.fail(store.run_id, duty, failure_details(ValueError("no")), caller)
+    assert events(reply) == [("failed", 0, 0, 0)]
 
 
 # Whose run it is

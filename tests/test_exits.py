@@ -463,7 +463,7 @@ def test_a_dead_letter_put_back_by_hand_heals_its_run(broker: dramatiq.Broker, e
     assert run.get_result() == "healed"
 
 
-def test_a_run_logs_nothing_per_job_at_info_and_no_warning(
+def test_a_run_logs_a_line_per_transition_and_none_per_job_and_no_warning(
     broker: dramatiq.Broker, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     @dramatiq.actor
@@ -474,7 +474,7 @@ def test_a_run_logs_nothing_per_job_at_info_and_no_warning(
     with caplog.at_level(logging.INFO):
         work_off(broker, run)
     ours = [record for record in caplog.records if record.name.startswith("dramatiq_clutch")]
-    assert ours == []
+    assert [vars(record)["event"] for record in ours] == ["released", "succeeded"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

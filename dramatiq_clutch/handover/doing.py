@@ -10,6 +10,7 @@ from dramatiq.logging import get_logger
 from ..backend import Caller, Note, Reply
 from ..engine import Engine
 from ..errors import NewerRelease, is_final
+from ..news import log
 from ..status import failure_details
 from ..stored import owners
 from ..stored.duties import (
@@ -39,12 +40,13 @@ logger = get_logger(__name__)
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Do a transition's duties, and all duties that follow from them, in order.
+    """Log what a transition has done, and do its duties, and all duties that follow from them, in order.
 
     An error that is known to be final fails the run. All other errors are raised: Unavailable, NewerRelease, and faults
     in this package or in a hook. What wasn't done then stays owed.
     """
     if not reply.duties:  # as for most jobs
+        log(run_id, reply.news, caller.now)
         _heed(engine, run_id, reply, caller)
         return
     lease = Lease(engine)
@@ -61,6 +63,7 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
 def _all(lease: Lease, caused: Caused) -> Work:
     """Do the duties of a reply, and then what its note asks for."""
     engine, run_id, reply, caller = lease.engine, caused.run_id, caused.reply, caused.caller
+    log(run_id, reply.news, caller.now)
     mine = [(run_id, duty, caller) for duty in reply.duties]
     lease.held += mine
     try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ...backend import Note, Reply
+from ...news import News
 from ...stored.duties import Duty, SendMembers, parse
 from ...stored.formats import FORMAT, decode_snapshot
 from .along import Along
@@ -23,9 +24,27 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
         (did, ahead), *duties = duties
         if b"sent" in did and along.duty is not None:
             sent = replace(along.duty, ahead=_ahead_from(along.duty, ahead))
+    news = tuple(map(news_from, duties.pop()[1:])) if duties and duties[-1][0] == b"news" else ()
     found = tuple(duty_from(duty, generation) for duty in duties)
     more = {"kept": b"kept" in did, "acked": b"acked" in did}
-    return Reply(word.decode(), found, sent, cast(Note, note.decode()), **more)
+    return Reply(word.decode(), found, sent, cast(Note, note.decode()), **more, news=news)
+
+
+def news_from(raw: Any) -> News:
+    """What `lib/news.lua` has reported. Whatever it has from the head may be damaged, and is told all the same."""
+    event, name, created, stages, stage, line, succeeded, dead, member, failure = raw
+    return News(
+        event.decode(),
+        name.decode(errors="replace"),
+        int(created) if created.isdigit() else 0,
+        stages,
+        stage,
+        line.decode(errors="replace"),
+        succeeded,
+        dead,
+        int(member) if member else None,
+        failure.decode(errors="replace"),
+    )
 
 
 def duty_from(raw: Any, generation: str) -> Duty:

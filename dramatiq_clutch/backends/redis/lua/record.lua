@@ -9,7 +9,6 @@
 --         `along_with` adds stands before the duties. Or {'over'}: it doesn't count, so call `owed`, which gets the
 --         keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
-
 if not run.state then return {is_over() and 'over' or 'unknown', ''} end
 if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
@@ -49,6 +48,7 @@ elseif is_newer(member, epoch, attempt) then
   call('HSET', here.members, member, first == '' and of_run and 'R' or first)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
   stand(member, KINDS[ending])
+  if ending == 'dead' then report('dead', 0, 0, member, payload) end
   wait_until(due)
 else
   word = 'stale'

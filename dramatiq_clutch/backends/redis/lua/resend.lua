@@ -1,5 +1,5 @@
 -- Begin a new epoch in which all unsettled members are sent again, because their messages were lost.
--- USES take, expiry
+-- USES take, news, expiry
 -- returns {'resent' | 'nothing' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
@@ -7,5 +7,6 @@ local total = total_of(run.line)
 if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end
 set('epoch', run.epoch + 1)
 owe('resend:' .. stage .. ':0:' .. (limit_of(run.line) and run.sent or total) .. ':' .. run.epoch)
+report('resent')
 touch()
 return answer('resent')

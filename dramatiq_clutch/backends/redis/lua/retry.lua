@@ -25,6 +25,7 @@ if not (revived or nested) then
   return answer('nothing')
 end
 
+report('retried')
 begin_epoch(halted, halted or dead > 0)
 owe_parked(parked)
 if halted then undo_halt() end

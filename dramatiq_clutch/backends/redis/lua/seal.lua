@@ -41,8 +41,9 @@ call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl',
 read_run()
 wait_until(due)
 call('PEXPIRE', head, lifetime())
+report('started', 0, 0)
 if run.stages == 0 then
-  rest('succeeded')
+  rest('succeeded', 0, 0)
   tell()
 else
   local line = begin_stage(0, number_in(run.line, 'wait') > 0 and math.max(now, due) or now)

@@ -29,7 +29,8 @@ end
 -- words are of 'sent', 'kept' and 'acked'. The message is acked if its worker has nothing left to do for it.
 local function along_with(reply)
   if not dispatch then return reply end
-  if #reply == 2 and reply[2] == '' then has_acked = dispatch_with(enqueues + fetches + 1, #along) end
+  local gives_duties = reply[3] and reply[3][1] ~= 'news'
+  if not gives_duties and reply[2] == '' then has_acked = dispatch_with(enqueues + fetches + 1, #along) end
   local did = (has_gone and 'sent ' or '') .. (has_kept and 'kept ' or '') .. (has_acked and 'acked' or '')
   table.insert(reply, 3, {did, has_gone and next_of(run.stage) or {}})
   return reply

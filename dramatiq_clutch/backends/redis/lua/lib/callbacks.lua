@@ -16,9 +16,11 @@ end
 
 -- Fire a callback that fires once for each stage. The duty is written before the flag: if this script breaks off
 -- between them (say, because another program has written to one of the keys), the next one fires the callback again.
+-- Returns whether it has fired.
 local function ring(flag, event)
   if run[flag] then return end
   run[flag] = true
   owe_callback(event)
   set(flag, true)
+  return true
 end

@@ -18,14 +18,14 @@ local function forget_nests_before()
 end
 
 -- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go.
-local function complete(dead, skipped)
+local function complete(succeeded, dead, skipped)
   local nests = skipped == 0 and here.nests or here.items
   call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.items, nests)
   if word_of('enough', run.lines[stage - 1] or '') then forget_nests_before() end
   if skipped > 0 then skip(skipped) end
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
-  if stage + 1 == run.stages then return rest('succeeded') end
-  if run.state == 'failed' then heal(0) end
+  if stage + 1 == run.stages then return rest('succeeded', succeeded, dead) end
+  if run.state == 'failed' then heal(0, succeeded) end
   run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
   run.era, run.revival = 0, 0
   if run.taken_up > 0 then set('taken_up', 0) end
@@ -36,4 +36,5 @@ local function complete(dead, skipped)
   call('PEXPIRE', after.members, lifetime())
   owe_stage(stage + 1, line)
   call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
+  report('released', succeeded, dead)
 end

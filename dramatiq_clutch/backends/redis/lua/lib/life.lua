@@ -14,18 +14,19 @@ local function judge()
   local goal, allowed = terms(total)
   local settled, lost = succeeded + dead == total, dead > allowed
   local breaks = lost and has_flag('f')
-  if run.state == 'failed' and not (settled or run.broken) then heal(dead) end
-  if failing + dead > 0 and (breaks or recorded - working >= total) then ring('alarmed', 'on_failure') end
+  if run.state == 'failed' and not (settled or run.broken) then heal(dead, succeeded) end
+  local alarms = failing + dead > 0 and (breaks or recorded - working >= total) and ring('alarmed', 'on_failure')
   if dead > 0 then ring('mourned', 'on_death') end
   if succeeded >= goal or (settled and not lost) then
-    complete(dead, total - succeeded - dead)
+    complete(succeeded, dead, total - succeeded - dead)
   elseif run.state ~= 'running' then
     return -- it has failed already
   elseif breaks then
-    break_off()
+    break_off(succeeded, dead)
   elseif settled then
-    rest('failed')
+    rest('failed', succeeded, dead)
   else
+    if alarms then report('failing', succeeded, dead) end
     fill(total, recorded)
   end
 end

@@ -1,7 +1,8 @@
 -- Bring the run to rest, or back to work.
--- USES callbacks, halt
+-- USES callbacks, halt, news
 -- KEYS bell
-local function rest(state)
+-- How many members of the stage have succeeded and are dead is for the log: see `report`.
+local function rest(state, succeeded, dead)
   run.state = state
   if state == 'succeeded' then
     owe_callback('completion')
@@ -12,23 +13,26 @@ local function rest(state)
   owe_callback('on_finish')
   set('state', state)
   redis.pcall('PUBLISH', bell, state) -- only a hint, so a user without permission to publish gets no error
+  report(state, succeeded, dead)
 end
 
 -- Let the run fail while members are unsettled: nothing of its stage is sent or started any more, and its nested runs
 -- are cancelled. Only a retry, or late successes that complete the stage, take it up again.
-local function break_off()
+local function break_off(succeeded, dead)
   drop_moves()
   owe_shares('halt', haltable())
   set('broken', true)
-  rest('failed')
+  rest('failed', succeeded, dead)
 end
 
 -- Put a run that has failed or was cancelled back to work. `on_failure` may fire again; `on_death` may do so only if no
--- member is still dead, because it has fired for a dead one.
-local function heal(dead)
+-- member is still dead, because it has fired for a dead one. A retry is reported as such, and so it
+-- doesn't say how many have succeeded.
+local function heal(dead, succeeded)
   if run.state ~= 'running' then woken = true end
   set('state', 'running')
   set('alarmed', false)
   set('mourned', dead > 0)
   if run.broken then set('broken', false) end
+  if succeeded then report('healed', succeeded, dead) end
 end

@@ -1,0 +1,18 @@
+-- Collect what this call does to the run, for the log of its caller.
+-- USES line, snapshot
+local news = {}
+
+-- How many members of the present stage have succeeded, and how many are dead.
+local function tally()
+  local now = counts()
+  return now.recorded - now.working - now.attempted - now.failing - now.dead, now.dead
+end
+
+-- Report an event, and how many members of the present stage have succeeded and are dead; without these numbers they
+-- are counted here. `member` and `failure` are given if the event concerns one member only.
+local function report(event, succeeded, dead, member, failure)
+  if not succeeded then succeeded, dead = tally() end
+  news[#news + 1] = {
+    event, run.name, run.created, run.stages or 0, stage, line_of(stage), succeeded, dead, member or '', failure or '',
+  }
+end

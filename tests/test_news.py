@@ -1,0 +1,197 @@
+"""The log of runs: a line for each transition, once however many processes take part; and none for a job."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+
+from dramatiq_clutch import Clutch, Run, news
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.news import News, log
+from dramatiq_clutch.status import failure_details
+from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
+from tests.support.jobs import Jobs, state_is
+from tests.test_map import code_of, lua_files
+
+LOGGER = "dramatiq_clutch.runs"
+
+
+class Told(logging.Handler):
+    """All records of the log of runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def of(self, run: Run) -> list[str]:
+        """The events of a run, each with its stage."""
+        return [f"{one.event} {one.stage}" for one in map(as_any, self.records) if one.run_id == run.run_id]
+
+    def lines(self) -> list[str]:
+        """All lines, without the times in them."""
+        return [re.sub(r"\d+\.\d s", "0.0 s", record.getMessage()) for record in self.records]
+
+
+def as_any(record: logging.LogRecord) -> Any:
+    return record
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    handler, logger = Told(), logging.getLogger(LOGGER)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+# What a run logs
+
+
+def test_a_run_that_goes_well_has_a_line_for_each_stage_and_none_for_a_job(jobs: Jobs, told: Told) -> None:
+    names = [jobs.job.message(str(number)) for number in range(20)]
+    run = Clutch(name="nightly").parallel(*names).then(jobs.job.message("a"), jobs.total).run(run_id="nightly-7")
+    with running_worker(jobs.broker):
+        run.get_result(block=True)
+        wait_until("it is told", lambda: "succeeded 2" in told.of(run))
+    assert told.lines() == [
+        "Run nightly-7 'nightly' started: stage 0 of 3, 0 of 20 succeeded, 0 dead, 0.0 s after its start",
+        "Run nightly-7 'nightly' released stage 1 of 3: 20 of 20 succeeded before it, 0 dead, 0.0 s after its start",
+        "Run nightly-7 'nightly' released stage 2 of 3: 1 of 1 succeeded before it, 0 dead, 0.0 s after its start",
+        "Run nightly-7 'nightly' succeeded: stage 2 of 3, 1 of 1 succeeded, 0 dead, 0.0 s after its start",
+    ]
+    assert {record.levelno for record in told.records} == {logging.INFO}
+
+
+def test_a_run_that_fails_and_is_retried_says_so_and_names_the_dead(jobs: Jobs, told: Told) -> None:
+    jobs.script["bad"] = ["fail", "die"]
+    run = Clutch().parallel(jobs.job.message("good"), jobs.job.message("bad")).run(run_id="r")
+    with running_worker(jobs.broker):
+        state_is(run, "failed")
+        wait_until("it is told", lambda: "failed 0" in told.of(run))
+        run.retry()
+        wait_until("that it is over, too", lambda: "succeeded 0" in told.of(run))
+    assert told.of(run) == ["started 0", "failing 0", "dead 0", "failed 0", "retried 0", "succeeded 0"]
+    assert told.lines()[1:5] == [
+        "Run r failing: stage 0 of 1, 1 of 2 succeeded, 0 dead, 0.0 s after its start",
+        "Run r: member 1 of stage 0 of 1 is dead: actor 'job', attempts 2, LookupError: 'bad dies'",
+        "Run r failed: stage 0 of 1, 1 of 2 succeeded, 1 dead, 0.0 s after its start",
+        "Run r retried: stage 0 of 1, 1 of 2 succeeded, 1 dead, 0.0 s after its start",
+    ]
+    assert [record.levelno for record in told.records if as_any(record).event == "dead"] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "resend"])
+def test_whoever_steers_a_run_has_the_line(jobs: Jobs, told: Told, verb: str) -> None:
+    run = Clutch().then(jobs.job.message("a")).run()
+    assert getattr(run, verb)()
+    assert getattr(run, verb)() is (verb == "resend")
+    again = {"cancel": [], "resend": ["resent 0"]}[verb]
+    assert told.of(run) == ["started 0", {"cancel": "cancelled 0", "resend": "resent 0"}[verb], *again]
+
+
+def test_a_nested_run_has_lines_of_its_own(jobs: Jobs, told: Told) -> None:
+    child = Clutch(name="child").then(jobs.job.message("a"))
+    run = Clutch(name="parent").then(child, jobs.total).run()
+    with running_worker(jobs.broker):
+        run.get_result(block=True)
+        wait_until("it is told", lambda: "succeeded 1" in told.of(run))
+    assert told.of(Run(f"{run.run_id}~0.0")) == ["started 0", "succeeded 0"]
+    assert told.of(run) == ["started 0", "released 1", "succeeded 1"]
+
+
+def test_a_run_that_a_sweeper_takes_further_has_its_lines_too(jobs: Jobs, told: Told) -> None:
+    """Whoever causes the transition logs it: here an empty stage is complete for whoever looks."""
+    run = Clutch().parallel().then(jobs.job.message("a")).run()
+    with running_worker(jobs.broker):
+        run.get_result(block=True)
+        wait_until("it is told", lambda: "succeeded 1" in told.of(run))
+    assert told.of(run) == ["started 0", "released 1", "succeeded 1"]
+
+
+# The lines
+
+
+def test_every_event_that_the_scripts_report_has_a_row_in_the_docstring() -> None:
+    code = "\n".join(code_of(path) for path in lua_files().values())
+    reported = set(re.findall(r"\breport\('(\w+)'", code)) | set(re.findall(r"\brest\('(\w+)'", code))
+    rows = re.findall(r"^\| (`.*?) \| (?:INFO|WARNING)", news.__doc__ or "", re.MULTILINE)
+    assert {word for row in rows for word in re.findall(r"`(\w+)`", row)} == reported
+
+
+def test_an_event_of_another_word_has_a_line_too(told: Told) -> None:
+    log("r", [News("postponed", "", 1_000, 2, 1, "3 ? pm", 0, 0)], 3_500)
+    (record,) = map(as_any, told.records)
+    assert record.getMessage() == "Run r postponed: stage 1 of 2, 0 of ? succeeded, 0 dead, 2.5 s after its start"
+    assert (record.total, record.seconds) == (None, 2.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nERROR forged", "\x1b[31mred", "a\r\x00b", "a\u2028b", "a\x85b", "lone \ud800", "%s %d {0}", "x" * 5_000],
+)
+def test_whatever_comes_from_a_job_stays_on_its_line(told: Told, text: str) -> None:
+    stream = io.StringIO()
+    written = logging.StreamHandler(stream)
+    logging.getLogger(LOGGER).addHandler(written)
+    failure = json.dumps({**json.loads(failure_details(ValueError(text), actor=text)), "type": text})
+    log(text, [News("dead", text, 0, 1, 0, "0 1 -", member=0, failure=failure)], 0)
+    log(text, [News(text, text, 0, 1, 0, "0 1 -")], 0)
+    logging.getLogger(LOGGER).removeHandler(written)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 1_200 for line in lines)
+    assert [(as_any(one).run_id, as_any(one).run_name) for one in told.records] == [(text, text)] * 2
+    assert as_any(told.records[0]).exception_text == text[:1_000]
+
+
+def test_a_line_that_cannot_be_read_or_a_clock_that_is_behind_raises_nothing(told: Told) -> None:
+    log("r", [News("cancelled", "", 5_000, 1, 0, "damaged")], 1_000)
+    log("r", [News("dead", "", 0, 1, 0, "0 1 -", member=0, failure="damaged")], 0)
+    assert [as_any(one).seconds for one in told.records] == [0.0, 0.0]
+    assert "details that can't be read" in told.records[1].getMessage()
+
+
+def test_where_the_level_is_off_nothing_is_computed(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    def compute(*_: Any) -> Any:
+        raise AssertionError("it was computed")
+
+    monkeypatch.setattr(news, "_about", compute)
+    logging.getLogger(LOGGER).setLevel(logging.WARNING)
+    log("r", [News("started")], 0)
+    with pytest.raises(AssertionError):
+        log("r", [News("dead")], 0)
+    logging.getLogger(LOGGER).setLevel(logging.ERROR)
+    log("r", [News("dead")], 0)
+    assert told.records == []
+
+
+def test_what_a_job_says_of_itself_in_its_name_and_error_is_quoted_in_a_whole_run(
+    broker: dramatiq.Broker, told: Told
+) -> None:
+    @dramatiq.actor(max_retries=0)
+    def job() -> None:
+        raise ValueError("one\nERROR two")
+
+    run = Clutch(name="a\nb").then(job).run()
+    with running_worker(broker):
+        state_is(run, "failed")
+        wait_until("it is told", lambda: "failed 0" in told.of(run))
+    assert engine_of(broker).backend.snapshot(run.run_id)
+    assert [line.splitlines() for line in told.lines()] == [[line] for line in told.lines()]
+    assert r"'a\nb': member 0 of stage 0 of 1 is dead: actor 'job', attempts 1, ValueError: 'one\nERROR two'" in str(
+        told.lines()[-2]
+    )
