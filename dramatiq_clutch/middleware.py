@@ -3,7 +3,6 @@ state of runs."""
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +12,7 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import SkipMessage
 
 from . import job as jobs
+from . import remarks
 from .backend import ClutchBackend
 from .brokers import application_of, backend_of, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
@@ -153,8 +153,7 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         life = self._lives.begin(worker)
-        for name in ("dramatiq.worker.WorkerThread", "dramatiq.results.middleware.Results"):
-            logging.getLogger(name).addFilter(_is_true)
+        remarks.listen()
         engine = self._engine(broker)
         engine.courier.attend(worker)
         worker_boots(worker, engine.remembered.at_work)
@@ -325,12 +324,6 @@ class ClutchMiddleware(EngineMiddleware):
             return self._attempt(broker, message)
         except DamagedState:
             return None  # `before_process_message` has skipped it, and it becomes a dead letter
-
-
-def _is_true(record: logging.LogRecord) -> bool:
-    """A log filter: drops Dramatiq's warning that a returned value is discarded because there is no Results middleware.
-    That isn't true of the value of a clutch's job."""
-    return jobs.current_job() is None or "returned a value that is not None" not in str(record.msg)
 
 
 def _valid_backend(backend: Any) -> ClutchBackend | None:

@@ -195,3 +195,48 @@ def test_what_a_job_says_of_itself_in_its_name_and_error_is_quoted_in_a_whole_ru
     assert r"'a\nb': member 0 of stage 0 of 1 is dead: actor 'job', attempts 1, ValueError: 'one\nERROR two'" in str(
         told.lines()[-2]
     )
+
+
+# What Dramatiq's own log says
+
+
+def of_failed_attempts(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [one for one in map(as_any, caplog.records) if one.getMessage().startswith("Failed to process message")]
+
+
+def test_dramatiqs_line_of_a_failed_attempt_says_which_run_it_was(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    jobs.script["bad"] = ["fail", "die"]
+    run = Clutch().then(jobs.job.message("good")).parallel(jobs.job.message("other"), jobs.job.message("bad")).run()
+    with caplog.at_level(logging.INFO), running_worker(jobs.broker):
+        state_is(run, "failed")
+    first, second = of_failed_attempts(caplog)
+    place = f" [run {run.run_id}, stage 1, member 1]"
+    assert first.getMessage() == f"Failed to process message job('bad') with unhandled exception.{place}"
+    assert first.exc_info[0] is ValueError
+    assert second.getMessage() == f"Failed to process message job('bad') with expected exception LookupError.{place}"
+    assert [(one.run_id, one.stage, one.member) for one in (first, second)] == [(run.run_id, 1, 1)] * 2
+
+
+def test_of_a_callback_it_says_which_one_and_of_other_messages_what_it_always_did(
+    broker: dramatiq.Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dramatiq.actor(max_retries=0)
+    def plain(number: int) -> None:
+        raise ValueError(number)
+
+    @dramatiq.actor(max_retries=0)
+    def heard(status: dict[str, Any]) -> None:
+        raise ValueError(status["event"])
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    with running_worker(broker):
+        plain.send(1)
+        wait_until("the plain message has failed", lambda: len(of_failed_attempts(caplog)) == 1)
+        run = Clutch(on_success=heard).then(job).run()
+        wait_until("the callback has failed", lambda: len(of_failed_attempts(caplog)) == 2)
+    of_plain, of_callback = of_failed_attempts(caplog)
+    assert of_plain.getMessage() == "Failed to process message plain(1) with unhandled exception."
+    assert not hasattr(of_plain, "run_id")
+    assert of_callback.getMessage().endswith(f"with unhandled exception. [run {run.run_id}, callback on_success:0:1]")
