@@ -81,6 +81,10 @@ class Courier:
         """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what
         the broker raises."""
 
+    def redeliver(self) -> None:
+        """Have the broker redeliver what dead workers have left unacked, where it doesn't see to that soon enough by
+        itself. Each worker's sweeper calls this once in its interval. Raises BrokerUnavailable."""
+
     def is_first_copy(self, message: Any) -> bool:  # noqa: ARG002
         """Whether a message certainly isn't a second copy of one that is or was at work elsewhere. False if in doubt:
         then it is asked whether the job is still wanted."""

@@ -155,19 +155,28 @@ def begin_beating(engine: Engine, life: WorkerLife) -> None:
 
 
 def _sweep(engine: Engine, interval: float, life: WorkerLife) -> None:
-    """Sweep every `interval` seconds, and at each hint about SWEEP, until the worker stops."""
-    waiter = waiter_of(engine.backend)
+    """Sweep every `interval` seconds, and at each hint about SWEEP, until the worker stops. Every `interval` seconds,
+    also have the broker redeliver what dead workers have left."""
+    waiter, redeliver_at = waiter_of(engine.backend), 0.0
     waiter.watch(SWEEP, life.bell.set)
     try:
         while life.goes_on(interval):
-            try:
-                sweep(engine, is_stopping=life.stopping.is_set)
-            except Unavailable as error:
-                logger.warning("The sweeper waits: %s", error)
-            except Exception:
-                logger.exception("The sweeper met an error; it goes on.")
+            _work_off(lambda: sweep(engine, is_stopping=life.stopping.is_set))
+            if time.monotonic() >= redeliver_at:  # hints may come much more often
+                redeliver_at = time.monotonic() + interval
+                _work_off(engine.courier.redeliver)
     finally:
         waiter.unwatch(SWEEP, life.bell.set)
+
+
+def _work_off(work: Callable[[], object]) -> None:
+    """Do a part of the sweeper's work. If that can't be done, the next time is soon enough."""
+    try:
+        work()
+    except Unavailable as error:
+        logger.warning("The sweeper waits: %s", error)
+    except Exception:
+        logger.exception("The sweeper met an error; it goes on.")
 
 
 def _beat(engine: Engine, life: WorkerLife) -> None:

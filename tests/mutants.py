@@ -1083,6 +1083,20 @@ PYTHON = (
         "tests/test_news.py::test_whatever_comes_from_a_job_stays_on_its_line",
     ),
     python(
+        "what a dead worker had of a delay queue waits",
+        "What a dead worker leaves unacked comes again within a heartbeat timeout and a sweep, also on an idle system.",
+        "queues = sorted(broker.get_declared_queues() | broker.get_declared_delay_queues())",
+        "queues = sorted(broker.get_declared_queues())",
+        "tests/test_redelivery.py::test_what_a_silent_worker_has_fetched_comes_again_of_delay_queues_too",
+    ),
+    python(
+        "a look for dead workers that fails isn't repeated",
+        "An outage while a sweeper looks for dead workers only puts off what they have left.",
+        "for queue in self._left_by(silent, queues):",
+        "self._seen = queues, silent_at\n        for queue in self._left_by(silent, queues):",
+        "tests/test_redelivery.py::test_a_look_that_fails_is_repeated_by_the_next_one",
+    ),
+    python(
         "a later stage's message is as old as its run",
         "A message of a later stage gets a fresh timestamp, for AgeLimit looks at it.",
         "message_id=tag.message_id,\n        message_timestamp=current_millis(),",

@@ -55,6 +55,7 @@ class Setting:
       namespace: The broker's.
       heartbeat: How long a worker may be silent before its messages are given to others, in milliseconds. A worker
         that is looked for after each look for messages, and not after one of a thousand, if this isn't a minute.
+      chance: How often Dramatiq looks for such workers, in a million, if not as `heartbeat` says.
       options: Of the `ClutchMiddleware`.
       crash: Where the process kills itself, as `crash_at` takes it; nowhere if it's empty.
     """
@@ -62,6 +63,7 @@ class Setting:
     url: str
     namespace: str = "dramatiq"
     heartbeat: int = 60_000
+    chance: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     crash: str = ""
 
@@ -79,7 +81,9 @@ def mortal(url: str, **more: Any) -> Setting:
 
 
 def make_broker(setting: Setting) -> RedisBroker:
-    chance = 1_000 if setting.heartbeat == 60_000 else 1_000_000  # in a million, of a look for silent workers
+    chance = setting.chance
+    if chance is None:
+        chance = 1_000 if setting.heartbeat == 60_000 else 1_000_000  # in a million, of a look for silent workers
     broker = RedisBroker(
         url=setting.url,
         namespace=setting.namespace,

@@ -28,6 +28,7 @@ from . import resp
 from .along import Along
 from .desk import Desk, Offer
 from .outages import is_outage, way_out
+from .redelivery import Redelivery
 from .scripts import script
 from .store import RedisBackend
 
@@ -53,6 +54,7 @@ class RedisCourier(Courier):
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
         self._desk = Desk(broker, self._fetch)
+        self._redelivery = Redelivery(broker, self._maintain)
         self._store: RedisBackend | None = None
         if isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single:
             self._store = store
@@ -160,6 +162,10 @@ class RedisCourier(Courier):
         with self.translated():
             self._desk.look_for_more()
 
+    def redeliver(self) -> None:
+        with self.translated():
+            self._redelivery.look()
+
     def is_first_copy(self, message: Any) -> bool:
         """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout
         ago.
@@ -261,8 +267,15 @@ class RedisCourier(Courier):
     def _enqueue(self, message: Message[Any]) -> list[Any]:
         return self._arguments("enqueue", message.queue_name, message.options["redis_message_id"], encoded(message))
 
-    def _arguments(self, command: str, queue: str, *more: Any) -> list[Any]:
-        """What the broker's script takes for a command."""
+    def _maintain(self, queue: str) -> None:
+        """Do maintenance of a queue, by a command of the broker's script that does nothing else here: there are no
+        messages to put back."""
+        arguments = self._arguments("requeue", queue, maintains=1)
+        self.broker.scripts["dispatch"](keys=[self.broker.namespace], args=arguments)
+
+    def _arguments(self, command: str, queue: str, *more: Any, maintains: int | None = None) -> list[Any]:
+        """What the broker's script takes for a command. Whether it `maintains` the queue, too, is 1 or 0; by default
+        that is left to chance, as the broker does."""
         broker = self.broker
         return [
             command,
@@ -271,7 +284,7 @@ class RedisCourier(Courier):
             broker.broker_id,
             broker.heartbeat_timeout,
             broker.dead_message_ttl,
-            broker._should_do_maintenance(command),
+            broker._should_do_maintenance(command) if maintains is None else maintains,
             broker._max_unpack_size(),
             *more,
         ]
