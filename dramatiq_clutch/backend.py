@@ -217,13 +217,15 @@ class ClutchBackend(abc.ABC):
         result_ttl: int,
         claim: str = "",
         draft: str = "",
+        tags: Sequence[str] = (),
         share: int = SHARE,
         frees: bool = False,
     ) -> Reply:
         """Store the plan, then seal it in one step, before which nothing is owed. With a `draft`, the plan's rows are
         stored already. `run_ttl` and `result_ttl` are in milliseconds; `claim` is the clutch's fingerprint if the user
-        gave the id, else `''`; `share` is how many members of a large stage one caller sends; `frees` says that the id
-        is free for another run as soon as this one is at rest and `delete`d, or has expired.
+        gave the id, else `''`; `tags` are the run's; `share` is how many members of a large stage one caller sends;
+        `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired.
+        The context in the plan's spec is kept by itself, for as long as the status is.
 
         The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
         run there has another claim, or `foreign` if it is of another application. A claimed id is in use for `run_ttl`
@@ -378,6 +380,10 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
         """The run's encoded `Spec`, which never changes; None if there is no such run."""
+
+    @abc.abstractmethod
+    def context(self, run_id: str, *, generation: str = "") -> bytes | None:
+        """The run's context as JSON; empty if it has none, and None if there is no such run."""
 
     @abc.abstractmethod
     def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dramatiq import Broker, get_broker
 
 from . import job, mermaid, terms
+from .about import Context, valid_tags
 from .asynchronous import for_coroutines
 from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
 from .durations import UNITS, Duration, in_words, milliseconds
 from .errors import NestingError
 from .run import Run
 from .signatures import Extra, mapped, piped
-from .starting import IfExists, Unique, start
+from .starting import NO_ARGS, IfExists, Unique, start
 from .steps import (
     Description,
     Given,
@@ -73,6 +74,9 @@ class Clutch(Description):
       on_failed: is sent when the run comes to rest as failed; again if it fails again after a `retry()`.
       on_finish: is sent when the run comes to rest: succeeded, failed or cancelled.
       name: shown in the status.
+      context: what every job of its runs, and of what is nested in these, finds as ``current_run().context``, and so do
+        the callbacks: a dict with strings as keys, of what JSON can hold, such as ``{"tenant": 7, "trace": "f00"}``.
+        That of a nested clutch is laid over the one around it, key by key, and that of `run(context=…)` over this one.
       broker: default is the global broker at `run()`.
     """
 
@@ -84,10 +88,13 @@ class Clutch(Description):
     on_finish: Callbacks | None = None
     callback_queue: str | None = None
     broker: Broker | None = None
+    context: Mapping[str, Any] | None = None
     stages: tuple[Stage, ...] = dataclasses.field(default=(), init=False)
     pending: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.context is not None:
+            object.__setattr__(self, "context", Context.given(self.context, "context"))
         for option in CALLBACKS:
             given = self._given(option, None)
             object.__setattr__(self, option, kept(getattr(self, option), given, event=option))
@@ -252,6 +259,9 @@ class Clutch(Description):
         run_id: str | None = None,
         if_exists: IfExists | None = None,
         unique: Unique | None = None,
+        args: Any = NO_ARGS,
+        context: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
     ) -> Run:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
         the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
@@ -260,7 +270,8 @@ class Clutch(Description):
           delay: after how long the first job may work, at the earliest: milliseconds or a timedelta.
           run_id: an id of your own, of 1 to 200 letters, digits and ``_.:@/+=-``. If a clutch is run twice under the
             same id, there is one run, and both calls return a handle of it. The id stays claimed for the middleware's
-            `run_ttl`, also after success.
+            `run_ttl`, also after success. The delay, the context and the tags are not compared, for they say when, for
+            whom and why; those of the first call count.
           if_exists: what to do if there is a run of this id, at work or at rest, or there was one whose id is still
             claimed. ``"join"``, the default: return a handle of it; another clutch's run is an error. ``"refuse"``:
             any run is an error. ``"restart"``: if it is at rest, it is deleted, and this clutch is run anew; if it is
@@ -270,20 +281,32 @@ class Clutch(Description):
           unique: for how long there is only one run under the id. ``"always"``, the default: for the `run_ttl`.
             ``"while_running"``: until this run is at rest; then the id is free, and the next `run()` of it, whatever
             its `if_exists`, deletes this run and starts a new one.
+          args: a value that the first stage sees as its previous result, as if a stage of one had returned it:
+            `previous_results()` is `[args]`, `pipe` appends it, `map` maps over it. So a clutch can be written once and
+            be run for each day: ``nightly = Clutch().then(extract, pipe=True).map(load)``, then
+            ``nightly.run(args="2026-11-28")``. It may be whatever the backend's encoder encodes. It travels with the
+            messages of all stages, so keep what is large elsewhere.
+          context: is laid over the clutch's own context, key by key. Together they may have 8,192 bytes as JSON, and so
+            may each with that of a clutch nested in it. For example, ``run(context={"tenant": 7})``.
+          tags: up to 20 strings of 1 to 100 characters, shown in the status, such as ``tags=["nightly", "eu"]``. Nested
+            runs don't have them.
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
           ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id,
             `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative; the
-            first stage pipes or maps, though it has nothing before it, and so has none of a clutch in it; or a callable
-            given to `parallel` has returned an iterator that is used up.
+            first stage pipes or maps, or that of a clutch in it, though nothing comes before it and there are no
+            `args`, or it maps over `args` that are no list; a wait has no stage after it; the context is too large;
+            there are too many tags, or one isn't valid; or a callable given to `parallel` has returned an iterator that
+            is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id; or, with ``if_exists="refuse"``, any clutch was.
           RunAtWork: the run that was to make room is at rest, but another process still sends what follows from that,
             such as a callback, and doesn't come to an end: try again. Nothing was started.
           ForeignRun: another application that shares the state store has run a clutch under this id.
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps, the `delay` isn't a time,
-            or the `run_id` isn't a string.
+            the `run_id` isn't a string, the `args` can't be encoded, the `context` isn't a dict of what JSON can hold,
+            or a tag isn't a string.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started, but what was to make room may have been
             cancelled or deleted. Call it again.
@@ -294,7 +317,17 @@ class Clutch(Description):
         """
         delay = None if delay is None else milliseconds(delay, "delay")
         broker = self.broker or get_broker()
-        return start(self, broker, delay=delay, run_id=run_id, if_exists=if_exists, unique=unique)
+        return start(
+            self,
+            broker,
+            delay=delay,
+            run_id=run_id,
+            if_exists=if_exists,
+            unique=unique,
+            args=args,
+            context=None if context is None else Context.given(context, "context"),
+            tags=valid_tags(tags),
+        )
 
     run_async = for_coroutines(
         run,
@@ -315,8 +348,10 @@ class Clutch(Description):
         Raises:
           NestingError: this isn't called in a job of a clutch.
           ValueError: nobody has declared the queue, or an actor belongs to another broker; the first stage pipes or
-            maps, though it sees nothing; or a callable given to `parallel` has returned an iterator that is used up.
+            maps, though it sees nothing; a wait has no stage after it; the clutch's context, with that of the job's
+            run, is too large; or a callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
+          StateUnavailable: the clutch has a context, and that of the job's run, over which it is laid, can't be read.
         """
         running = job.current_job()
         if running is None:

@@ -4,6 +4,7 @@ them again."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dramatiq import Broker, Middleware
@@ -50,11 +51,19 @@ class Engine:
         return Reader(self.backend)
 
     def create(
-        self, run_id: str, plan: Plan, caller: Caller, *, claim: str = "", draft: str = "", frees: bool = False
+        self,
+        run_id: str,
+        plan: Plan,
+        caller: Caller,
+        *,
+        claim: str = "",
+        draft: str = "",
+        tags: Sequence[str] = (),
+        frees: bool = False,
     ) -> Reply:
         """Make a plan a run, with the settings' times. Raises DamagedState if the plan's draft has expired."""
         times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
-        more = {"claim": claim, "draft": draft, "share": self.share, "frees": frees}
+        more = {"claim": claim, "draft": draft, "tags": tags, "share": self.share, "frees": frees}
         return self.backend.create(run_id, plan, caller, **times, **more)  # type: ignore[arg-type]
 
     def now(self) -> int:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from dramatiq import Message, MessageProxy
 
+from .about import Context
 from .engine import Engine
 from .errors import NestingError, NewerRelease, NotInAJob
 from .planning import plan_of
-from .run import NestedRun, Run
+from .run import NestedRun, Run, run_of
 from .status import JobFailure
 from .steps import Description
 from .stored import owners
@@ -78,12 +79,23 @@ class Job(Attempt):
         return owners.job(self.tag.stage, self.tag.member, self.tag.epoch, self.attempt)
 
     def nest(self, description: Description) -> NestedRun:
-        """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended, and what `plan_of`
-        raises."""
+        """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended; StateUnavailable
+        if the context around it can't be read; and what `plan_of` raises."""
         if self.exit is not None:
             raise NestingError(f"{self.tag} has ended: call nest() in the actor, before it returns")
-        self.nested.append(plan_of(description, self.engine.broker, inherits=False))
+        around = None if description.context is None else self.context()
+        self.nested.append(plan_of(description, self.engine.broker, inherits=False, around=around))
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
+
+    @property
+    def sees_nothing(self) -> bool:
+        """Whether nothing comes before the job, as its message tells: it is in the first stage of a run that has no
+        args and isn't nested."""
+        return self.tag.stage == 0 and not self.tag.args and Place.of_child(self.tag.run_id) is None
+
+    def context(self) -> Context:
+        """The context of the job's run. Raises StateUnavailable."""
+        return self.engine.reader.context(self.tag.run_id, self.tag.generation)
 
     def conclude(self, value: Any) -> None:
         """Note what the actor has returned. Raises what the encoder raises."""
@@ -148,10 +160,15 @@ def current_job() -> Job | None:
 
 
 def current_run() -> Run | None:
-    """The run that the running job is part of; None outside a clutch. For example, ``current_run().run_id`` is what a
-    job passes to others that are to find its run."""
-    job = current_job()
-    return Run(job.tag.run_id, broker=job.engine.broker) if job else None
+    """The run that the running job is part of, or that the running callback tells of; None outside a clutch.
+
+    For example, ``current_run().context["tenant"]`` is what ``run(context={"tenant": 7})`` was given, in each job of
+    the run and of those nested in it, and in their callbacks.
+    """
+    attempt = working.get()
+    if not isinstance(attempt, Attempt) or attempt.tag is None:
+        return None
+    return run_of(attempt.tag, attempt.engine.broker)
 
 
 def previous_results() -> list[Any]:
@@ -160,9 +177,9 @@ def previous_results() -> list[Any]:
     An actor calls it: ``pages = previous_results()``.
 
     It is always a list: ``[value]`` after a stage of one member, and `[]` in the first stage and outside a clutch. In
-    the first stage of a clutch that is a step of another clutch, it is what the enclosing stage sees; if that is a
-    `map`, it is ``[item]``. After a stage with `allow_failures`, None stands for a dead member: see
-    `previous_failures`.
+    the first stage of a run that was given `args`, it is ``[args]``. In the first stage of a clutch that is a step of
+    another clutch, it is what the enclosing stage sees; if that is a `map`, it is ``[item]``. After a stage with
+    `allow_failures`, None stands for a dead member: see `previous_failures`.
 
     A thread that the job starts is part of the job if it gets its context, in a copy for each thread:
     ``pool.submit(contextvars.copy_context().run, previous_results)``.
@@ -178,7 +195,9 @@ def previous_results() -> list[Any]:
       StateUnavailable: the state store is away.
     """
     job = _asking("previous_results")
-    return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1] if job else []
+    if job is None or job.sees_nothing:
+        return []
+    return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1]
 
 
 def previous_failures() -> list[JobFailure]:
@@ -190,7 +209,9 @@ def previous_failures() -> list[JobFailure]:
     StateUnavailable if the state store is away.
     """
     job = _asking("previous_failures")
-    return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation) if job else []
+    if job is None or job.sees_nothing:
+        return []
+    return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation)
 
 
 def _asking(what: str) -> Job | None:

@@ -6,17 +6,34 @@ when its last row has been read.
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dramatiq import Broker
 
+from .about import Context
 from .callbacks import Defaults, own, rows_of
 from .durations import in_words
 from .steps import Composition, Description, Stage, check_levels
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
+
+
+class Sees(NamedTuple):
+    """What a first stage sees: `anything` at all; and if it is certainly `no_list`, what it is, for an error's text."""
+
+    anything: bool
+    no_list: str = ""
+
+    @classmethod
+    def args(cls, args: Any) -> Sees:
+        """What the first stage of a run sees that has these args."""
+        return cls(True, "" if isinstance(args, list) else f"a {type(args).__name__}: {reprlib.repr(args)}")
+
+
+NOTHING, SOMETHING = Sees(False), Sees(True)
 
 #: How many rows of a plan are written at a time, at most; and after how many seconds fewer rows are written, because
 #: the rows written before would expire if the steps come slowly.
@@ -72,13 +89,22 @@ def plan_of(
     queues: Queues = NO_QUEUES,
     start_at: int | None = None,
     inherits: bool,
-    sees: bool = False,
+    sees: Sees = NOTHING,
+    around: Context | None = None,
     where: str = "",
     level: int = 0,
 ) -> Plan:
     """The description as a whole, ready to be stored in a row."""
     spec, lines, rows = read(
-        description, broker, queues=queues, start_at=start_at, inherits=inherits, sees=sees, where=where, level=level
+        description,
+        broker,
+        queues=queues,
+        start_at=start_at,
+        inherits=inherits,
+        sees=sees,
+        around=around,
+        where=where,
+        level=level,
     )
     whole = tuple(rows)  # this has to come first: reading the rows fills `lines`
     return Plan(spec, tuple(lines), whole)
@@ -91,17 +117,21 @@ def read(
     queues: Queues = NO_QUEUES,
     start_at: int | None = None,
     inherits: bool = False,
-    sees: bool = False,
+    sees: Sees = NOTHING,
+    context: Context | None = None,
+    around: Context | None = None,
     where: str = "",
     level: int = 0,
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
     """The spec, the lines and the rows of a description. Consume the rows first: that fills the lines.
 
-    Descriptions nested in it inherit its queues; `queues` are those that it inherits itself. `sees` says whether its
-    first stage sees anything, by what encloses it; `where`, for an error's text, is where it is written, and `level`
-    the level on which it is nested itself; that is checked here, because what callables return isn't known before.
-    Raises ValueError for too many levels, for a queue that nobody has declared, for an actor of another broker, for a
-    wait with no stage after it, and for a first stage that pipes or maps and sees nothing.
+    Descriptions nested in it inherit its queues; `queues` are those that it inherits itself. `sees` says what its first
+    stage sees, by what encloses it, or by the run's args. `context`, if given, is laid over the description's own one,
+    and both over what is `around` it. `where`, for an error's text, is where it is written, and `level` the level on
+    which it is nested itself; that is checked here, because what callables return isn't known before. Raises ValueError
+    for too many levels, for a queue that nobody has declared, for an actor of another broker, for a wait with no stage
+    after it, for a first stage that pipes or maps and sees nothing, or maps and sees no list, and for a context that is
+    too large.
     """
     check_levels(level)
     if description.pending:
@@ -109,13 +139,20 @@ def read(
             f"wait({in_words(description.pending)}) is the last thing in {_named(where)}: there is no stage after it "
             "that could begin later. Put it before a stage, or leave it out"
         )
-    if description.stages and not sees:
-        _check_first(description.stages[0], where)
+    if description.stages:
+        _check_first(description.stages[0], sees, where)
+    if description.context is not None:
+        context = Context.given(description.context, "context").overlaid(context)
+    around = (around or Context()).overlaid(context)
+    if context:
+        more = ", with what is around it," if context != around else ""
+        around.check_size(f"the context of {_named(where)}{more}")
     queues = queues.of(description)
     queues.check(broker)
-    spec = Spec(description.name, queues.all, start_at, _callbacks(description, broker, queues), inherits=inherits)
+    callbacks = _callbacks(description, broker, queues)
+    spec = Spec(description.name, queues.all, start_at, callbacks, inherits=inherits, context=context)
     lines = list[StageLine]()
-    return spec, lines, _rows(description, broker, queues, spec, lines, sees, where, level)
+    return spec, lines, _rows(description, broker, queues, spec, lines, sees, around, where, level)
 
 
 def _rows(
@@ -124,7 +161,8 @@ def _rows(
     queues: Queues,
     spec: Spec,
     lines: list[StageLine],
-    sees: bool,
+    sees: Sees,
+    around: Context,
     where: str,
     level: int,
 ) -> Iterator[bytes]:
@@ -141,7 +179,8 @@ def _rows(
                     queues=queues,
                     start_at=spec.start_at,
                     inherits=True,
-                    sees=sees or index > 0,
+                    sees=SOMETHING if index or stage.mapped else sees,
+                    around=around,
                     where=f"member {count} of stage {index}" + (f" of {where}" if where else ""),
                     level=level + 1,
                 )
@@ -170,15 +209,17 @@ def _rows(
         offset += count
 
 
-def _check_first(first: Stage, where: str) -> None:
-    """Raises ValueError if the first stage pipes or maps: it sees nothing."""
-    if not (first.piped or first.mapped):
-        return
-    around = ", nor before what it is nested in" if where else ""
-    raise ValueError(
-        f"{first} is the first stage of {_named(where)}, and can't {'map over' if first.mapped else 'pipe in'} the "
-        f"results of a stage before: there is none{around}. Put a stage before it"
-    )
+def _check_first(first: Stage, sees: Sees, where: str) -> None:
+    """Raises ValueError if the first stage pipes or maps, and sees nothing; or maps, and sees what is no list."""
+    what = f"{first} is the first stage of {_named(where)}, and "
+    if not sees.anything and (first.piped or first.mapped):
+        around = ", nor before what it is nested in" if where else ""
+        raise ValueError(
+            f"{what}can't {'map over' if first.mapped else 'pipe in'} the results of a stage before: there is none"
+            f"{around}. Put a stage before it, or give the clutch's run what it is to see: run(args=...)"
+        )
+    if first.mapped and sees.no_list:
+        raise ValueError(f"{what}maps over args, which must be a list; it is {sees.no_list}")
 
 
 def _named(where: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .about import Context
 from .backend import ClutchBackend
 from .errors import DamagedState, HandOverFailed, ResultsGone, RunNotFound
 from .status import JobFailure, failure_from
 from .stored.formats import result_in
-from .stored.places import BELOW
 from .stored.plan import Spec, StageLine
 
 
@@ -26,6 +26,16 @@ class Reader:
         if data is None:
             raise RunNotFound(f"there is no run {run_id!r} (any more)")
         return Spec.from_bytes(data)
+
+    def context(self, run_id: str, generation: str = "") -> Context:
+        """The run's context. Raises RunNotFound or DamagedState."""
+        stored = self.backend.context(run_id, generation=generation)
+        if stored is None:
+            raise RunNotFound(f"there is no run {run_id!r} (any more)")
+        try:
+            return Context.from_json(stored or b"{}")
+        except (ValueError, TypeError) as error:
+            raise DamagedState(f"the context of run {run_id!r} can't be read: {error}") from error
 
     def line(self, run_id: str, stage: int, generation: str) -> StageLine:
         """The line of a stage. Raises ResultsGone if there is none, and DamagedState."""
@@ -79,13 +89,11 @@ class Reader:
 
     def previous_stage(self, run_id: str, stage: int, generation: str) -> tuple[str, int, str] | Spec | None:
         """Where the results that a stage sees come from: another stage, as (run, stage, generation); the item that its
-        run was made for, as the spec that has it; or None.
+        run was made for, or the run's args, as the spec that has it; or None.
 
         The first stage of a clutch that is a step of another clutch sees what the enclosing stage sees.
         """
         while stage == 0:
-            if BELOW not in run_id:
-                return None
             spec = self.spec(run_id, generation)
             if spec.item is not None:
                 return spec

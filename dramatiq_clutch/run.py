@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from .handover import delete, hand_over
 from .status import RunStatus, status_from
 from .steps import Handle, shortened
 from .stored import owners
-from .stored.places import Place
+from .stored.places import CallbackTag, Place, Tag
 from .waiting import Waiter, waiter_of
 from .working import in_worker, is_part_of
 
@@ -56,10 +56,23 @@ class Run(Handle):
     Raises TypeError for an id that isn't a string, and ValueError for an empty one.
     """
 
+    #: Which of the runs that have had the id this is the handle of; if it is empty, of whichever has it.
+    _generation = ""
+
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
         self.run_id = _valid(run_id)
         self._broker = broker
         self.started: bool | None = None
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The run's context, which can't be changed: what `Clutch(context=…)` and `run(context=…)` were given, for a
+        nested run laid over that of the run around it. It is empty if there is none.
+
+        Each look reads it from the store, so that ``tenant = run.context["tenant"]`` is read once. It is there for as
+        long as the run's status. Raises RunNotFound; or StateUnavailable, if the state store is away.
+        """
+        return self._engine.reader.context(self.run_id, self._generation)
 
     def status(self) -> RunStatus:
         """How the run stands at one moment: ``Run(run_id).status().state`` is ``"running"``, say. Raises RunNotFound;
@@ -276,7 +289,7 @@ class Run(Handle):
 
     def __copy__(self) -> Run:
         copied = type(self)(self.run_id, broker=self._broker)
-        copied.started = self.started
+        vars(copied).update(vars(self))
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
@@ -290,6 +303,13 @@ class Run(Handle):
 
     def __hash__(self) -> int:
         return hash(self.run_id)
+
+
+def run_of(tag: Tag | CallbackTag, broker: Broker) -> Run:
+    """The handle of the run that a message belongs to, and of no other one that has its id."""
+    run = Run(tag.run_id, broker=broker)
+    vars(run)["_generation"] = tag.generation
+    return run
 
 
 class NestedRun(Run, str):

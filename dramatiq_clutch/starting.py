@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import reprlib
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 from uuid import uuid4
 
 from dramatiq import Broker
 from dramatiq.logging import get_logger
 
+from .about import Context
 from .backend import Caller, Reply
 from .engine import Engine, engine_of
 from .errors import OutcomeUnknown, RunAtWork, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import delete, hand_over
-from .planning import chunks, read, with_defaults
+from .planning import NOTHING, Sees, chunks, read, with_defaults
 from .run import Run
 from .steps import Description
 from .stored import owners
@@ -37,6 +40,15 @@ RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 logger = get_logger(__name__)
 
 
+class _NoArgs:
+    def __repr__(self) -> str:
+        return "<none>"
+
+
+#: Stands for args that aren't given, for they may be None.
+NO_ARGS: Any = _NoArgs()
+
+
 def start(
     clutch: Description,
     broker: Broker,
@@ -45,18 +57,23 @@ def start(
     run_id: str | None,
     if_exists: IfExists | None,
     unique: Unique | None,
+    args: Any,
+    context: Context | None,
+    tags: Sequence[str],
 ) -> Run:
-    """Start a run of this clutch: see `Clutch.run`. The `delay` is in milliseconds."""
+    """Start a run of this clutch: see `Clutch.run`. The `delay` is in milliseconds; `args` are NO_ARGS if there are
+    none."""
     _check(run_id, if_exists, unique)
     engine = engine_of(broker)
-    start_at = engine.now() + delay if delay else None
+    more = {"start_at": engine.now() + delay if delay else None, "context": context}
     claimed, run_id = run_id is not None, run_id or str(uuid4())
     while True:
-        plan, claim, draft, caller = _draft(engine, clutch, run_id, claimed=claimed, start_at=start_at)
+        plan, claim, draft, caller = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
         if claimed:
             _make_room(engine, run_id, if_exists or "join")
         try:
-            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, frees=unique == "while_running")
+            frees = unique == "while_running"
+            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, tags=tags, frees=frees)
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word != "taken" or not _may_make_room(engine, run_id, if_exists):
@@ -96,21 +113,31 @@ def _check(run_id: Any, if_exists: Any, unique: Any) -> None:
 
 
 def _draft(
-    engine: Engine, clutch: Description, run_id: str, *, claimed: bool, start_at: int | None
+    engine: Engine, clutch: Description, run_id: str, *, claimed: bool, args: Any, **more: Any
 ) -> tuple[Plan, str, str, Caller]:
-    """Write the rows of the clutch's plan. Returns the plan, whose rows are those; its claim; the draft's name; and the
-    caller that is to seal it."""
-    spec, lines, rows = read(clutch, engine.broker, start_at=start_at)
-    spec = dataclasses.replace(spec, generation=new_generation())
+    """Write the rows of the clutch's plan; `more` is for `read`. Returns the plan, whose rows are those; its claim; the
+    draft's name; and the caller that is to seal it."""
+    sees, item = (NOTHING, None) if args is NO_ARGS else (Sees.args(args), _encoded(engine, args))
+    spec, lines, rows = read(clutch, engine.broker, sees=sees, **more)
+    spec = dataclasses.replace(spec, generation=new_generation(), item=item)
     # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
     stored = with_defaults(spec, clutch, engine.broker, engine.defaults)
-    fingerprint, draft, caller = Fingerprint(), new_token(), engine.caller(owners.call("run"))
+    fingerprint, draft, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
     for offset, chunk in chunks(rows):
         caller = dataclasses.replace(caller, now=engine.now())
         engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
         if claimed:
             fingerprint.add(chunk)
     return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller
+
+
+def _encoded(engine: Engine, args: Any) -> bytes:
+    """The args of a run as bytes. Raises TypeError if they can't be encoded."""
+    try:
+        return engine.backend.encode(args)
+    except Exception as error:  # an encoder may raise anything
+        name = type(engine.backend.encoder).__name__
+        raise TypeError(f"args is {reprlib.repr(args)}, which {name} can't encode: {error}") from error
 
 
 def _make_room(engine: Engine, run_id: str, if_exists: IfExists) -> None:

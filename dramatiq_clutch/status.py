@@ -59,7 +59,7 @@ class StageStatus:
 class RunStatus:
     """How a run stands at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds. `failures` are
     those of members of the present stage, at most 100. `error` is the failure of the run itself: a duty that couldn't
-    be done.
+    be done. `tags` are those that were given to `run()`.
 
     A run is stalled if nothing has happened to it for the middleware's `stalled_after`, although members are unsettled
     and none is delayed: their messages may be lost. A sweeper finds that out, and sets `stalled_since`; otherwise it is
@@ -75,12 +75,13 @@ class RunStatus:
     created: int
     updated: int
     stalled_since: int | None = None
+    tags: tuple[str, ...] = ()
 
     def asdict(self) -> dict[str, Any]:
         """The status as a dict that JSON can write; each stage has its `pending`, too."""
         data = dataclasses.asdict(self)
         data["stages"] = [{**dataclasses.asdict(stage), "pending": stage.pending} for stage in self.stages]
-        data["failures"] = list(data["failures"])
+        data |= {"failures": list(data["failures"]), "tags": list(data["tags"])}
         return data
 
 
@@ -141,6 +142,7 @@ def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
         created=int(head["created"]),
         updated=int(head["updated"]),
         stalled_since=int(head["stalled"]) if head.get("stalled") else None,
+        tags=tuple(json.loads(head.get("tags") or "[]")),
     )
 
 

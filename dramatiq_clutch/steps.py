@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import GeneratorType
@@ -189,6 +189,7 @@ class Description:
     name: str | None = None
     stages: tuple[Stage, ...] = ()
     pending: int = 0
+    context: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         """What it is made of, in short, however large it is: how many stages, and each of them in a few words."""
@@ -204,6 +205,8 @@ class Description:
             yield f"name={shortened(repr(self.name), 40)}"
         if self.queue is not None:
             yield f"queue={shortened(repr(self.queue), 40)}"
+        if self.context is not None:
+            yield f"context={{{shortened(', '.join(self.context), 40)}}}"  # values may be none of a log's business
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

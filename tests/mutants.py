@@ -549,6 +549,14 @@ SCRIPTS = (
         "local gives_duties = reply[3]",
         detector="tests/test_desk.py",
     ),
+    # What is said about a run
+    Mutant(
+        "a snapshot carries the context",
+        "A context, which may be large, doesn't travel with every status.",
+        " and all[index] ~= 'context' then",
+        " then",
+        file="lib/snapshot",
+    ),
     # What can't be done
     Mutant(
         "a callback that can't be sent rings the alarm",
@@ -1157,8 +1165,8 @@ PYTHON = (
     python(
         "a first stage that sees nothing is let run",
         "A first stage that pipes or maps, and has nothing to see, is an error at run().",
-        "sees=sees or index > 0,",
-        "sees=True,",
+        "sees=SOMETHING if index or stage.mapped else sees,",
+        "sees=SOMETHING,",
         "tests/test_nesting.py::test_a_first_stage_that_has_nothing_to_see_is_an_error_at_run_and_at_nest",
     ),
     python(
@@ -1174,6 +1182,27 @@ PYTHON = (
         "times = (plan.spec.start_at, self.line.start_at, self.spec.start_at)",
         "times = (plan.spec.start_at,)",
         "tests/test_waits.py::test_a_stage_begins_that_long_after_the_one_before_is_complete",
+    ),
+    python(
+        "a nested run has no context but its own",
+        "A nested run has the context of the run around it below its own.",
+        "self.context.overlaid(plan.spec.context)",
+        "Context().overlaid(plan.spec.context)",
+        "tests/test_context.py::test_a_nested_clutchs_context_is_laid_over_the_one_around_it_key_by_key",
+    ),
+    python(
+        "a job finds the context of whoever has its run's id",
+        "A job finds the context of its own run.",
+        "is_there = whose is not None and (not generation or whose == generation.encode())",
+        "is_there = whose is not None",
+        "contract",
+    ),
+    python(
+        "other args are the same run",
+        "Args are part of what a run_id stands for.",
+        "self._rows.digest() + args).digest()",
+        "self._rows.digest()).digest()",
+        "tests/test_context.py::test_args_are_part_of_what_a_run_id_stands_for",
     ),
     python(
         "what is being started escapes a cancel",

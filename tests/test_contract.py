@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import redis
 
+from dramatiq_clutch.about import Context
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupant, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
@@ -55,6 +56,8 @@ class Store:
         limit: int | None = None,
         waits: Sequence[int | None] = (),
         start_at: int | None = None,
+        context: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
         nested: bool = False,
         parent: Place | None = None,
         generation: str = "",
@@ -73,8 +76,9 @@ class Store:
         self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
         told = dict.fromkeys(events, (b"row",) * callbacks)
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation)
+        spec = replace(spec, context=None if context is None else Context(context))
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
-        more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "frees": frees}
+        more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags, "frees": frees}
         return self.backend.create(self.run_id, plan, self.caller(owner), **more)
 
     def delete(self, generation: str, *, bury: int | None = None, asks: bool = False) -> Reply:
@@ -120,10 +124,12 @@ class Store:
         order: tuple[int, int] = (0, 0),
         nested: bytes = b"",
         due: int = 0,
+        generation: str = "",
         along: Along | None = None,
     ) -> Reply:
         epoch, attempt = order
-        tag = Tag(self.run_id, stage, member, of, epoch, batch=self.batch, exact=self.exact)
+        more: dict[str, Any] = {"batch": self.batch, "exact": self.exact, "generation": generation}
+        tag = Tag(self.run_id, stage, member, of, epoch, **more)
         payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
         record = Record(tag, attempt, ending, payload, nested, due=due)
         if along is not None:
@@ -349,6 +355,59 @@ def test_creating_twice_makes_one_run(store: Store) -> None:
     ]
     assert [reply.word for reply in replies] == ["created", "created", "exists"]
     assert [kinds(reply) for reply in replies] == [["send"], ["send"], []]
+
+
+# What is said about a run
+
+
+def test_the_context_of_a_run_is_kept_for_as_long_as_its_status(store: Store) -> None:
+    backend = store.backend
+    assert backend.context(store.run_id) is None
+    store.create(1, context={"a": [1]}, generation="76543210")
+    for generation in ("", "76543210"):
+        assert backend.context(store.run_id, generation=generation) == b'{"a":[1]}'
+    assert backend.context(store.run_id, generation="01234567") is None  # of another run that has had the id
+    duties = store.owed("run:x").duties
+    store.confirm(*duties)
+    store.record(0, "succeeded", of=1, generation="76543210")
+    assert store.status().state == "succeeded"
+    assert backend.spec(store.run_id) is None or duties
+    assert backend.context(store.run_id) == b'{"a":[1]}'
+
+
+def test_a_snapshot_has_no_context_which_may_be_large(store: Store) -> None:
+    store.create(1, context={"a": "secret"})
+    snapshot = store.backend.snapshot(store.run_id)
+    assert snapshot is not None
+    assert "context" not in snapshot["head"]
+    assert "secret" not in str(snapshot)
+
+
+def test_a_run_without_a_context_has_an_empty_one(store: Store) -> None:
+    store.create(1)
+    assert store.backend.context(store.run_id) == b""
+
+
+def test_the_spec_of_a_run_tells_whether_it_has_a_context(store: Store) -> None:
+    found = []
+    for context in (None, {"a": 1}):
+        store.run_id = f"run-{context is None}"
+        store.create(1, context=context)
+        found.append(Spec.from_bytes(store.backend.spec(store.run_id) or b"").context)
+    assert found == [None, Context()]
+
+
+def test_tags_are_shown_in_a_status_and_in_what_callbacks_get(store: Store) -> None:
+    store.create(1, tags=["a", "b c"], events=("on_finish",))
+    assert store.status().tags == ("a", "b c")
+    (duty,) = store.record(0, "succeeded", of=1).duties
+    assert isinstance(duty, CallBack)
+    assert duty.snapshot is not None
+    assert status_from(store.run_id, duty.snapshot).tags == ("a", "b c")
+    store.run_id = "without"
+    store.create(1)
+    assert "tags" not in (store.backend.snapshot(store.run_id) or {})["head"]  # as in runs of older releases
+    assert store.status().tags == ()
 
 
 # Waits

@@ -8,6 +8,7 @@ import itertools
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ import pytest
 
 import dramatiq_clutch
 from dramatiq_clutch import backends
+from dramatiq_clutch.about import Context
 from dramatiq_clutch.backend import Caller, Ending, Note, Record
 from dramatiq_clutch.backends.memory import Clock, StubBackend
 from dramatiq_clutch.backends.redis.keys import keys_of
@@ -117,7 +119,8 @@ def fields_given_to_seal() -> set[str]:
     """The fields of the head that Python gives to the script as they are: those of a new run that Lua doesn't name."""
     store, place = StubBackend(), Place("parent", 0, 0, 0, GENERATION)
     plan = plan_of("name", parent=place)
-    store.create("run", plan, caller("run:1"), run_ttl=TTL, result_ttl=TTL)
+    plan = replace(plan, spec=replace(plan.spec, context=Context({"a": 1})))
+    store.create("run", plan, caller("run:1"), run_ttl=TTL, result_ttl=TTL, tags=["a"])
     found = ask(store, "HGETALL", keys_of(store.namespace, "run", 0, "")["head"])
     fields = {re.sub(r"\d+$", "<stage>", name.decode()) for name in found[::2]}
     by_lua = set[str]().union(*(fields_written_by(code_of(path)) for path in lua_files().values()))

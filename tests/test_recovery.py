@@ -142,7 +142,7 @@ def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, met
 
 
 #: Every method that a run of `nested_clutch` goes through besides.
-NESTED_TRANSITIONS = [*TRANSITIONS, "nested", "create", "heard"]
+NESTED_TRANSITIONS = [*TRANSITIONS, "nested", "create", "heard", "context"]
 
 
 #: Those that it goes through several times, and at which call there is an outage besides the first.
@@ -168,7 +168,7 @@ def test_an_outage_at_any_call_changes_nothing_for_nested_runs(
             return Clutch(on_finish=jobs.alert).parallel(jobs.double.message(3), jobs.heals).nest()
 
         child = Clutch(on_success=jobs.alert).then(jobs.numbers).map(jobs.double)
-        run = Clutch(on_finish=jobs.alert).parallel(child, nests).run()
+        run = Clutch(on_finish=jobs.alert).parallel(child, nests).run(context={"tenant": 7})
         calls = break_nth(engine.backend, method, nth, StateUnavailable("away"), applied=applied)
         with running_worker(broker):
             assert run.get_result(block=True) == [[2, 4, 6], [6, "healed"]]
@@ -244,8 +244,19 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
         "draft",
         "sweep",
         "heard",
+        "context",
     }
-    of_lives = {"cancel", "retry", "resend", "standing", "failures", "nested", "retell", "generation", "reopen"}
+    of_lives = {
+        "cancel",
+        "retry",
+        "resend",
+        "standing",
+        "failures",
+        "nested",
+        "retell",
+        "generation",
+        "reopen",
+    }
     of_lives |= {"delete", "occupants"}  # see test_again.py
     of_waiting = {"at_rest", "listen", "say"}
     assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere, *of_lives, *of_waiting}

@@ -402,6 +402,16 @@ def test_the_run_of_a_job_can_be_asked() -> None:
     assert (status.name, status.state, len(status.stages)) == ("nightly", "running", 2)
 
 
+def test_a_job_finds_the_context_that_the_test_gives_its_run() -> None:
+    for context in ({"tenant": 7}, {}, None):
+        with job(context=context) as played:
+            run = current_run()
+            assert run is not None
+            assert run.context == played.run.context == (context or {})
+    with pytest.raises(TypeError, match="all keys of a context are strings"), job(context={1: 2}):  # type: ignore[dict-item]
+        pass
+
+
 def test_an_id_that_is_in_use_is_an_error(clutch_broker: ClutchBroker) -> None:
     with job(run_id="november"):
         pass

@@ -10,6 +10,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.common import current_millis
 
+from ..about import Context
 from ..courier import Outgoing
 from ..engine import Engine
 from ..errors import DamagedState, HandOverFailed, ResultsGone
@@ -41,6 +42,12 @@ class Members:
         if not data:
             return self.engine.reader.spec(self.run_id, self.duty.generation)
         return _spec_from(data) if len(data) <= LITTLE else Spec.from_bytes(data)
+
+    @cached_property
+    def context(self) -> Context:
+        """The run's context. The spec tells whether there is one."""
+        has_one = self.spec.context is not None
+        return self.engine.reader.context(self.run_id, self.duty.generation) if has_one else Context()
 
     def nested(self, members: Sequence[int]) -> dict[int, Plan]:
         """The plans of the runs that jobs among these members have nested, by member."""
@@ -144,14 +151,21 @@ class Members:
         leads = self.sent is not None and member < self.sent.start + self.sent.leaders
         line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
         whose = (self.duty.generation, message.actor_name)
-        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact)
+        has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
+        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact, has_args)
         return job_message(message, tag, self.spec), delay_of(message, self.spec, line, self.engine.now())
 
     def starting(self, plan: Plan) -> Plan:
         """The plan of a nested run among the members, as it is started: it begins when its stage does, and not before
-        its parent."""
+        its parent; and its context is laid over that of its parent. Raises HandOverFailed if that is too large."""
         times = (plan.spec.start_at, self.line.start_at, self.spec.start_at)
-        return replace(plan, spec=replace(plan.spec, start_at=max(time or 0 for time in times) or None))
+        start_at, context = max(time or 0 for time in times) or None, self.context.overlaid(plan.spec.context)
+        if plan.spec.context:
+            try:
+                context.check_size(f"the context of a run nested in {self.run_id!r}")
+            except ValueError as error:
+                raise HandOverFailed(str(error)) from error
+        return replace(plan, spec=replace(plan.spec, start_at=start_at, context=context or None))
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):

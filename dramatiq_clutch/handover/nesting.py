@@ -26,25 +26,23 @@ def start_nested(engine: Engine, run_id: str, duty: StartNested) -> Work:
     members = Members(engine, run_id, duty)
     plan = members.nested([duty.member]).get(duty.member)
     if plan is not None:  # otherwise its stage is over, or its run was cancelled
-        yield start_run(members, duty.member, plan)
+        yield start_run(engine, members.place(duty.member, 0), members.starting(plan))
 
 
-def start_run(members: Members, member: int, plan: Plan) -> Work:
-    """Start the nested run that is this member. If that is done twice, there is still one run, for its id is
+def start_run(engine: Engine, place: Place, plan: Plan) -> Work:
+    """Start the nested run that stands at a place. If that is done twice, there is still one run, for its id is
     derived."""
-    engine, place = members.engine, members.place(member, 0)
     caller = engine.caller(owners.parent("start", place.epoch))
-    reply = engine.create(place.child_id, members.starting(plan).at(place), caller)
+    reply = engine.create(place.child_id, plan.at(place), caller)
     yield Caused(place.child_id, reply, caller)
 
 
-def revive_run(members: Members, place: Place, plan: Plan, *, by_hand: bool) -> Work:
+def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Work:
     """Have a nested run retry, or `by_hand` send its unsettled members again. If it is gone, start it anew.
 
     Another process that was to start it in an earlier epoch may do so between the two calls here, and the run may then
     be cancelled for that epoch. So if it exists when it is to be started, it is revived again.
     """
-    engine = members.engine
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend
     engine.look_again(child, engine.now() + engine.lease_ms)
@@ -56,7 +54,7 @@ def revive_run(members: Members, place: Place, plan: Plan, *, by_hand: bool) -> 
 
     reply = revived()
     if reply.word == "unknown":
-        reply = engine.create(child, members.starting(plan).at(place), caller)
+        reply = engine.create(child, plan.at(place), caller)
         if reply.word == "exists":
             reply = revived()
     yield Caused(child, reply, caller)

@@ -55,7 +55,7 @@ def send_members(
         if confirmed:
             return True
         for member, step in starting:
-            yield start_run(members, member, step)
+            yield start_run(engine, members.place(member, 0), members.starting(step))
         yield from _lead_for(engine, run_id, outgoing[: max(duty.start + duty.leaders - start, 0)])
         if end < duty.end and engine.backend.confirm(run_id, duty, at_present(engine, caller), cursor=end) == "lost":
             break  # the lease has passed to another caller, which sends the rest
@@ -98,7 +98,7 @@ def send_again(engine: Engine, run_id: str, duty: SendAgain, caller: Caller) -> 
                 outgoing.append(members.outgoing(member, step, epoch, repeated=True))
         deliver(engine, run_id, outgoing)
         for member, step in runs:
-            yield revive_run(members, members.place(member, epoch), step, by_hand=False)
+            yield revive_run(engine, members.place(member, epoch), members.starting(step), by_hand=False)
         done += 1
 
 
@@ -119,7 +119,8 @@ def send_range(engine: Engine, run_id: str, duty: Range, caller: Caller) -> Work
                 outgoing.append(members.outgoing(member, step, duty.epoch, repeated=True))
         deliver(engine, run_id, outgoing)
         for member, step in runs:
-            yield revive_run(members, members.place(member, duty.epoch), step, by_hand=isinstance(duty, Resend))
+            place, plan = members.place(member, duty.epoch), members.starting(step)
+            yield revive_run(engine, place, plan, by_hand=isinstance(duty, Resend))
         if end < duty.end and engine.backend.confirm(run_id, duty, at_present(engine, caller), cursor=end) == "lost":
             return
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dramatiq import Message, get_encoder
+from dramatiq import Encoder, Message, get_encoder
 
+from ..about import Context
 from ..canonical import canonical
 from ..errors import DamagedState
 from .formats import FORMAT, MESSAGE, NESTED, WITH_RESULT, pack, refuse_newer, unpack
@@ -146,11 +147,13 @@ class Spec:
     """What holds for all stages of a run. The scripts don't look into it.
 
     `item`: in a run that is a member of a mapped stage, the encoded item that it was made for, which its first stage
-    sees as previous result. `inherits`: the first stage of this nested run sees what its parent's stage sees. `yields`
-    and `own` are for a wrapper, which has the runs that a job nested: `yields` says which of their results make the
-    job's result (one position, or several for a list); if it is None, `own` is the encoded result of the job.
-    `generation` tells the run from others that have had its id. `unknown` are the fields that a newer release of the
-    same format has added, which are kept.
+    sees as previous result; in a run that isn't nested, its encoded `args`. `inherits`: the first stage of this nested
+    run sees what its parent's stage sees. `yields` and `own` are for a wrapper, which has the runs that a job nested:
+    `yields` says which of their results make the job's result (one position, or several for a list); if it is None,
+    `own` is the encoded result of the job. `context`: in the plan of a nested run, its own one, which is laid over that
+    of its parent when it starts. In the spec of a run it is empty if the run has one, which is kept beside the spec,
+    and None if it has none. `generation` tells the run from others that have had its id. `unknown` are the fields that
+    a newer release of the same format has added, which are kept.
     """
 
     name: str | None = None
@@ -162,6 +165,7 @@ class Spec:
     item: bytes | None = None
     yields: int | tuple[int, ...] | None = None
     own: bytes | None = None
+    context: Context | None = None
     generation: str = ""
     unknown: dict[str, Any] = field(default_factory=dict)
 
@@ -180,6 +184,7 @@ class Spec:
             "inherits": self.inherits,
             "yields": self.yields,
             "blobs": [self.item is not None, self.own is not None],
+            **({} if self.context is None else {"context": dict(self.context)}),
         }
         blobs = [row for event in sorted(self.callbacks) for row in self.callbacks[event]]
         return pack([json.dumps(about).encode(), *blobs, *(blob for blob in (self.item, self.own) if blob is not None)])
@@ -195,7 +200,7 @@ class Spec:
             left = iter(blobs)
             callbacks = {event: tuple(next(left) for _ in range(count)) for event, count in about["callbacks"]}
             item, own = (next(left) if there else None for there in about["blobs"])
-            yields = about["yields"]
+            yields, context = about["yields"], about.get("context")
             return cls(
                 about["name"],
                 about["queue"],
@@ -206,6 +211,7 @@ class Spec:
                 item=item,
                 yields=tuple(yields) if isinstance(yields, list) else yields,
                 own=own,
+                context=None if context is None else Context.given(context, "the context"),
                 generation=about["generation"],
                 unknown={name: value for name, value in about.items() if name not in _SPEC_FIELDS},
             )
@@ -214,7 +220,7 @@ class Spec:
 
 
 _SPEC_FIELDS = frozenset(
-    ("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs")
+    ("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs", "context")
 )
 
 
@@ -257,11 +263,17 @@ class Fingerprint:
     """Tells apart two clutches that are run under one id.
 
     It is made of what the messages say, and not of how that is encoded: the order of a dict's keys, or of a set's
-    members, makes no difference. The delay of a run is left out.
+    members, makes no difference. The delay of a run is left out, and so are its context and its tags: they say who asks
+    for the work and why, and may differ each time it is asked for. What makes it other work belongs into the messages,
+    or into the run's `args`, which count.
+
+    Parameters:
+      args: the encoder of the run's args.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, args: Encoder | None = None) -> None:
         self._rows = hashlib.sha256()
+        self._encoder = args
 
     def add(self, rows: Sequence[bytes]) -> None:
         """Add the next rows of the plan. Raises what the encoder raises."""
@@ -274,7 +286,8 @@ class Fingerprint:
     def digest(self, spec: Spec, lines: Sequence[StageLine]) -> bytes:
         callbacks = {event: [_meaning(row).hex() for row in rows] for event, rows in sorted(spec.callbacks.items())}
         about = json.dumps([spec.name, spec.queue, callbacks, spec.inherits, list(map(str, lines))])
-        return hashlib.sha256(about.encode() + self._rows.digest()).digest()
+        args = b"" if spec.item is None else canonical(spec.item, self._encoder or get_encoder())
+        return hashlib.sha256(about.encode() + self._rows.digest() + args).digest()
 
 
 def _meaning(row: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import uuid4
 import dramatiq.broker
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
 
+from ..about import Context
 from ..backend import Record
 from ..clutch import Clutch
 from ..engine import Engine, engine_of
@@ -51,7 +52,11 @@ class Played(Job):
 
 @contextmanager
 def job(
-    *, previous_results: Sequence[Any] = (), run_id: str | None = None, name: str | None = None
+    *,
+    previous_results: Sequence[Any] = (),
+    run_id: str | None = None,
+    name: str | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Iterator[FakeJob]:
     """Have an actor that is called directly find what it would find as a job of a clutch::
 
@@ -74,8 +79,10 @@ def job(
         `previous_failures()`. None of them make the job one of a first stage.
       run_id: the run's id. Default is a random one.
       name: the run's name.
+      context: the run's context, as ``current_run().context`` finds it.
 
-    Raises ValueError if there is a run of that id already, and what the encoder raises for a result.
+    Raises ValueError if there is a run of that id already, TypeError for what is no context, and what the encoder
+    raises for a result.
     """
     with ExitStack() as stack:
         broker = dramatiq.broker.global_broker
@@ -83,7 +90,8 @@ def job(
             broker = stack.enter_context(stubbed())
         stack.enter_context(_event_loop(broker))
         engine, run_id = engine_of(broker), str(uuid4()) if run_id is None else run_id
-        tag = _begin_run(engine, run_id, name, previous_results)
+        spec = Spec(name, context=Context.given(context or {}, "context"), generation=new_generation())
+        tag = _begin_run(engine, run_id, spec, previous_results)
         played = Played(engine=engine, message_id=tag.message_id, actor="", attempt=0, tag=tag)
         attempt, inside = working.set(played), in_worker.set(True)
         stack.callback(in_worker.reset, inside)
@@ -91,15 +99,15 @@ def job(
         yield FakeJob(Run(run_id, broker=broker), played.clutches)
 
 
-def _begin_run(engine: Engine, run_id: str, name: str | None, results: Sequence[Any]) -> Tag:
+def _begin_run(engine: Engine, run_id: str, spec: Spec, results: Sequence[Any]) -> Tag:
     """Write a run in which the stage before, if there are results, has come to these, and whose present stage has one
     member. Returns the place of that. Nothing is owed then, so that no sweeper does anything."""
-    generation, count = new_generation(), len(results)
+    generation, count = spec.generation, len(results)
     lines = [StageLine(0, count, many=True, tolerant=True)] if results else []
     lines.append(StageLine(count, 1))
     encoded = [None if isinstance(one, BaseException) else engine.backend.encode(one) for one in results]
     caller = engine.caller(owners.call("run"))
-    reply = engine.create(run_id, Plan(Spec(name, generation=generation), tuple(lines), (b"",) * (count + 1)), caller)
+    reply = engine.create(run_id, Plan(spec, tuple(lines), (b"",) * (count + 1)), caller)
     if reply.word != "created":
         raise ValueError(f"there is a run {run_id!r} already on this broker: give another run_id, or reset() it")
     duties = list(reply.duties)

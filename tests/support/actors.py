@@ -20,7 +20,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results, with_result
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results, with_result
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.formats import FORMAT
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
@@ -130,6 +130,19 @@ class Actors:
             log(name, sees=previous_results())
             return name
 
+        def context() -> dict[str, Any]:
+            run = current_run()
+            return {} if run is None else dict(run.context)
+
+        @dramatiq.actor(broker=broker)
+        def tells(name: str) -> str:
+            log(name, sees=previous_results(), context=context())
+            return name
+
+        @dramatiq.actor(broker=broker)
+        def tells_of(name: str, status: dict[str, Any]) -> None:
+            log(name, context=context())
+
         @dramatiq.actor(broker=broker)
         def plain() -> str:
             """Any actor of an application, which has never heard of clutches."""
@@ -231,6 +244,7 @@ class Actors:
             begins(name)
             return Clutch(broker=broker).then(wait.message(f"{name}'s own", gate), total).nest()
 
+        self.tells, self.tells_of = tells, tells_of
         self.see, self.see_elsewhere, self.plain, self.work = see, see_elsewhere, plain, work
         self.numbers, self.double, self.thousand, self.count = numbers, double, thousand, count
         self.add, self.total, self.fail_times, self.wait = add, total, fail_times, wait

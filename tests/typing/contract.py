@@ -3,6 +3,7 @@ marked with an ignored error must be one, or the ignore is unused, which is an e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -97,6 +98,7 @@ def the_builder() -> None:
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
     assert_type(clutch.run(delay=timedelta(minutes=1)), Run)
     assert_type(clutch.then(plain).wait(1_000).wait(timedelta(hours=1)).then(plain), Clutch)
+    assert_type(Clutch(context={"tenant": 7}).run(context={"a": [1]}, tags=["nightly"], args="2026-11-28"), Run)
     assert_type(clutch.nest(), Run)
     assert_type(clutch.to_mermaid(), str)
 
@@ -111,6 +113,8 @@ def what_is_not_a_step() -> None:
     clutch.parallel([1, 2])  # type: ignore[list-item]
     Clutch("critical")  # type: ignore[call-arg]
     Clutch(on_failure=3)  # type: ignore[arg-type]
+    Clutch(context=[1])  # type: ignore[arg-type]
+    clutch.run(tags=3)  # type: ignore[arg-type]
     clutch.wait(0.5)  # type: ignore[arg-type]
     clutch.queue = "other"  # type: ignore[misc]
     clutch.run(1_000)  # type: ignore[call-arg]
@@ -123,6 +127,8 @@ async def the_run() -> None:
     assert_type(status, RunStatus)
     assert_type(status.stages, tuple[StageStatus, ...])
     assert_type(status.failures, tuple[JobFailure, ...])
+    assert_type(status.tags, tuple[str, ...])
+    assert_type(run.context, Mapping[str, Any])
     assert_type(status.asdict(), dict[str, Any])
     assert_type(run.get_result(block=True, timeout=60_000), Any)
     assert_type(await run.get_result_async(timeout=60_000), Any)

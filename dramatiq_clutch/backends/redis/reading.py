@@ -50,6 +50,12 @@ class RedisReading(ClutchBackend):
     def spec(self, run_id: str, *, generation: str = "") -> bytes | None:
         return self._of_head(run_id, "spec", generation)
 
+    def context(self, run_id: str, *, generation: str = "") -> bytes | None:
+        fields: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), ["context", "gen"]))
+        found, whose = fields
+        is_there = whose is not None and (not generation or whose == generation.encode())
+        return (found or b"") if is_there else None
+
     def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:
         line = self._of_head(run_id, f"s{stage}", generation)
         return line.decode() if line is not None else None

@@ -13,6 +13,7 @@ import redis
 from dramatiq import Encoder
 from redis.cluster import RedisCluster
 
+from ...about import Context
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, PayloadRefused, StateUnavailable
 from ...stored.duties import Duty, OpenStage, SendAgain
@@ -115,12 +116,13 @@ class RedisBackend(RedisCalling):
         result_ttl: int,
         claim: str = "",
         draft: str = "",
+        tags: Sequence[str] = (),
         share: int = SHARE,
         frees: bool = False,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         head = {
-            "spec": spec.to_bytes(),
+            "spec": replace(spec, context=Context() if spec.context else None).to_bytes(),
             "name": spec.name or "",
             "stages": len(lines),
             "events": " ".join(_word_of(event, spec) for event in EVENTS if event in spec.callbacks),
@@ -129,6 +131,8 @@ class RedisBackend(RedisCalling):
             "format": FORMAT,
             "frees": int(frees),
             **lines,
+            **({"context": spec.context.to_json()} if spec.context else {}),
+            **({"tags": json.dumps(tags)} if tags else {}),
         }
         if not draft:
             draft = new_token()

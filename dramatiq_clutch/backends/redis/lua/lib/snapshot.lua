@@ -29,12 +29,12 @@ local function counts()
   }
 end
 
--- The snapshot as JSON: the run's fields (without the spec, which only Python reads), the counts of its present stage,
--- and its first failures.
+-- The snapshot as JSON: the run's fields (without the spec and the context, which Python reads by themselves), the
+-- counts of its present stage, and its first failures.
 local function snapshot()
   local all, shown = call('HGETALL', head), {}
   for index = 1, #all, 2 do
-    if all[index] ~= 'spec' then shown[all[index]] = all[index + 1] end
+    if all[index] ~= 'spec' and all[index] ~= 'context' then shown[all[index]] = all[index + 1] end
   end
   shown.state, shown.stage = run.state, tostring(run.stage) -- the script may not have written them yet
   if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
