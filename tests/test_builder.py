@@ -292,6 +292,54 @@ def test_importing_the_package_does_not_import_redis(use: str) -> None:
     assert done.stdout == "False\n"
 
 
+#: A whole life in memory: jobs, one that fails and is retried, a nested run, a callback, a status.
+IN_MEMORY = """
+import sys
+import dramatiq
+from dramatiq.brokers.stub import StubBroker
+from dramatiq_clutch import Clutch, ClutchMiddleware, previous_results
+
+broker = StubBroker()
+broker.add_middleware(ClutchMiddleware(sweep_interval=50))
+broker.emit_after("process_boot")
+dramatiq.set_broker(broker)
+tries = []
+
+@dramatiq.actor(min_backoff=1, max_backoff=1)
+def job(number):
+    tries.append(number)
+    if number == 2 and tries.count(2) == 1:
+        raise ValueError("the first time")
+    return number
+
+@dramatiq.actor
+def total():
+    return sum(previous_results())
+
+@dramatiq.actor
+def heard(status):
+    print(status["state"])
+
+worker = dramatiq.Worker(broker, worker_timeout=20)
+worker.start()
+clutch = Clutch(on_finish=heard).parallel(job.message(1), job.message(2), Clutch().then(job.message(3))).then(total)
+run = clutch.run()
+assert run.get_result(block=True, timeout=60_000) == 6
+assert run.status().state == "succeeded"
+broker.join("default")
+worker.stop()
+print("redis" in sys.modules)
+"""
+
+
+@pytest.mark.process
+def test_a_clutch_on_a_stub_broker_is_done_without_redis() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_MEMORY], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout == "succeeded\nFalse\n"
+
+
 def test_equal_handles_are_equal(broker: dramatiq.Broker) -> None:
     run = Clutch().run()
     assert run == Run(run.run_id)

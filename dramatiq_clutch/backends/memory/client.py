@@ -11,9 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
-import redis
-from redis.exceptions import NoScriptError
-
+from ..redis.lazily import redis
 from .commands import execute
 from .keyspace import Keyspace
 from .scripts import Scripts
@@ -76,6 +74,10 @@ class MemoryClient(Commands):
         self.listeners: WeakSet[MemoryPubSub] = WeakSet()
         self.keys.publish = self._tell
 
+    def knows(self, sha: str) -> bool:
+        """Whether a script was sent, so that it may be called by its SHA."""
+        return sha in self._texts
+
     def get_encoder(self) -> SimpleNamespace:
         """Says, as a client's encoder does, that replies are bytes."""
         return SimpleNamespace(decode_responses=False)
@@ -101,7 +103,7 @@ class MemoryClient(Commands):
 
     def _evaluate(self, sha: str, args: Sequence[bytes]) -> Any:
         if sha not in self._texts:
-            raise NoScriptError("No matching script. Please use EVAL.")
+            raise redis.exceptions.NoScriptError("No matching script. Please use EVAL.")
         last = 2 + int(args[1])
         return self._scripts.run(sha, self._texts[sha], args[2:last], args[last:])
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import redis
-
+from ..redis.lazily import redis
 from .keyspace import Hash, Keyspace, SortedSet
 from .numbers import between, in_order, integer_of, range_of, score_of, text_of
 

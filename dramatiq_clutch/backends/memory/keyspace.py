@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import redis
-
 from ...durations import Duration, milliseconds
+from ..redis.lazily import redis
 
 Value = TypeVar("Value")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-import redis
-
+from ..redis.lazily import redis
 from .keyspace import SortedSet
 
 NOT_AN_INTEGER = "ERR value is not an integer or out of range"

@@ -8,9 +8,8 @@ from importlib import resources
 from typing import Any
 from weakref import WeakMethod
 
-import redis
-
 from ...errors import NotConfigured
+from ..redis.lazily import redis
 from .commands import Status, execute
 from .keyspace import Keyspace
 from .numbers import text_of

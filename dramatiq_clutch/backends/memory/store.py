@@ -9,8 +9,26 @@ from dramatiq import Encoder
 
 from ...forks import renew_in_children
 from ..redis import RedisBackend
+from ..redis.calls import Calls, located, translated
+from ..redis.lazily import redis
+from ..redis.scripts import Script
 from .client import MemoryClient
 from .keyspace import Clock, Keyspace, Saved
+
+
+class MemoryCalls(Calls):
+    """Calls scripts in memory: by their texts the first time, which saves asking whether they are known, and so
+    redis-py's error that they aren't."""
+
+    client: Any
+
+    def run(self, script: Script, arguments: tuple[Any, ...], *, by_worker: bool = False, alone: bool = False) -> Any:  # noqa: ARG002
+        call = ("EVALSHA", script.sha) if self.client.knows(script.sha) else ("EVAL", script.text)
+        with translated():
+            try:
+                return self.client.execute_command(*call, *arguments)
+            except redis.ResponseError as error:
+                raise located(error, script) from error
 
 
 class StubBackend(RedisBackend):
@@ -28,6 +46,8 @@ class StubBackend(RedisBackend):
 
     Raises NotConfigured if `lupa`, which runs the scripts, isn't installed.
     """
+
+    made_by = MemoryCalls
 
     def __init__(
         self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None, clock: Clock | None = None

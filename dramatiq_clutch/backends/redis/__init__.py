@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from .courier import RedisCourier
+from typing import TYPE_CHECKING, Any
+
 from .store import RedisBackend
 
+if TYPE_CHECKING:
+    from .courier import RedisCourier
+
 __all__ = ["RedisBackend", "RedisCourier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RedisCourier":  # it imports Dramatiq's broker for Redis, and so redis-py (see `lazily`)
+        from .courier import RedisCourier
+
+        return RedisCourier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
-import redis
-from redis.exceptions import NoScriptError, ResponseError
-
 from ...errors import ClutchError, PayloadRefused, StateUnavailable
 from ...forks import renew_in_children
 from . import resp
+from .lazily import redis
 from .outages import LARGE, LIMITS, in_words, is_outage, refuses, way_out
 from .scripts import Script
 
@@ -43,7 +42,8 @@ class Calls:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.is_single = isinstance(client, redis.Redis)
+        module = sys.modules.get("redis")  # unless it is imported, nobody has made a client of it
+        self.is_single = module is not None and isinstance(client, module.Redis)
         renew_in_children(self)
 
     def renew(self) -> None:
@@ -67,14 +67,14 @@ class Calls:
         with translated():
             try:
                 return self._evaluate("EVALSHA", script.sha, *arguments, direct=direct, alone=alone)
-            except NoScriptError:
+            except redis.exceptions.NoScriptError:
                 pass
-            except ResponseError as error:
-                raise _located(error, script) from error
+            except redis.ResponseError as error:
+                raise located(error, script) from error
             try:
                 return self._evaluate("EVAL", script.text, *arguments, direct=direct, alone=alone)
-            except ResponseError as error:
-                raise _located(error, script) from error
+            except redis.ResponseError as error:
+                raise located(error, script) from error
 
     def evaluate(self, script: Script, arguments: tuple[Any, ...]) -> Any:
         """Call a script by its text, in a round trip of its own, because its payload is large. Returns what it
@@ -105,8 +105,8 @@ class Calls:
             return False
 
 
-def _located(error: ResponseError, script: Script) -> ResponseError:
+def located(error: redis.ResponseError, script: Script) -> redis.ResponseError:
     """The error with the script's file and line in its text. It keeps its class, because callers go by that."""
     text = str(error)
-    located = script.located(text)
-    return type(error)(located) if located != text else error
+    told = script.located(text)
+    return type(error)(told) if told != text else error

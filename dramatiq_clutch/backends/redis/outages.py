@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import re
 
-import redis
-from redis import exceptions
-from redis.exceptions import RedisClusterException
-
 from ... import outages
+from .lazily import redis
 
 #: From how many bytes on a server may refuse a request for its size. It is half of the smallest limit that a server can
 #: be set to (1 MiB, by proto-max-bulk-len), so that everything smaller is certain to be taken.
@@ -33,15 +30,15 @@ CURABLE = {
     "WRONGTYPE": "another program has written to this key: remove it",
 }
 
-#: The codes of errors for which redis-py has a class, since it takes the code out of their text.
-CLASSES: dict[type[Exception], str] = {
-    exceptions.BusyLoadingError: "LOADING",
-    exceptions.ReadOnlyError: "READONLY",
-    exceptions.OutOfMemoryError: "OOM",
-    exceptions.MasterDownError: "MASTERDOWN",
-    exceptions.ClusterDownError: "CLUSTERDOWN",
-    exceptions.TryAgainError: "TRYAGAIN",
-    exceptions.NoPermissionError: "NOPERM",
+#: The codes of errors for which redis-py has a class of this name, since it takes the code out of their text.
+CLASSES = {
+    "BusyLoadingError": "LOADING",
+    "ReadOnlyError": "READONLY",
+    "OutOfMemoryError": "OOM",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+    "NoPermissionError": "NOPERM",
 }
 
 #: Finds the code in the text of an error. It stands at the beginning, or behind what a pipeline of redis-py (`caused
@@ -58,21 +55,21 @@ def way_out(error: BaseException) -> str:
     if isinstance(error, redis.AuthenticationError):
         return "check user and password, and grant the user the commands in backends/redis/README.md, Least privilege"
     for known, code in CLASSES.items():
-        if isinstance(error, known):
+        if isinstance(error, getattr(redis.exceptions, known)):
             return CURABLE[code]
     if isinstance(error, redis.ResponseError):
         codes = (CURABLE.get(code) for code in CODE.findall(str(error)))
         return next((hint for hint in codes if hint), "see the server's log")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return "is it running?"
-    if isinstance(error, RedisClusterException):
+    if isinstance(error, redis.exceptions.RedisClusterException):
         return "is the cluster up? See its log"
     return "see the server's log" if isinstance(error, redis.RedisError) else outages.way_out(error)
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error is of a kind that servers or the network cause. Any other is taken for a fault in a program."""
-    return isinstance(error, redis.RedisError | RedisClusterException) or outages.is_outage(error)
+    return isinstance(error, redis.RedisError | redis.exceptions.RedisClusterException) or outages.is_outage(error)
 
 
 def in_words(error: BaseException) -> str:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-import redis
 from dramatiq.logging import get_logger
 
 from ...backend import Listener
 from ...errors import StateUnavailable
+from .lazily import redis
 
 #: How many channels are subscribed to in one command, and how many names one call of `hear` returns at most.
 CHUNK, MOST = 500, 1_000
@@ -143,7 +143,7 @@ def _with_own_pool(client: Any) -> Any:
     the client itself is used.
     """
     pool: Any = getattr(client, "connection_pool", None)
-    if type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
+    if pool is None or type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
         return client
     return redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **pool.connection_kwargs))
 

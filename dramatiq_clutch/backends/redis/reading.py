@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import redis
 from dramatiq import Encoder
 from dramatiq.logging import get_logger
-from redis.exceptions import RedisError
 
 from ...backend import ClutchBackend, Listener, Occupant
 from ...stored.formats import Standing, done_in, failure_in, generation_in, standing_of
 from .calls import Calls, translated
 from .keys import index, key
+from .lazily import redis
 from .pubsub import RedisListener, channel
 from .replies import is_rest
 from .scripts import script
@@ -33,12 +32,14 @@ logger = get_logger(__name__)
 
 
 class RedisReading(ClutchBackend):
-    """The part of a `RedisBackend` that changes no run."""
+    """The part of a `RedisBackend` that changes no run. `made_by`: what makes its calls of the server."""
+
+    made_by: type[Calls] = Calls
 
     def __init__(self, *, client: redis.Redis, namespace: str, encoder: Encoder | None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client
-        self.calls = Calls(client)
+        self.calls = self.made_by(client)
         self._told: set[str] = set()
 
     # A run
@@ -176,7 +177,7 @@ class RedisReading(ClutchBackend):
     def say(self, name: str) -> None:
         try:
             self.client.publish(channel(self.namespace, name), "")
-        except RedisError as error:
+        except redis.RedisError as error:
             logger.debug("Nobody hears of %s: %s", name, error)
 
     # Helpers

@@ -17,13 +17,10 @@ from itertools import chain, groupby, islice
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from ...errors import PayloadRefused
 from ...forks import renew_in_children
 from .combining import Combining
+from .lazily import redis
 from .outages import LARGE, LENGTH, LIMITS, in_words, refuses
 
 Command = Sequence[Any]
@@ -166,6 +163,9 @@ def _send_large(client: redis.Redis, command: Command, ready: Packed) -> Any:
 
 def _works(client: redis.Redis, command: Command) -> bool:
     """Whether the server answers this call, which is made over a new connection."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     pool: Any = client.connection_pool
     connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
     try:

@@ -9,9 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
-import redis
 from dramatiq import Encoder
-from redis.cluster import RedisCluster
 
 from ...about import Context
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
@@ -28,6 +26,7 @@ from .calls import translated
 from .combining import Combining
 from .constants import DRAFT_TTL
 from .keys import index
+from .lazily import redis
 from .outages import LARGE
 from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
@@ -59,14 +58,14 @@ class RedisBackend(RedisCalling):
     def __init__(
         self,
         *,
-        client: redis.Redis | RedisCluster | None = None,
+        client: redis.Redis | redis.RedisCluster | None = None,
         url: str | None = None,
         namespace: str = "dramatiq-clutch",
         encoder: Encoder | None = None,
         **parameters: Any,
     ) -> None:
         known = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
-        super().__init__(client=cast(redis.Redis, known), namespace=namespace, encoder=encoder)
+        super().__init__(client=cast("redis.Redis", known), namespace=namespace, encoder=encoder)
         self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
