@@ -1149,6 +1149,20 @@ PYTHON = (
         "tests/test_callback_options.py::test_a_run_that_fails_of_an_error_of_its_own_is_not_allowed_to",
     ),
     python(
+        "a coroutine's call is made on the loop",
+        "Nothing that a coroutine awaits blocks its event loop.",
+        "    return await asyncio.wrap_future(_threads.pool.submit(copy_context().run, call))",
+        "    return call()",
+        "tests/test_asynchronous.py::test_the_loop_ticks_while_the_store_is_paused",
+    ),
+    python(
+        "a coroutine's call has no context",
+        "What is called for a coroutine has the coroutine's context variables.",
+        "_threads.pool.submit(copy_context().run, call)",
+        "_threads.pool.submit(call)",
+        "tests/test_asynchronous.py::test_the_callers_context_goes_along",
+    ),
+    python(
         "a job's thread is told that there is nothing",
         "A thread that a job has started without its context gets an error, and no silent [].",
         "    if may_be_a_jobs():",

@@ -16,6 +16,8 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dramatiq_clutch import Clutch, Run, RunNotFound, current_run
 from dramatiq_clutch.asynchronous import MOST_THREADS, _threads, in_a_thread
@@ -50,10 +52,10 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @contextmanager
 def own_store() -> Iterator[tuple[Server, RedisBroker]]:
-    """A server that the test may pause, with the global broker and its runs on it. The client waits for an answer as
-    long as a test does."""
+    """A server that the test may pause, with the global broker and its runs on it. The client gives up long after the
+    pause should be over, and at once; otherwise a test with a loop that stands still would take for ever to fail."""
     with Server() as server:
-        client = redis.Redis.from_url(server.url, socket_timeout=PATIENCE)
+        client = redis.Redis.from_url(server.url, socket_timeout=PATIENCE / 3, retry=Retry(NoBackoff(), 0))
         broker = RedisBroker(client=client)
         with as_global_broker(broker):
             yield server, broker
