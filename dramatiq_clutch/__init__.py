@@ -29,10 +29,11 @@ from .errors import (
     StateUnavailable,
     Unavailable,
 )
-from .job import current_run, previous_failures, previous_results
+from .failures import JobFailure
+from .job import current_run, iter_previous_results, previous_failures, previous_results
 from .middleware import ClutchMiddleware
 from .run import Run
-from .status import JobFailure, RunStatus, StageStatus
+from .status import RunStatus, StageStatus
 
 if TYPE_CHECKING:
     from .backends import RedisBackend, StubBackend
@@ -67,6 +68,7 @@ __all__ = [
     "StubBackend",
     "Unavailable",
     "current_run",
+    "iter_previous_results",
     "previous_failures",
     "previous_results",
     "with_result",

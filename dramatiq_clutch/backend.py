@@ -22,7 +22,7 @@ from dramatiq.common import current_millis
 from .news import News
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from .stored.formats import Snapshot, Standing
-from .stored.places import CallbackTag, Tag
+from .stored.places import CallbackTag, Place, Tag
 from .stored.plan import Plan
 
 #: How an attempt ended, or how a nested run tells that it stands. Only a nested run tells `working`: it is at work, and
@@ -99,7 +99,7 @@ class Record:
 
     `tag`: the place of the job or nested run. `attempt`: its number, or the revision of what a nested run tells; LAST
     records that a nested run is gone, in the present epoch. `payload`: the encoded result, or the failure's details
-    (`status.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
+    (`failures.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
     takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does.
     """
 
@@ -297,7 +297,7 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
-        """Let the run fail, because a duty can't be done; `details` says why (`status.failure_details`). A retry owes
+        """Let the run fail, because a duty can't be done; `details` says why (`failures.failure_details`). A retry owes
         the duty again, unless it is a callback. The word is `failed`; or `lost`, if the lease has passed to another
         caller."""
 
@@ -368,7 +368,13 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def snapshot(self, run_id: str) -> Snapshot | None:
-        """How the run stands at one moment; None if there is no such run."""
+        """How the run stands at one moment; None if there is no such run. Of a stage that has nested runs, the first
+        100 members that aren't settled are its `unsettled`."""
+
+    @abc.abstractmethod
+    def how_far(self, places: Sequence[Place]) -> Sequence[float]:
+        """How far the runs nested at these places are, each by itself: 0.0 for one that hasn't started, or for a place
+        where a job stands; 1.0 for one that has succeeded, also if it is gone since (see `status.part_done`)."""
 
     # The following methods take the run's `generation`, and find nothing of another one. Without it they first look up
     # the generation of the run that has the id.
@@ -390,6 +396,10 @@ class ClutchBackend(abc.ABC):
         """The `StageLine` of a stage, as a string; None if there is none."""
 
     @abc.abstractmethod
+    def lines(self, run_id: str, count: int, *, generation: str = "") -> Sequence[str]:
+        """The lines of the first stages, so many of them; none if there is no such run."""
+
+    @abc.abstractmethod
     def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         """The rows `start` ≤ i < `end` of the run's plan; fewer if they are gone."""
 
@@ -398,10 +408,12 @@ class ClutchBackend(abc.ABC):
         """The items `start` ≤ i < `end` that `write_items` has written; fewer if they are gone."""
 
     @abc.abstractmethod
-    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
+    def results(
+        self, run_id: str, stage: int, start: int, end: int, *, generation: str = "", halted: bool = False
+    ) -> Sequence[bytes | None]:
         """The fields of the members `start` ≤ i < `end`: `S` and the encoded result of one that has succeeded; another
         value for one that had an attempt without success; None for one that had no attempt (see
-        `stored/formats.py`)."""
+        `stored/formats.py`). Those of a cancelled run's present stage are `halted`: without that they aren't found."""
 
     @abc.abstractmethod
     def standing(
@@ -411,8 +423,8 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
-        """The dead members of a stage, each with the details of its failure, in the order in which they were
-        written."""
+        """The dead members of a stage, each with the details of its failure, in the order in which they were written.
+        Of a stage that was over before the last one, only those that a status lists: a run keeps its first 100."""
 
     @abc.abstractmethod
     def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:

@@ -37,6 +37,9 @@ from .terms import Allowance
 #: How long a wait may be at most, in milliseconds: ten years.
 MOST_WAITED = 3_650 * UNITS["d"]
 
+#: How many characters a stage's name may have.
+MOST_NAME = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Clutch(Description):
@@ -110,7 +113,7 @@ class Clutch(Description):
     def __deepcopy__(self, memo: dict[int, Any]) -> Clutch:
         return self  # a clutch is immutable
 
-    def then(self, *steps: Step, pipe: bool | str = False) -> Clutch:
+    def then(self, *steps: Step, pipe: bool | str = False, name: str | None = None) -> Clutch:
         """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(partial(store, "a"), pipe=True)``
         calls `store` with ``"a"`` and the result of `fetch`.
 
@@ -120,17 +123,25 @@ class Clutch(Description):
             of one, the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
             The first stage of a clutch that is a step of another one gets what the enclosing stage sees: the item, in a
             `map`; otherwise the result of the stage before that one.
+          name: the stage's name, of 1 to 100 characters, as in ``.then(fetch, name="load")``, which takes exactly one
+            step. It is shown in the status, in errors and in pictures, and ``previous_results(stage="load")`` finds the
+            stage by it. No two stages of a clutch have the same.
 
         Raises:
           TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
-            can't be called with what it would get.
+            can't be called with what it would get; or the `name` isn't a string.
           ValueError: a message was sent already, or its actor belongs to another broker than the clutch; `pipe` isn't
-            the name of an argument, a message has that argument already, or a step is a clutch, which takes none; or
-            more than 100 levels are nested in each other.
+            the name of an argument, a message has that argument already, or a step is a clutch, which takes none; more
+            than 100 levels are nested in each other; or the `name` is too long, used already, or given for several
+            steps.
         """
+        if name is not None and len(steps) != 1:
+            raise ValueError(
+                f"then() takes one step together with a name, not {len(steps)}: a name is that of one stage"
+            )
         given = self._given("then()", _extra(pipe))
         members = [to_member(step, given) for step in steps]
-        return self._with(*(_stage((member,), pipe=pipe) for member in members))
+        return self._with(*(_stage((member,), pipe=pipe) for member in members), name=name)
 
     def parallel(
         self,
@@ -140,6 +151,7 @@ class Clutch(Description):
         enough: int | None = None,
         limit: int | None = None,
         fail_fast: bool | None = None,
+        name: str | None = None,
     ) -> Clutch:
         """Add one stage whose members work in parallel: ``Clutch().parallel(fetch.message(n) for n in range(3))``. Two
         calls make two stages.
@@ -162,10 +174,10 @@ class Clutch(Description):
           fail_fast: the run fails as soon as one member more is dead than may be, and doesn't wait until all are
             settled. What is queued isn't done, and nested runs are cancelled; jobs at work finish, and what succeeds
             needn't be done again. `retry()` sends whatever hasn't succeeded. Default is the clutch's `fail_fast`.
+          name: as for `then`.
 
         Raises:
-          TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
-            can't be called with what it would get.
+          TypeError: as for `then`.
           ValueError: as for `then`; or the `limit` is below 1, `allow_failures` is no number of members and no share of
             them, `enough` is below 1 or more than there are members, both of these are given, or an iterator is used
             up.
@@ -183,7 +195,7 @@ class Clutch(Description):
             total=len(members) if source is None else None,
         )
         stage = _stage(members, pipe=pipe)
-        return self._with(dataclasses.replace(stage, many=True, source=source, **said))
+        return self._with(dataclasses.replace(stage, many=True, source=source, **said), name=name)
 
     def map(
         self,
@@ -194,6 +206,7 @@ class Clutch(Description):
         enough: int | None = None,
         limit: int | None = None,
         fail_fast: bool | None = None,
+        name: str | None = None,
     ) -> Clutch:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
         ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
@@ -210,15 +223,16 @@ class Clutch(Description):
             instead of as the last positional argument.
           allow_failures, enough, limit, fail_fast: as for `parallel`. If there are fewer items than are `enough`, all
             of them have to succeed.
+          name: as for `then`.
 
         Raises:
           TypeError: `step` isn't a step, an argument of its message can't be encoded, or an actor that is known here
-            can't be called with what it would get.
+            can't be called with what it would get; or the `name` isn't a string.
           ValueError: `into` isn't the name of an argument, the message has that argument already, or the step is a
-            clutch, which takes none; the `limit`, `allow_failures` or `enough` is wrong, as for `parallel`; or more
-            than 100 levels are nested in each other.
+            clutch, which takes none; the `limit`, `allow_failures` or `enough` is wrong, as for `parallel`; more than
+            100 levels are nested in each other; or the `name` is too long, or used already.
         """
-        into = _name(into, "into")
+        into = _argument(into, "into")
         member = fed(to_member(step, self._given("map()", mapped(into))), into)
         said = terms.fields(
             allow_failures=allow_failures,
@@ -226,7 +240,7 @@ class Clutch(Description):
             limit=limit,
             fail_fast=self.fail_fast if fail_fast is None else fail_fast,
         )
-        return self._with(Stage((member,), many=True, mapped=True, into=into, **said))
+        return self._with(Stage((member,), many=True, mapped=True, into=into, **said), name=name)
 
     def wait(self, duration: Duration) -> Clutch:
         """Let time pass between two stages: ``Clutch().then(order).wait(timedelta(hours=24)).then(remind)``. The stage
@@ -374,13 +388,27 @@ class Clutch(Description):
     def _given(self, what: str, extra: Extra | None) -> Given:
         return Given(what, self.broker, known_brokers(self.broker), extra)
 
-    def _with(self, *stages: Stage) -> Clutch:
+    def _with(self, *stages: Stage, name: str | None = None) -> Clutch:
+        """The same with more stages, of which the only one may have a name."""
+        if name is not None:
+            self._check_name(name)
+            stages = tuple(dataclasses.replace(stage, name=name) for stage in stages)
         longer, pending = dataclasses.replace(self), self.pending
         if stages and pending:
             stages, pending = (dataclasses.replace(stages[0], wait=pending), *stages[1:]), 0
         object.__setattr__(longer, "stages", (*self.stages, *stages))
         object.__setattr__(longer, "pending", pending)
         return longer
+
+    def _check_name(self, name: Any) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; a stage's name is a string")
+        if not 0 < len(name) <= MOST_NAME or not name.isprintable():
+            raise ValueError(
+                f"name is {shortened(repr(name))}; a stage's name has 1 to {MOST_NAME} printable characters"
+            )
+        if any(stage.name == name for stage in self.stages):
+            raise ValueError(f"there is a stage {name!r} already: no two stages of a clutch have the same name")
 
 
 def _stage(members: tuple[Any, ...], *, pipe: bool | str) -> Stage:
@@ -394,11 +422,11 @@ def _stage(members: tuple[Any, ...], *, pipe: bool | str) -> Stage:
 def _extra(pipe: bool | str) -> Extra | None:
     """What steps get by `pipe`."""
     if isinstance(pipe, str):
-        return piped(_name(pipe, "pipe"))
+        return piped(_argument(pipe, "pipe"))
     return piped() if pipe else None
 
 
-def _name(name: Any, option: str) -> str | None:
+def _argument(name: Any, option: str) -> str | None:
     if name is not None and (not isinstance(name, str) or not name.isidentifier()):
         raise ValueError(f"{option} is {name!r}; it is the name of the keyword argument that a step gets its value as")
     return name

@@ -19,11 +19,11 @@ from dramatiq.threading import Interrupt
 
 from .backend import Caller, Ending, Record, Reply
 from .errors import NewerRelease, PayloadRefused, is_final
+from .failures import arguments_in, failure_details
 from .handover import hand_over, report_gone
 from .job import Attempt, Job
 from .onward import record_onward
 from .patience import Lives, NotAcked
-from .status import failure_details
 from .stored import owners
 from .stored.places import OPTION, CallbackTag
 from .stored.plan import changed
@@ -256,4 +256,6 @@ def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:
         message_id=message.message_id,
         attempts=job.attempt + 1,
         text=text,
+        arguments=arguments_in(message.args, message.kwargs),
+        failed_at=job.engine.now(),
     )

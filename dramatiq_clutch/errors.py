@@ -29,9 +29,15 @@ ResultTimeout, for a run that is still at work.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from dramatiq.errors import ActorNotFound, DramatiqError, QueueNotFound
 from dramatiq.middleware import MiddlewareError
 from dramatiq.results import ResultFailure
+
+if TYPE_CHECKING:
+    from .failures import JobFailure
+    from .status import RunStatus
 
 
 class ClutchError(DramatiqError):
@@ -159,11 +165,38 @@ class OutcomeUnknown(Unavailable):
 
 
 class RunFailed(ClutchError, ResultFailure):
-    """The run has failed, so it has no result: ``run.get_result()`` raises it, and ``run.status()`` has the details. As
-    in Dramatiq, `orig_exc_type` and `orig_exc_msg` are the type and the text of the first failure's exception."""
+    """The run has failed, so it has no result: ``run.get_result()`` raises it. For example:
 
-    def __init__(self, message: str, exception_type: str = "", exception_text: str = "") -> None:
+    .. code-block:: python
+
+        try:
+            run.get_result(block=True)
+        except RunFailed as error:
+            print(f"{error.run_id} ({error.status.name}): {error.failure_count} failures, such as {error.failures[0]}")
+
+    `run_id` is the run's id, and `status` its `RunStatus` at that moment. `failures` are the reasons: those of its
+    failures that aren't allowed, the first 100; and `failure_count` is how many there are of them in all. As in
+    Dramatiq, `orig_exc_type` and `orig_exc_msg` are the type and the text of the first one's exception.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: RunStatus,
+        failures: tuple[JobFailure, ...] = (),
+        failure_count: int = 0,
+        exception_type: str = "",
+        exception_text: str = "",
+    ) -> None:
         ResultFailure.__init__(self, message, exception_type, exception_text)
+        self.run_id = status.run_id
+        self.status = status
+        self.failures = failures
+        self.failure_count = failure_count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        why = (self.failures, self.failure_count, self.orig_exc_type, self.orig_exc_msg)
+        return type(self), (str(self), self.status, *why)
 
 
 class RunCancelled(ClutchError, ResultFailure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,9 +11,9 @@ from dramatiq import Message, MessageProxy
 from .about import Context
 from .engine import Engine
 from .errors import NestingError, NewerRelease, NotInAJob
+from .failures import JobFailure
 from .planning import plan_of
 from .run import NestedRun, Run, run_of
-from .status import JobFailure
 from .steps import Description
 from .stored import owners
 from .stored.places import OPTION, CallbackTag, Place, Tag, tag_of
@@ -171,7 +172,7 @@ def current_run() -> Run | None:
     return run_of(attempt.tag, attempt.engine.broker)
 
 
-def previous_results() -> list[Any]:
+def previous_results(*, stage: int | str | None = None) -> list[Any]:
     """The results of the stage before, one value per member, in the order in which the members were written.
 
     An actor calls it: ``pages = previous_results()``.
@@ -185,33 +186,72 @@ def previous_results() -> list[Any]:
     ``pool.submit(contextvars.copy_context().run, previous_results)``.
 
     Each call reads the results from the store, and so blocks the event loop if an async actor makes it. There, use
-    ``await asyncio.to_thread(previous_results)``.
+    ``await asyncio.to_thread(previous_results)``. For more results than fit into memory there is
+    `iter_previous_results`.
+
+    Parameters:
+      stage: the index or the name of an earlier stage of the run, whose results are wanted instead:
+        ``previous_results(stage="load")``. Those of the stage before are there in any case, all others in a run of a
+        ``Clutch(keep_results=True)``.
 
     Raises:
       NotInAJob: this is called in a callback; or, while this process works on jobs of clutches, in a thread that has no
         job's context, and may be one that a job has started.
-      ResultsGone: results that should be there are not.
+      ResultsGone: results that should be there are not; or those of the `stage` aren't kept.
+      ValueError: the run has no such `stage` before the running job's.
       DamagedState: a result can't be decoded.
       StateUnavailable: the state store is away.
     """
     job = _asking("previous_results")
-    if job is None or job.sees_nothing:
+    if job is None or (stage is None and job.sees_nothing):
         return []
-    return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1]
+    if stage is None:
+        return job.engine.reader.previous(job.tag.run_id, job.tag.stage, job.tag.generation)[1]
+    return list(job.engine.reader.iter_earlier(job.tag.run_id, job.tag.stage, job.tag.generation, stage))
 
 
-def previous_failures() -> list[JobFailure]:
+def iter_previous_results(*, stage: int | str | None = None) -> Iterator[Any]:
+    """What `previous_results` gives, one after the other: 1,000 are read at a time, so they needn't fit into memory
+    together. For example, ``total = sum(len(page) for page in iter_previous_results())``.
+
+    It raises what `previous_results` raises: NotInAJob at once, and all else when it is iterated. It is to be iterated
+    in the job: when the job's stage is over, the results go.
+    """
+    job = _asking("iter_previous_results")
+    if job is None or (stage is None and job.sees_nothing):
+        return iter(())
+    place = (job.tag.run_id, job.tag.stage, job.tag.generation)
+    reader = job.engine.reader
+    return reader.iter_previous(*place) if stage is None else reader.iter_earlier(*place, stage)
+
+
+def previous_failures(*, stage: int | str | None = None) -> list[JobFailure]:
     """The failures of the dead members of the stage before, in written order. Each has the `index` of its member, which
-    is None at that index of `previous_results()`. For example, a report may list what is missing:
-    ``[failure.exception_text for failure in previous_failures()]``.
+    is None at that index of `previous_results()`. That tells a member that is dead from one that has returned None,
+    and after a `map` also which item it was that failed::
 
-    It is `[]` unless that stage was written with `allow_failures`. Raises NotInAJob, as `previous_results` does; and
-    StateUnavailable if the state store is away.
+        failed = {failure.index for failure in previous_failures()}
+        pages = [page for index, page in enumerate(previous_results()) if index not in failed]
+
+    It is `[]` unless that stage was written with `allow_failures`.
+
+    Parameters:
+      stage: the index or the name of an earlier stage of the run, whose failures are wanted instead. Of a stage that
+        isn't the one before, only those are there that `Run.status()` lists: a run keeps the first 100.
+
+    Raises:
+      NotInAJob: as for `previous_results`.
+      ValueError: the run has no such stage before the running job's.
+      StateUnavailable: the state store is away.
     """
     job = _asking("previous_failures")
-    if job is None or job.sees_nothing:
+    if job is None or (stage is None and job.sees_nothing):
         return []
-    return job.engine.reader.previous_failures(job.tag.run_id, job.tag.stage, job.tag.generation)
+    tag, reader = job.tag, job.engine.reader
+    if stage is None:
+        return reader.previous_failures(tag.run_id, tag.stage, tag.generation)
+    index = reader.earlier_stage(tag.run_id, tag.stage, tag.generation, stage)
+    return reader.failures(tag.run_id, index, tag.generation)
 
 
 def _asking(what: str) -> Job | None:

@@ -93,6 +93,8 @@ def labels_of(stage: Stage) -> Iterator[str]:
     if stage.wait:
         yield f"wait {in_words(stage.wait)}"
     into = f" into {stage.into}" if stage.into else ""
+    if stage.name:
+        yield stage.name
     if stage.mapped:
         yield f"map{into}"
     if stage.piped:

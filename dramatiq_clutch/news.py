@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .status import failure_from
+from .failures import failure_from
 
 #: The logger of all these lines.
 logger = logging.getLogger("dramatiq_clutch.runs")
@@ -56,7 +56,7 @@ class News:
     `event`: see the module's docstring; any other word gets a line, too. `name`: the run's, or `''`. `created`: when it
     began, in UNIX milliseconds. `stages`: how many there are. `stage`: the one that `line` (see `plan.StageLine`),
     `succeeded` and `dead` are of; where the next one is released, it is the one before that. `member` and `failure`
-    (`status.failure_details`): of a member that is dead.
+    (`failures.failure_details`): of a member that is dead.
     """
 
     event: str

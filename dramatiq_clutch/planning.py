@@ -204,6 +204,7 @@ def _rows(
                 allowed=stage.allowed,
                 enough=stage.enough,
                 wait=stage.wait or None,
+                name=stage.name,
             )
         )
         offset += count

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .about import Context
 from .backend import ClutchBackend
 from .errors import DamagedState, HandOverFailed, ResultsGone, RunNotFound
-from .status import JobFailure, failure_from
+from .failures import JobFailure, failure_from
+from .status import RunStatus, status_from
 from .stored.formats import result_in
-from .stored.plan import Spec, StageLine
+from .stored.places import Place
+from .stored.plan import Spec, StageLine, stage_in
+
+#: How many results are read at a time where they are given one after the other.
+CHUNK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,17 @@ class Reader:
     """Reads what a store keeps, and decodes it."""
 
     backend: ClutchBackend
+
+    def status(self, run_id: str, *, look_inside: bool = False) -> RunStatus | None:
+        """How a run stands; None if there is no such run. To `look_inside` takes two round trips more where the present
+        stage has nested runs: then they count by how far they are."""
+        snapshot = self.backend.snapshot(run_id)
+        if snapshot is None:
+            return None
+        head, unsettled = snapshot["head"], snapshot["unsettled"] if look_inside else ()
+        stage, generation = int(head["stage"]), head.get("gen", "")
+        places = [Place(run_id, stage, member, generation=generation) for member in unsettled]
+        return status_from(run_id, snapshot, nested=sum(self.backend.how_far(places)) if places else 0.0)
 
     def spec(self, run_id: str, generation: str) -> Spec:
         """The run's spec. Raises RunNotFound, DamagedState or NewerRelease."""
@@ -56,6 +72,35 @@ class Reader:
         if line.enough is not None and self._is_there(run_id, stage, generation, line, found):
             found = [b"" if field is None else field for field in found]  # skipped before it had an attempt
         return [self._result(run_id, stage, index, field, line) for index, field in enumerate(found, start)]
+
+    def iter_results(self, run_id: str, stage: int, generation: str) -> Iterator[Any]:
+        """The results of a stage that is complete, one after the other; read some at a time. Raises what `results`
+        raises."""
+        line = self.line(run_id, stage, generation)
+        for start in range(0, line.total or 0, CHUNK):
+            yield from self.results(run_id, stage, generation, line, start, min(start + CHUNK, line.total or 0))
+
+    def partial_results(self, run_id: str, stage: int | str | None) -> dict[int, Any] | None:
+        """The results that there are of a stage, by member; None if there is no such run. Raises ValueError if it has
+        no such stage, and ResultsGone if the stage is over and its results are gone."""
+        snapshot = self.backend.snapshot(run_id)
+        if snapshot is None:
+            return None
+        head, found = snapshot["head"], dict[int, Any]()
+        lines = [StageLine.parse(head[f"s{index}"]) for index in range(int(head["stages"]))]
+        present = int(head["stage"])
+        wanted = present if stage is None else stage_in(lines, stage)
+        total, halted = (lines[wanted].total or 0 if lines else 0), head["state"] == "cancelled" and wanted == present
+        is_gone = total > 0 and (wanted < present or head["state"] == "succeeded")
+        for start in range(0, total, CHUNK):
+            end = min(start + CHUNK, total)
+            fields = self.backend.results(run_id, wanted, start, end, generation=head["gen"], halted=halted)
+            results = [(index, result_in(field)) for index, field in enumerate(fields, start)]
+            found |= {index: self.decode(result) for index, result in results if result is not None}
+            is_gone = is_gone and not any(field is not None for field in fields)
+        if is_gone:
+            raise not_kept(run_id, wanted)
+        return found
 
     def decode(self, result: bytes) -> Any:
         """A result, decoded. Raises DamagedState if it can't be decoded."""
@@ -113,11 +158,42 @@ class Reader:
         line, results = self.stage_results(*found)
         return line.many, results
 
+    def iter_previous(self, run_id: str, stage: int, generation: str) -> Iterator[Any]:
+        """The results that a stage sees, one after the other; read some at a time."""
+        found = self.previous_stage(run_id, stage, generation)
+        if isinstance(found, Spec):
+            yield self.decode(found.item or b"")
+        elif found is not None:
+            yield from self.iter_results(*found)
+
+    def earlier_stage(self, run_id: str, before: int, generation: str, stage: int | str) -> int:
+        """The index of the stage that has this index or name and comes `before` another. Raises ValueError if there is
+        none."""
+        lines = self.backend.lines(run_id, before, generation=generation)
+        return stage_in([StageLine.parse(line) for line in lines], stage)
+
+    def iter_earlier(self, run_id: str, before: int, generation: str, stage: int | str) -> Iterator[Any]:
+        """The results of an earlier stage, one after the other. Raises ValueError if there is none such, and
+        ResultsGone if its results aren't there (any more)."""
+        index = self.earlier_stage(run_id, before, generation, stage)
+        try:
+            yield from self.iter_results(run_id, index, generation)
+        except ResultsGone as error:
+            raise not_kept(run_id, index) if index < before - 1 else error from None
+
     def previous_failures(self, run_id: str, stage: int, generation: str) -> list[JobFailure]:
         """The failures of the dead members of the stage whose results this one sees."""
         found = self.previous_stage(run_id, stage, generation)
-        if found is None or isinstance(found, Spec):
-            return []
-        its_run, its_stage, its_generation = found
-        failures = self.backend.failures(its_run, its_stage, generation=its_generation)
-        return [failure_from(its_stage, member, details) for member, details in failures]
+        return self.failures(*found) if isinstance(found, tuple) else []
+
+    def failures(self, run_id: str, stage: int, generation: str) -> list[JobFailure]:
+        """The failures that a stage which is over has allowed."""
+        found = self.backend.failures(run_id, stage, generation=generation)
+        return [failure_from(stage, member, details, allowed=True) for member, details in found]
+
+
+def not_kept(run_id: str, stage: int) -> ResultsGone:
+    return ResultsGone(
+        f"the results of stage {stage} of run {run_id!r} are gone: a run keeps those of its present stage and of the "
+        "one before. Say Clutch(keep_results=True) to keep those of all stages"
+    )

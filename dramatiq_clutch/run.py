@@ -24,7 +24,7 @@ from .errors import (
     is_expected,
 )
 from .handover import delete, hand_over
-from .status import RunStatus, status_from
+from .status import RunStatus, first_failure
 from .steps import Handle, shortened
 from .stored import owners
 from .stored.places import CallbackTag, Place, Tag
@@ -75,12 +75,24 @@ class Run(Handle):
         return self._engine.reader.context(self.run_id, self._generation)
 
     def status(self) -> RunStatus:
-        """How the run stands at one moment: ``Run(run_id).status().state`` is ``"running"``, say. Raises RunNotFound;
-        NewerRelease; or StateUnavailable, if the state store is away."""
-        snapshot = self._engine.backend.snapshot(self.run_id)
-        if snapshot is None:
+        """How the run stands at one moment. For example, ``run.status().progress`` is how far it is, and
+        ``run.status().to_dict()`` is what an API may answer.
+
+        It takes as long for a stage of 100,000 members as for one of two. Where members are nested runs, these are
+        looked at, too, to tell how far they are: at most 100, all together.
+
+        Raises:
+          RunNotFound: there is no such run (any more).
+          NewerRelease: a newer release has started it.
+          StateUnavailable: the state store is away.
+        """
+        return self._status(look_inside=True)
+
+    def _status(self, *, look_inside: bool = False) -> RunStatus:
+        status = self._engine.reader.status(self.run_id, look_inside=look_inside)
+        if status is None:
             raise self._not_found()
-        return status_from(self.run_id, snapshot)
+        return status
 
     status_async = for_coroutines(status)
 
@@ -152,20 +164,60 @@ class Run(Handle):
                 "previous_results() has it, or return the handle that nest() gives"
             ) from error
 
-    def _look(self) -> Any:
-        """The result as it is now. Raises what `get_result` raises."""
-        status = self.status()
+    def _succeeded(self) -> RunStatus:
+        """The status of a run that has a result. Raises what `get_result` raises of one that has none."""
+        status = self._status()
         if status.state in ("running", "failing"):
             raise ResultMissing(f"run {self.run_id!r} is {status.state}")
         if status.state == "failed":
             raise _failure(status)
         if status.state == "cancelled":
             raise RunCancelled(f"run {self.run_id!r} was cancelled")
+        return status
+
+    def _look(self) -> Any:
+        """The result as it is now. Raises what `get_result` raises."""
+        status = self._succeeded()
         if not status.stages:
             return None
         generation = self._engine.backend.generation(self.run_id) or ""
         line, results = self._engine.reader.stage_results(self.run_id, len(status.stages) - 1, generation)
         return results if line.many else results[0]
+
+    def partial_results(self, *, stage: int | str | None = None) -> dict[int, Any]:
+        """The results that there are of a stage of a run which has failed, was cancelled, or is at work: a dict with
+        the result of each member that has succeeded, by the member's index. For example, ``run.partial_results()`` is
+        ``{0: "text of page 1", 2: "text of page 3"}`` while member 1 is failing.
+
+        Parameters:
+          stage: the index or the name of a stage; default is the present one, which is the last that has begun. The
+            results of the one before are there, too; of earlier ones in a run of a ``Clutch(keep_results=True)``.
+
+        Raises:
+          ValueError: the run has no such stage.
+          ResultsGone: the results of the stage are gone, because it is over.
+          RunNotFound: there is no such run (any more).
+          DamagedState: a result can't be decoded.
+          StateUnavailable: the state store is away.
+        """
+        found = self._engine.reader.partial_results(self.run_id, stage)
+        if found is None:
+            raise self._not_found()
+        return found
+
+    def iter_results(self) -> Iterator[Any]:
+        """The results of the last stage's members, one after the other: 1,000 are read at a time, so they needn't fit
+        into memory together. For example, ``for page in run.iter_results(): ...``. It doesn't wait, and there is one
+        value also if the last stage was written with `then`.
+
+        Raises, when it is called, what `get_result()` raises; and when it is iterated ResultsGone, DamagedState or
+        StateUnavailable.
+        """
+        status = self._succeeded()
+        if not status.stages:
+            return iter(())
+        generation = self._engine.backend.generation(self.run_id) or ""
+        return self._engine.reader.iter_results(self.run_id, len(status.stages) - 1, generation)
 
     def cancel(self) -> bool:
         """Bring the run to rest at once: ``Run(run_id).cancel()``. Jobs that are queued are skipped when a worker gets
@@ -353,9 +405,15 @@ def _seconds(timeout: Duration | None) -> float:
 
 
 def _failure(status: RunStatus) -> RunFailed:
-    first = status.error or next(iter(status.failures), None)
+    """The error that says why a run has failed: the first reason in words, and how many there are beside it."""
+    first, reasons = first_failure(status), tuple(failure for failure in status.failures if not failure.allowed)
     if first is None:
-        return RunFailed(f"run {status.run_id!r} has failed")
-    where = f"stage {first.stage}" + (f", {first.actor} (member {first.index})" if first.index is not None else "")
-    text = f"run {status.run_id!r} has failed at {where}: {first.exception_type}: {first.exception_text}"
-    return RunFailed(text, first.exception_type, first.exception_text)
+        return RunFailed(f"run {status.run_id!r} has failed", status)
+    stages = [status.stages[stage] for stage in {failure.stage for failure in reasons if failure.index is not None}]
+    count = sum(stage.failing + stage.dead for stage in stages) + (status.error is not None)
+    name = status.stages[first.stage].name
+    where = f"stage {first.stage}" + (f" ({name!r})" if name else "")
+    where += f", {first.actor} (member {first.index})" if first.index is not None else ""
+    others = f", and {count - 1:,} more" if count > 1 else ""
+    text = f"run {status.run_id!r} has failed at {where}: {first.exception_type}: {first.exception_text}{others}"
+    return RunFailed(text, status, reasons, count, first.exception_type, first.exception_text)

@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .failures import JobFailure, failure_details, failure_from, unescaped
 from .stored.formats import Snapshot
+from .stored.places import BELOW, Place
 from .stored.plan import StageLine
 
 State = Literal["waiting", "running", "failing", "failed", "succeeded", "cancelled"]
 
+#: The version of what `RunStatus.to_dict` gives. It gets higher when a field goes, or changes its meaning. Fields may
+#: be added at any time.
+SCHEMA = 1
+
+#: The progress of a run that hasn't succeeded, at most: so 1.0 says that it has.
+ALMOST = 0.999999
+
 #: How many failures a status lists, at most.
 MOST_FAILURES = 100
 
-#: How many characters of an exception's text are kept, at most.
-MOST_TEXT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class JobFailure:
-    """Why a member is failing or dead; for a nested run, the first failure in it.
-
-    `stage` is the stage's index. `index` is the member's index in its stage; None if the run itself has failed, because
-    a duty couldn't be done. `attempts` is how many attempts the job has had.
-    """
-
-    stage: int
-    index: int | None
-    actor: str
-    message_id: str
-    exception_type: str
-    exception_text: str
-    attempts: int
+#: How many of the failures in a callback's status have their tracebacks, at most: that status is stored and sent.
+MOST_TRACEBACKS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
     """How a stage stands. The numbers are of members. `total` is None as long as it isn't known, which is the case for
     a mapped stage before it is opened. A stage with `allow_failures` may have succeeded with dead members. `skipped`:
-    how many will never be done, because `enough` others had succeeded."""
+    how many will never be done, because `enough` others had succeeded. `name` is None for a stage without one.
+
+    Each member is counted once in `succeeded`, `dead`, `skipped` or `pending`: together they are the `total`. The
+    `failing` members are among the pending ones.
+    """
 
     state: State
     total: int | None
@@ -48,18 +46,29 @@ class StageStatus:
     failing: int = 0
     dead: int = 0
     skipped: int = 0
+    name: str | None = None
 
     @property
     def pending(self) -> int:
-        """How many members have not yet succeeded: waiting, working, failing or dead."""
-        return (self.total or 0) - self.succeeded - self.skipped
+        """How many members are not settled: waiting, working or failing. It is 0 while the `total` isn't known."""
+        return (self.total or 0) - self.succeeded - self.dead - self.skipped
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds. `failures` are
-    those of members of the present stage, at most 100. `error` is the failure of the run itself: a duty that couldn't
-    be done. `tags` are those that were given to `run()`.
+    """How a run stands at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds. `tags` are
+    those that were given to `run()`. `error` is the failure of the run itself: a duty that couldn't be done.
+
+    `failures` are those of the present stage's failing and dead members, and those that earlier stages have allowed, in
+    written order: the first 100, those of the present stage before others. `error` is one of them, too: the one whose
+    `index` is None. `failure_counts` says of how many dead members each type of exception is the reason, in all stages,
+    such as ``{"TimeoutError": 12}``; the run's `error` counts, too. Beyond 1,000 types, the others count as `other`. A
+    member that succeeds after a retry is no failure any more.
+
+    `progress` goes from 0.0 to 1.0, which it is when the run has succeeded and not before. All stages weigh the same,
+    so that it doesn't go back when it becomes known how many members a mapped stage has. A member counts when it has
+    succeeded, was skipped, or is dead where failures are allowed. `Run.status()` also counts the nested runs of the
+    present stage by how far they are, at most 100 of them; a callback's status doesn't.
 
     A run is stalled if nothing has happened to it for the middleware's `stalled_after`, although members are unsettled
     and none is delayed: their messages may be lost. A sweeper finds that out, and sets `stalled_since`; otherwise it is
@@ -76,89 +85,171 @@ class RunStatus:
     updated: int
     stalled_since: int | None = None
     tags: tuple[str, ...] = ()
+    progress: float = 0.0
+    failure_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
 
-    def asdict(self) -> dict[str, Any]:
-        """The status as a dict that JSON can write; each stage has its `pending`, too."""
-        data = dataclasses.asdict(self)
+    @property
+    def parent(self) -> str | None:
+        """The id of the run that this one is nested in; None if it isn't nested. Where a job has nested this run, that
+        is a run which stands in the job's place, and its parent is the job's run."""
+        place = Place.of_child(self.run_id)
+        return place.run_id if place else None
+
+    @property
+    def root(self) -> str | None:
+        """The id of the outermost run that this one is nested in; None if it isn't nested."""
+        return self.run_id.partition(BELOW)[0] if self.parent else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as a dict that JSON can write. Callbacks get the same, with the `event` and the index of the
+        `stage` that it is about, and those of `on_failure` and `on_death` also whether that is `allowed`. For example:
+
+        .. code-block:: json
+
+            {
+                "schema": 1,
+                "run_id": "nightly~1.0",
+                "name": "thumbnails",
+                "parent": "nightly",
+                "root": "nightly",
+                "state": "failing",
+                "progress": 0.75,
+                "stages": [
+                    {
+                        "state": "succeeded",
+                        "total": 1,
+                        "succeeded": 1,
+                        "failing": 0,
+                        "dead": 0,
+                        "skipped": 0,
+                        "name": "load",
+                        "pending": 0
+                    },
+                    {
+                        "state": "failing",
+                        "total": 4,
+                        "succeeded": 2,
+                        "failing": 1,
+                        "dead": 0,
+                        "skipped": 0,
+                        "name": null,
+                        "pending": 2
+                    }
+                ],
+                "failures": [
+                    {
+                        "stage": 1,
+                        "index": 3,
+                        "actor": "resize",
+                        "message_id": "1f0c3a52-6a4f-5d6c-9d3e-0a4b5c6d7e8f",
+                        "exception_type": "OSError",
+                        "exception_text": "disk full",
+                        "attempts": 2,
+                        "arguments": "3, size='small'",
+                        "failed_at": 1700000004000,
+                        "allowed": false,
+                        "traceback": "Traceback (most recent call last): ..."
+                    }
+                ],
+                "failure_counts": {},
+                "error": null,
+                "tags": ["customer-7"],
+                "created": 1700000000000,
+                "updated": 1700000004200,
+                "stalled_since": null
+            }
+
+        `error` is null, or like one of the `failures`. `schema` is the version of all this: it gets higher when a field
+        goes, or changes its meaning. Fields may be added at any time.
+        """
+        data = {**dataclasses.asdict(self), "parent": self.parent, "root": self.root}
         data["stages"] = [{**dataclasses.asdict(stage), "pending": stage.pending} for stage in self.stages]
         data |= {"failures": list(data["failures"]), "tags": list(data["tags"])}
-        return data
+        return {"schema": SCHEMA, **data}
 
 
-def failure_details(
-    error: BaseException | None, *, actor: str = "", message_id: str = "", attempts: int = 0, text: str = ""
-) -> bytes:
-    """The details of a failure as they are stored: JSON in ASCII, whatever the exception holds."""
-    try:
-        text = text or str(error)
-    except Exception as broken:  # the __str__ of a user's exception may raise anything
-        text = f"(its text can't be read: {type(broken).__name__})"
-    kind = type(error).__name__ if error is not None else "Failed"
-    details = {"actor": actor, "message_id": message_id, "type": kind, "text": text[:MOST_TEXT], "attempts": attempts}
-    return json.dumps(details).encode()
+def first_failure(status: RunStatus) -> JobFailure | None:
+    """Why a run isn't succeeding: its own error, or the first failure that isn't allowed. If all are allowed, the first
+    one; but none in a cancelled run, because that isn't the reason."""
+    wrong = status.error or next((failure for failure in status.failures if not failure.allowed), None)
+    return wrong or next((failure for failure in status.failures if status.state != "cancelled"), None)
 
 
 def details_of(status: RunStatus) -> bytes:
     """The details that a nested run with this status tells its parent: its first failure, unchanged."""
-    first = status.error or next(iter(status.failures), None)
+    first = first_failure(status)
     if first is None:
         return failure_details(None, message_id=status.run_id, text=f"nested run {status.run_id} was {status.state}")
-    details = {
-        "actor": first.actor,
-        "message_id": first.message_id or status.run_id,
-        "type": first.exception_type,
-        "text": first.exception_text,
-        "attempts": first.attempts,
-    }
-    return json.dumps(details).encode()
+    return first.details(message_id=first.message_id or status.run_id)
 
 
-def status_from(run_id: str, snapshot: Snapshot) -> RunStatus:
-    """The status that a snapshot shows."""
+def status_from(run_id: str, snapshot: Snapshot, *, nested: float = 0.0) -> RunStatus:
+    """The status that a snapshot shows. `nested` is how far the unsettled nested runs of the present stage are, all
+    together: each counts from 0.0 to 1.0."""
     head, counts = snapshot["head"], snapshot["counts"]
     current, state = int(head["stage"]), head["state"]
     failing, dead = int(counts["failing"]), int(counts["dead"])
     shown: State = "failing" if state == "running" and failing + dead else state
-    stages = []
-    for index in range(int(head["stages"])):
-        line = StageLine.parse(head[f"s{index}"])
+    stages, done = [], 0.0
+    lines = [StageLine.parse(head[f"s{index}"]) for index in range(int(head["stages"]))]
+    for index, line in enumerate(lines):
         if state == "succeeded" or index < current:
             lost, skipped = int(head.get(f"d{index}", 0)), int(head.get(f"k{index}", 0))
-            done = (line.total or 0) - lost - skipped
-            stages.append(StageStatus("succeeded", line.total, done, dead=lost, skipped=skipped))
+            succeeded = (line.total or 0) - lost - skipped
+            stages.append(StageStatus("succeeded", line.total, succeeded, 0, lost, skipped, line.name))
+            done += 1.0
         elif index == current:
             succeeded = int(counts["recorded"]) - int(counts["working"]) - int(counts["attempted"]) - failing - dead
-            stages.append(StageStatus(shown, line.total, succeeded, failing, dead))
+            stages.append(StageStatus(shown, line.total, succeeded, failing, dead, name=line.name))
+            done += part_done(line, succeeded, dead, nested)
         else:
-            stages.append(StageStatus("waiting", line.total))
-    error = head.get("error")
+            stages.append(StageStatus("waiting", line.total, name=line.name))
+    error = failure_from(current, None, head["error"]) if head.get("error") else None
     return RunStatus(
         run_id=run_id,
         name=head.get("name") or None,
         state=shown,
         stages=tuple(stages),
-        failures=tuple(failure_from(current, int(member), details) for member, details in snapshot["failures"]),
-        error=failure_from(current, None, error) if error else None,
+        failures=_failures(current, lines, snapshot, error),
+        error=error,
         created=int(head["created"]),
         updated=int(head["updated"]),
         stalled_since=int(head["stalled"]) if head.get("stalled") else None,
         tags=tuple(json.loads(head.get("tags") or "[]")),
+        progress=1.0 if state == "succeeded" else min(done / len(stages), ALMOST),
+        failure_counts=_failure_counts(snapshot, error),
     )
 
 
-def failure_from(stage: int, index: int | None, stored: str) -> JobFailure:
-    """The failure that stored details describe. Details that can't be read are shown as such and raise nothing, because
-    they only inform."""
-    try:
-        details = json.loads(stored)
-        return JobFailure(
-            stage,
-            index,
-            str(details["actor"]),
-            str(details["message_id"]),
-            str(details["type"]),
-            str(details["text"]),
-            int(details["attempts"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return JobFailure(stage, index, "", "", "DamagedState", f"details that can't be read: {stored[:100]!r}", 0)
+def _failures(
+    current: int, lines: Sequence[StageLine], snapshot: Snapshot, error: JobFailure | None
+) -> tuple[JobFailure, ...]:
+    """The first failures, in written order. Those of the present stage come before others where there are too many."""
+    most_dead = lines[current].most_dead if lines else 0
+    allows = 0 < most_dead >= int(snapshot["counts"]["dead"])
+    present = [failure_from(current, int(member), details, allows) for member, details in snapshot["failures"]]
+    if error:
+        present.insert(0, error)
+    places = sorted((tuple(map(int, place.split("."))), details) for place, details in snapshot.get("kept", ()))
+    kept = [failure_from(stage, member, details, allowed=True) for (stage, member), details in places]
+    chosen = [*kept[: max(MOST_FAILURES - len(present), 0)], *present[:MOST_FAILURES]]
+    return tuple(sorted(chosen, key=lambda one: (one.stage, -1 if one.index is None else one.index)))
+
+
+def _failure_counts(snapshot: Snapshot, error: JobFailure | None) -> dict[str, int]:
+    counts = Counter[str]()
+    for field_of_tally, count in snapshot.get("tally", {}).items():
+        counts[unescaped(field_of_tally.partition(" ")[2]) or "other"] += count
+    if error:
+        counts[error.exception_type] += 1
+    return dict(sorted(counts.items()))
+
+
+def part_done(line: StageLine, succeeded: int, dead: int, nested: float = 0.0) -> float:
+    """How far a stage at work is, from 0.0 to 1.0. A dead member counts only if it is one that may die: otherwise the
+    stage isn't complete before the member is retried. Where some successes are enough, only these count."""
+    if not line.total:
+        return 0.0
+    if line.enough is not None:
+        return min((succeeded + nested) / min(line.enough, line.total), 1.0)
+    return min((succeeded + min(dead, line.most_dead) + nested) / line.total, 1.0)

@@ -132,6 +132,7 @@ class Stage:
     allowed: int | float | None = None
     enough: int | None = None
     wait: int = 0
+    name: str | None = None
     source: Source | None = None
     levels: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -164,6 +165,8 @@ class Stage:
         yield from ((name, value) for name, value in options.items() if value is not None)
         if self.fail_fast:
             yield "fail_fast", True
+        if self.name is not None:
+            yield "name", shortened(repr(self.name), 40)
 
     def read(self, broker: Broker) -> Iterator[Encoded | Description]:
         """Yields the members, for a run on this broker. Raises TypeError for what isn't a step, or doesn't fit its

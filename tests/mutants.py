@@ -142,6 +142,49 @@ SCRIPTS = (
         "if dead > 0 then call('HSET', head, 'd' .. stage, dead) end",
         "",
     ),
+    # Failures
+    Mutant(
+        "failures go with their stage",
+        "Failures that were allowed are told until their run goes.",
+        "if dead > 0 then keep_failures() end",
+        "",
+    ),
+    Mutant(
+        "who succeeds after all stays a failure",
+        "A member that dies and succeeds after all is no failure any more.",
+        "if tally_off(member) then call('ZREM', here.dead, member) end",
+        "call('ZREM', here.dead, member)",
+    ),
+    Mutant(
+        "the dead of before a retry are counted on",
+        "A member that is dead, was retried, and dies again, counts once.",
+        "    clear_tally()\n",
+        "",
+    ),
+    Mutant(
+        "all failures are kept",
+        "A run keeps its first 100 failures, and not more, of whichever stages.",
+        "local room = MOST_FAILURES - call('HLEN', failures)",
+        "local room = MOST_FAILURES",
+    ),
+    Mutant(
+        "kept failures go before the status does",
+        "Failures and their counts live as long as the status that has them.",
+        "for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end",
+        "",
+    ),
+    Mutant(
+        "a callback gets no traceback",
+        "The first ten failures that a callback gets have their tracebacks.",
+        "for index = most + 1, #listed do",
+        "for index = 1, #listed do",
+    ),
+    Mutant(
+        "a callback gets all tracebacks",
+        "What goes with a duty stays small: only the first ten failures have their tracebacks.",
+        "without_tracebacks(listed, MOST_TRACEBACKS)",
+        "",
+    ),
     # Limits
     Mutant(
         "a failing member gives its place up",

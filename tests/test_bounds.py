@@ -24,7 +24,7 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run, handover
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.status import failure_details
+from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker

@@ -31,7 +31,9 @@ from dramatiq_clutch import (
     Run,
     RunCancelled,
     RunFailed,
+    RunIdTaken,
     RunNotFound,
+    RunStatus,
     current_run,
     errors,
     previous_results,
@@ -274,13 +276,16 @@ def test_every_error_is_imported_from_the_package_and_is_a_clutch_error() -> Non
 
 
 def test_a_failed_or_cancelled_run_is_also_dramatiqs_result_failure() -> None:
-    failed, cancelled = RunFailed("it failed", "ValueError", "no such page"), RunCancelled("it was cancelled")
+    status = RunStatus("run", None, "failed", (), (), None, 0, 0)
+    failed = RunFailed("it failed", status, (), 1, "ValueError", "no such page")
+    cancelled = RunCancelled("it was cancelled")
     assert isinstance(failed, ResultFailure)
     assert isinstance(cancelled, ResultFailure)
     assert (str(failed), failed.orig_exc_type, failed.orig_exc_msg) == ("it failed", "ValueError", "no such page")
     assert (str(cancelled), cancelled.orig_exc_type) == ("it was cancelled", "RunCancelled")
     again = pickle.loads(pickle.dumps(failed))
     assert (type(again), str(again), again.orig_exc_type) == (RunFailed, "it failed", "ValueError")
+    assert (again.run_id, again.status, again.failures, again.failure_count) == ("run", status, (), 1)
 
 
 @pytest.mark.process
@@ -461,3 +466,61 @@ def test_a_delay_and_a_timeout_are_milliseconds_or_a_timedelta(
         late.get_result(block=True, timeout=-1)
     with pytest.raises(ValueError, match=r"delay is -1; .* and not negative"):
         clutch.run(delay=-1)
+
+
+def test_a_stage_is_named_where_it_is_shown(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor
+    def job(item: Any = None) -> list[int]:
+        return []
+
+    clutch = Clutch().then(job, name="load").parallel(job, job, name="two of them").map(job, name="each").then(job)
+    assert "then(job, name='load'), parallel(2 of job, name='two of them'), map(job, name='each'), then(job)" in repr(
+        clutch
+    )
+    assert [stage.name for stage in clutch.run().status().stages] == ["load", "two of them", "each", None]
+    picture = clutch.to_mermaid()
+    assert '|"load"|' in picture
+    assert '|"each, map"|' in picture
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "match"),
+    [
+        ("", ValueError, "1 to 100"),
+        ("x" * 101, ValueError, "1 to 100"),
+        ("a\nb", ValueError, "printable"),
+        ("\ud800", ValueError, "printable"),
+        ("load", ValueError, "already"),
+        (3, TypeError, "a string"),
+    ],
+)
+def test_a_name_that_cannot_be_a_stages_is_refused(
+    broker: dramatiq.Broker, name: Any, error: type[Exception], match: str
+) -> None:
+    @dramatiq.actor
+    def job(item: Any = None) -> None: ...
+
+    begun = Clutch().then(job, name="load")
+    for add in (begun.then, begun.parallel, begun.map):
+        with pytest.raises(error, match=match):
+            add(job, name=name)
+    assert Clutch().then(begun).then(job, name="load").stages[-1].name == "load"  # a nested clutch has names of its own
+
+
+def test_a_name_is_that_of_one_stage(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    for steps in ((), (job, job)):
+        with pytest.raises(ValueError, match="one step"):
+            Clutch().then(*steps, name="load")
+
+
+def test_clutches_whose_stages_are_named_otherwise_differ(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor
+    def job() -> None: ...
+
+    Clutch().then(job, name="load").run(run_id="mine")
+    Clutch().then(job, name="load").run(run_id="mine")
+    with pytest.raises(RunIdTaken):
+        Clutch().then(job).run(run_id="mine")

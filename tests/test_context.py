@@ -345,7 +345,7 @@ def test_tags_are_shown_in_the_status_of_the_run_and_of_no_nested_one(broker: dr
         run.get_result(block=True)
         jobs.wait_fired("root", "E")
     assert run.status().tags == expected
-    assert jobs.statuses[0]["tags"] == json.loads(json.dumps(run.status().asdict()))["tags"] == list(expected)
+    assert jobs.statuses[0]["tags"] == json.loads(json.dumps(run.status().to_dict()))["tags"] == list(expected)
     assert clutch.run().status().tags == ()
 
 

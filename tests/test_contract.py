@@ -17,8 +17,9 @@ from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupan
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
+from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News
-from dramatiq_clutch.status import RunStatus, failure_details, status_from
+from dramatiq_clutch.status import RunStatus, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.formats import Standing
 from dramatiq_clutch.stored.owners import SWEEPER
@@ -126,11 +127,12 @@ class Store:
         due: int = 0,
         generation: str = "",
         along: Along | None = None,
+        error: Exception | None = None,
     ) -> Reply:
         epoch, attempt = order
         more: dict[str, Any] = {"batch": self.batch, "exact": self.exact, "generation": generation}
         tag = Tag(self.run_id, stage, member, of, epoch, **more)
-        payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
+        payload = b"%d" % member if ending == "succeeded" else failure_details(error or ValueError(ending))
         record = Record(tag, attempt, ending, payload, nested, due=due)
         if along is not None:
             assert isinstance(self.backend, RedisBackend)
@@ -1163,6 +1165,307 @@ def test_what_jobs_of_a_stage_have_nested_goes_with_the_next_stage_once_it_is_ca
     assert dict(store.backend.nested(store.run_id, 0, range(2))) == {0: b"plan"}
     store.record(0, "succeeded", stage=1, of=1)
     assert dict(store.backend.nested(store.run_id, 0, range(2))) == {}
+
+
+# Failures stay
+
+
+def raised(error: Exception) -> Exception:
+    """The same, with a traceback."""
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+def tolerant(store: Store, *totals: int, parent: Place | None = None, events: Sequence[str] = ()) -> None:
+    """A run of stages that all allow failures."""
+    lines = [StageLine(sum(totals[:index]), total, many=True, tolerant=True) for index, total in enumerate(totals)]
+    spec = Spec(parent=parent, callbacks=dict.fromkeys(events, (b"row",)))
+    plan = Plan(spec, tuple(lines), (b"row",) * sum(totals))
+    store.confirm(*store.backend.create(store.run_id, plan, store.caller(), run_ttl=TTL, result_ttl=TTL // 10).duties)
+
+
+def where(status: RunStatus) -> list[tuple[int, int | None, str, bool]]:
+    return [(one.stage, one.index, one.exception_type, one.allowed) for one in status.failures]
+
+
+def test_failures_that_were_allowed_stay_when_their_stage_is_over_and_the_next_one_too(either_way: Store) -> None:
+    store = either_way
+    tolerant(store, 3, 2, 1)
+    store.record(2, "dead", error=KeyError("a"))
+    store.record(0, "dead", error=ValueError("b"))
+    store.confirm(*store.record(1, "succeeded").duties)
+    of_first = [(0, 0, "ValueError", True), (0, 2, "KeyError", True)]
+    assert where(store.status()) == of_first
+    store.record(1, "failing", stage=1, of=2, error=OSError("c"))
+    assert where(store.status()) == [*of_first, (1, 1, "OSError", True)]
+    store.record(1, "dead", stage=1, of=2, order=(0, 1), error=KeyError("d"))
+    store.confirm(*store.record(0, "succeeded", stage=1, of=2).duties)
+    of_both = [*of_first, (1, 1, "KeyError", True)]
+    assert where(store.status()) == of_both
+    assert [member for member, _ in store.backend.failures(store.run_id, 0)] == [0, 2]
+    store.confirm(*store.record(0, "dead", stage=2, of=1, error=TypeError("e")).duties)
+    assert store.status().state == "succeeded"
+    assert where(store.status()) == [*of_both, (2, 0, "TypeError", True)]
+    assert store.status().failure_counts == {"KeyError": 2, "TypeError": 1, "ValueError": 1}
+
+
+def test_failures_are_allowed_as_long_as_there_are_not_too_many(store: Store) -> None:
+    plan = Plan(Spec(), (StageLine(0, 4, many=True, allowed=2), StageLine(4, 1)), (b"row",) * 5)
+    store.backend.create(store.run_id, plan, store.caller(), run_ttl=TTL, result_ttl=TTL)
+    for member in range(3):
+        store.record(member, "dead", of=4)
+        assert {one.allowed for one in store.status().failures} == {member < 2}
+    store.record(2, "succeeded", of=4)
+    store.record(3, "succeeded", of=4)
+    assert where(store.status()) == [(0, 0, "ValueError", True), (0, 1, "ValueError", True)]
+
+
+def test_what_is_kept_lives_as_long_as_the_status(either_way: Store) -> None:
+    store = either_way
+    backend: Any = store.backend
+    names = [f"{backend.namespace}:{{{store.run_id}}}:{part}" for part in ("head", "failures", "tally")]
+    tolerant(store, 2, 1)
+    store.record(0, "dead", of=2)
+    store.record(1, "succeeded", of=2)
+
+    def lives() -> list[int]:
+        return [backend.client.execute_command("PTTL", name) for name in names]
+
+    assert min(lives()) > TTL // 2
+    store.confirm(*store.record(0, "succeeded", stage=1, of=1).duties)
+    assert where(store.status()) == [(0, 0, "ValueError", True)]
+    assert min(lives()) > 0
+    assert max(lives()) <= TTL // 10
+
+
+def test_of_a_nested_run_that_has_told_its_parent_no_failures_stay(store: Store) -> None:
+    tolerant(store, 1, 1, parent=Place("parent", 0, 0))
+    store.confirm(*store.record(0, "dead", of=1).duties)
+    store.confirm(*store.record(0, "succeeded", stage=1, of=1).duties)
+    backend: Any = store.backend
+    for part in ("head", "failures", "tally"):
+        assert backend.client.execute_command("EXISTS", f"{backend.namespace}:{{{store.run_id}}}:{part}") == 0
+
+
+def test_who_succeeds_after_all_is_no_failure(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3, 1).duties)
+    store.record(0, "dead", error=ValueError("a"))
+    store.record(1, "dead", error=ValueError("b"))
+    assert store.status().failure_counts == {"ValueError": 2}
+    store.record(0, "dead", order=(0, 1), error=KeyError("c"))
+    assert store.status().failure_counts == {"KeyError": 1, "ValueError": 1}
+    store.record(0, "failing", order=(0, 2), error=KeyError("d"))
+    assert store.status().failure_counts == {"ValueError": 1}
+    store.record(1, "succeeded")
+    assert store.status().failure_counts == {}
+    assert where(store.status()) == [(0, 0, "KeyError", False)]
+
+
+def test_a_retry_takes_all_that_were_dead_out_of_the_counts(either_way: Store) -> None:
+    store = either_way
+    tolerant(store, 1, 3)
+    store.confirm(*store.record(0, "dead", of=1, error=OSError("a")).duties)
+    store.record(0, "dead", stage=1, error=ValueError("b"))
+    store.record(1, "dead", stage=1, error=KeyError("c"))
+    assert store.status().failure_counts == {"KeyError": 1, "OSError": 1, "ValueError": 1}
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert store.status().failure_counts == {"OSError": 1}  # that stage is over
+    assert where(store.status()) == [(0, 0, "OSError", True)]
+    store.record(0, "dead", stage=1, order=(1, 0), error=ValueError("d"))
+    store.record(1, "succeeded", stage=1, order=(0, 1))  # a late one, of before the retry
+    assert store.status().failure_counts == {"OSError": 1, "ValueError": 1}
+
+
+def test_a_job_that_was_dead_and_has_nested_runs_is_no_failure_until_these_are(store: Store) -> None:
+    store.create(2)
+    store.record(0, "dead", of=2)
+    store.record(0, "succeeded", of=2, nested=b"plan")
+    assert store.status().failure_counts == {}
+    child(store, "dead", 1)
+    assert store.status().failure_counts == {"ValueError": 1}
+    child(store, "working", 2)
+    assert store.status().failure_counts == {}
+
+
+def test_a_hundred_failures_are_kept_and_all_are_counted(store: Store) -> None:
+    tolerant(store, 70, 60, 60, 1)
+    for stage, total in enumerate((70, 60, 60)):
+        for member in reversed(range(total)):
+            reply = store.record(member, "dead", stage=stage, of=total, error=KeyError(str(stage)))
+        store.confirm(*reply.duties)
+    status = store.status()
+    assert [(one.stage, one.index) for one in status.failures] == [(0, n) for n in range(70)] + [
+        (1, n) for n in range(30)
+    ]
+    assert status.failure_counts == {"KeyError": 190}
+    store.record(0, "failing", stage=3, of=1)
+    assert [(one.stage, one.index) for one in store.status().failures][-2:] == [(1, 28), (3, 0)]
+
+
+def test_beyond_a_thousand_types_the_others_count_together(store: Store) -> None:
+    tolerant(store, 1_010)
+    for member in range(1_003):
+        store.record(member, "dead", of=1_010, error=type(f"Error{member}", (Exception,), {})())
+    counts = store.status().failure_counts
+    assert (counts["Error0"], counts["Error999"], counts["other"], len(counts)) == (1, 1, 3, 1_001)
+    store.record(1_001, "succeeded", of=1_010)
+    assert store.status().failure_counts["other"] == 2
+
+
+@pytest.mark.parametrize("name", ['quoted "x"', "Fehl\u00e4", "back\\slash", "with space", ""])
+def test_a_type_of_any_name_counts(store: Store, name: str) -> None:
+    tolerant(store, 2)
+    store.record(0, "dead", of=2, error=type(name, (Exception,), {})())
+    assert sum(store.status().failure_counts.values()) == 1
+    if '"' not in name:
+        assert store.status().failure_counts == {name or "other": 1}
+    store.record(0, "succeeded", of=2)
+    assert store.status().failure_counts == {}
+
+
+def test_a_callback_gets_few_tracebacks_and_a_status_all(store: Store) -> None:
+    tolerant(store, 20, 12, events=("on_finish",))
+    for stage, total in enumerate((20, 12)):
+        for member in range(total):
+            reply = store.record(member, "dead", stage=stage, of=total, error=raised(KeyError(', "traceback": "x"')))
+    (finished,) = reply.duties
+    assert isinstance(finished, CallBack)
+    assert finished.snapshot is not None
+    told = status_from(store.run_id, finished.snapshot)
+    assert [bool(one.traceback) for one in told.failures] == [False] * 20 + [True] * 10 + [False] * 2
+    assert {one.exception_text for one in told.failures} == {repr(', "traceback": "x"')}
+    assert all(one.traceback for one in store.status().failures)
+
+
+def test_a_run_of_an_older_release_has_no_counts_and_goes_on(store: Store) -> None:
+    tolerant(store, 2, 1)
+    store.record(0, "dead", of=2)
+    backend: Any = store.backend
+    key = f"{backend.namespace}:{{{store.run_id}}}:"
+    backend.client.execute_command("HDEL", key + "head", "tallied")
+    backend.client.execute_command("DEL", key + "tally")
+    assert store.status().failure_counts == {}
+    store.record(0, "succeeded", of=2)
+    assert backend.client.execute_command("EXISTS", key + "tally") == 0
+    store.record(1, "dead", of=2)
+    assert where(store.status()) == [(0, 1, "ValueError", True)]
+    assert store.status().failure_counts == {"ValueError": 1}
+
+
+# How far a run is
+
+
+def test_progress_weighs_stages_alike_and_never_goes_back(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(2, None, 1).duties)
+    seen = [store.status().progress]
+    store.record(0, "failing", of=2)
+    for member in (0, 1):
+        opening = store.record(member, "succeeded", of=2, order=(0, 1)).duties
+        seen.append(store.status().progress)
+    store.confirm(*store.open(opening[0], 4).duties)
+    seen.append(store.status().progress)
+    for member in range(4):
+        store.record(member, "succeeded", stage=1, of=4)
+        seen.append(store.status().progress)
+    store.record(0, "succeeded", stage=2, of=1)
+    seen.append(store.status().progress)
+    sixth, twelfth = 1 / 6, 1 / 12
+    rising = [0, sixth, 2 * sixth, *(2 * sixth + twelfth * done for done in range(5)), 1]
+    assert seen == [pytest.approx(far) for far in rising]
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("tolerant", [True, False], ids=["failures allowed", "none allowed"])
+def test_what_is_dead_counts_as_done_where_failures_are_allowed(store: Store, tolerant: bool) -> None:
+    plan = Plan(Spec(), (StageLine(0, 2, many=True, tolerant=tolerant),), (b"row",) * 2)
+    store.backend.create(store.run_id, plan, store.caller(), run_ttl=TTL, result_ttl=TTL)
+    store.record(0, "dead", of=2)
+    status = store.status()
+    assert status.progress == (1 / 2 if tolerant else 0)
+    assert (status.stages[0].dead, status.stages[0].pending) == (1, 1)
+    store.record(1, "dead", of=2)
+    assert store.status().progress == (1 if tolerant else 0)
+
+
+def test_of_a_stage_with_nested_runs_the_unsettled_are_told(store: Store) -> None:
+    store.create(6, nested=True)
+
+    def unsettled() -> list[int]:
+        snapshot = store.backend.snapshot(store.run_id)
+        assert snapshot is not None
+        return sorted(snapshot["unsettled"])
+
+    assert unsettled() == [0, 1, 2, 3, 4, 5]
+    child(store, "succeeded", 1, member=0)
+    child(store, "dead", 1, member=2)
+    child(store, "failing", 1, member=3)
+    assert unsettled() == [1, 3, 4, 5]
+    store.backend.cancel(store.run_id, store.caller())
+    assert unsettled() == [1, 3, 4, 5]
+    store.backend.retry(store.run_id, store.caller())
+    assert unsettled() == [1, 3, 4, 5]  # the dead one is to be sent again; it says so when it works
+
+
+def test_of_a_stage_of_jobs_only_those_that_have_nested_runs_are_told(store: Store) -> None:
+    store.create(3)
+    store.record(0, "succeeded", nested=b"plan")
+    snapshot = store.backend.snapshot(store.run_id)
+    assert snapshot is not None
+    assert snapshot["unsettled"] == [0]
+
+
+def test_no_more_than_a_hundred_are_told_and_none_beyond_the_limit(store: Store) -> None:
+    for limit, count in ((None, 100), (3, 3)):
+        store.run_id = secrets.token_hex(4)
+        store.create(300, nested=True, limit=limit)
+        snapshot = store.backend.snapshot(store.run_id)
+        assert snapshot is not None
+        assert snapshot["unsettled"] == list(range(count))
+
+
+def test_how_far_nested_runs_are(store: Store) -> None:
+    store.create(4, nested=True, generation="76543210")
+    parent, places = store.run_id, [Place(store.run_id, 0, member, generation="76543210") for member in range(4)]
+
+    def far() -> list[float]:
+        return [round(one, 3) for one in store.backend.how_far(places)]
+
+    def start(place: Place) -> None:
+        store.run_id = place.child_id
+        store.confirm(*store.create(4, 1, events=(), parent=place, generation=place.child_generation).duties)
+
+    assert far() == [0, 0, 0, 0]
+    start(places[1])
+    assert far() == [0, 0, 0, 0]
+    for member, ending in enumerate[Ending](["succeeded", "succeeded", "failing", "dead"]):
+        store.backend.record(
+            Record(replace(tag_in(places[1]), member=member), 0, ending, b"{}"), store.caller(f"0.{member}")
+        )
+    assert far() == [0, 0.25, 0, 0]
+    store.backend.cancel(store.run_id, store.caller(), generation=places[1].child_generation)
+    assert far() == [0, 0.25, 0, 0]
+    for stage, members in ((0, 4), (1, 1)):
+        if not stage:
+            start(places[2])
+        for member in range(members):
+            tag = replace(tag_in(places[2]), stage=stage, member=member, of=members)
+            reply = store.backend.record(Record(tag, 0, "succeeded", b"1"), store.caller(tag.owner))
+        assert far()[2] == (stage + 1) / 2
+    assert store.backend.generation(store.run_id) is not None
+    store.confirm(*reply.duties)
+    assert store.backend.generation(store.run_id) is None  # it has told its parent
+    assert far() == [0, 0.25, 1, 0]
+    assert store.backend.how_far([replace(place, generation="another0") for place in places]) == [0, 0, 0, 0]
+    store.run_id = parent
+
+
+def tag_in(place: Place) -> Tag:
+    """Of a job in the first stage of the run that is nested here."""
+    return Tag(place.child_id, 0, 0, 4, generation=place.child_generation)
 
 
 # Two executions of one job at once: a redelivery while the first still works

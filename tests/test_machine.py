@@ -434,6 +434,13 @@ class TwoBackends(RuleBasedStateMachine):
             if state == "failed" and self.is_broken():
                 self.halt()
                 self.comes_to.add("broken off")
+            if status is not None:
+                assert 0 <= status.progress <= 1
+                assert (status.progress == 1) == (state == "succeeded")
+                assert all(stage.pending >= 0 for stage in status.stages)
+                dead = sum(stage.dead for stage in status.stages)
+                assert sum(status.failure_counts.values()) == dead + (status.error is not None)
+                self.comes_to |= {"a failure was kept"} if dead > status.stages[self.present_stage()].dead else set()
             self.state = state
             self.comes_to.add(state)
             if status is not None and state == "failed" and status.error is None:
@@ -544,7 +551,7 @@ class TwoBackends(RuleBasedStateMachine):
             parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
             # What was nested in a stage that had enough stays, until it expires, if that wasn't cancelled in time.
             parts |= {f"nests:{stage}" for stage, line in enumerate(self.plan.lines) if line.enough}
-            assert left <= {"head", "tombstone", "past", *parts}
+            assert left <= {"head", "tombstone", "past", "failures", "tally", *parts}
         self.delete(status)
 
     def delete(self, status: Any) -> None:

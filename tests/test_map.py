@@ -21,7 +21,8 @@ from dramatiq_clutch.backend import Caller, Ending, Note, Record
 from dramatiq_clutch.backends.memory import Clock, StubBackend
 from dramatiq_clutch.backends.redis.keys import keys_of
 from dramatiq_clutch.backends.redis.scripts import Source, script_names
-from dramatiq_clutch.status import failure_details, status_from
+from dramatiq_clutch.failures import failure_details
+from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored import duties
 from dramatiq_clutch.stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag

@@ -14,8 +14,8 @@ import pytest
 
 from dramatiq_clutch import Clutch, Run, news
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News, log
-from dramatiq_clutch.status import failure_details
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is

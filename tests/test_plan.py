@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dramatiq_clutch.errors import DamagedState, NewerRelease
-from dramatiq_clutch.status import failure_details, status_from
+from dramatiq_clutch.failures import failure_details
+from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.formats import FORMAT, pack, unpack
 from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import Spec, StageLine, from_row, message_from, to_row
@@ -87,11 +88,22 @@ def test_a_plan_of_a_newer_release_says_who_can_read_it() -> None:
         StageLine(1, 1, piped=True, into="page"),
         StageLine(1, 1, wait=5_000),
         StageLine(1, 1, wait=5_000, start_at=1_700_000_005_000, unknown_words=("wait", "later=1")),
+        StageLine(1, 1, name="load"),
+        StageLine(
+            1, 1, many=True, limit=3, into="page", name="Bilder laden, 100 % = alle \u00e4 😀", unknown_words=("later",)
+        ),
         StageLine(1, None, many=True, mapped=True, limit=20, into="seite_ä", unknown_words=("later",)),
     ],
 )
 def test_a_stage_line_comes_back(line: StageLine) -> None:
     assert StageLine.parse(str(line)) == line
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_stage_line_with_a_name_is_one_line_of_words(name: str) -> None:
+    line = str(StageLine(0, 3, name=name))
+    assert re.fullmatch(r"0 3 - 0 name=[!-~]+", line)
+    assert StageLine.parse(line).name == name
 
 
 @given(st.text(), st.text(), st.text())

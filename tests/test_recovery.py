@@ -259,7 +259,14 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
     }
     of_lives |= {"delete", "occupants"}  # see test_again.py
     of_waiting = {"at_rest", "listen", "say"}
-    assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *looked_at_elsewhere, *of_lives, *of_waiting}
+    only_informing = {"how_far", "lines"}
+    assert set(ClutchBackend.__abstractmethods__) == {
+        *TRANSITIONS,
+        *looked_at_elsewhere,
+        *of_lives,
+        *of_waiting,
+        *only_informing,
+    }
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])

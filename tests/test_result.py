@@ -160,4 +160,4 @@ def test_a_handle_works_in_any_process_that_knows_the_id(broker: dramatiq.Broker
     again = Run(run.run_id)
     assert again.get_result() is None
     assert again.status().name == "nightly"
-    assert again.status().asdict()["stages"] == []
+    assert again.status().to_dict()["stages"] == []

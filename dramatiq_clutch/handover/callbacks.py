@@ -28,7 +28,7 @@ def call_back(engine: Engine, run_id: str, duty: CallBack) -> None:
     if duty.snapshot is None:
         raise DamagedState(f"the duty {duty.id!r} of run {run_id!r} has no snapshot")
     status = status_from(run_id, duty.snapshot)
-    told = status.asdict() | {"event": duty.event, "stage": duty.stage}
+    told = status.to_dict() | {"event": duty.event, "stage": duty.stage}
     if duty.event in ALARMS:
         told["allowed"] = _is_allowed(duty.snapshot, duty.stage, status)
     first: Exception | None = None

@@ -10,8 +10,8 @@ from dramatiq.logging import get_logger
 from ..backend import Caller, Note, Reply
 from ..engine import Engine
 from ..errors import NewerRelease, is_final
+from ..failures import failure_details
 from ..news import log
-from ..status import failure_details
 from ..stored import owners
 from ..stored.duties import (
     CallBack,
@@ -77,7 +77,9 @@ def _all(lease: Lease, caused: Caused) -> Work:
             except Exception as error:
                 if not is_final(error):
                     raise
-                more = engine.backend.fail(run_id, duty, failure_details(error), at_present(engine, caller))
+                more = engine.backend.fail(
+                    run_id, duty, failure_details(error, failed_at=engine.now()), at_present(engine, caller)
+                )
                 if more.word == "lost":  # another caller holds the duty by now, or has done it
                     logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
                 else:

@@ -9,7 +9,8 @@ from dramatiq.logging import get_logger
 from ..backend import Record, Reply
 from ..engine import Engine
 from ..errors import DamagedState, PayloadRefused, is_final
-from ..status import RunStatus, details_of, failure_details, status_from
+from ..failures import failure_details
+from ..status import RunStatus, details_of, status_from
 from ..stored import owners
 from ..stored.duties import Halt, StartNested, Tell
 from ..stored.formats import result_in, since_of, told_in
@@ -88,7 +89,7 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
                 raise
             # The run has succeeded and won't tell again, so the parent has to hear that it is dead.
             logger.exception("The result of nested run %s can't be handed on", run_id)
-            ending, payload = "dead", failure_details(error, message_id=run_id)
+            ending, payload = "dead", failure_details(error, message_id=run_id, failed_at=engine.now())
     # The epoch is that in which the parent has started it, or revived it last.
     place = replace(spec.parent, epoch=max(spec.parent.epoch, since_of(duty.snapshot)))
     caller = engine.caller(owners.child(place.stage, place.member, duty.revision))
@@ -97,7 +98,9 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
         reply = engine.backend.record(record, caller)
     except PayloadRefused as error:
         logger.exception("The result of nested run %s can't be handed on", run_id)
-        refused = replace(record, ending="dead", payload=failure_details(error, message_id=run_id))
+        refused = replace(
+            record, ending="dead", payload=failure_details(error, message_id=run_id, failed_at=engine.now())
+        )
         reply = engine.backend.record(refused, caller)
     yield Caused(place.run_id, reply, caller)
     if engine.is_due(run_id):

@@ -10,7 +10,7 @@ from dramatiq.logging import get_logger
 from ..backend import LAST, Record
 from ..engine import Engine
 from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable, is_expected
-from ..status import failure_details
+from ..failures import failure_details
 from ..stored import owners
 from ..stored.duties import SendMembers
 from ..stored.formats import is_stalled, present_stage, result_in
@@ -185,9 +185,8 @@ def report_gone(engine: Engine, run_id: str, generation: str) -> None:
     place = replace(place, generation=engine.backend.generation(place.run_id) or "")
     if place.child_generation != generation:
         return
-    details = failure_details(
-        None, message_id=run_id, text=f"nested run {run_id} is gone: it has expired or was removed"
-    )
+    text = f"nested run {run_id} is gone: it has expired or was removed"
+    details = failure_details(None, message_id=run_id, text=text, failed_at=engine.now())
     tag, caller = tag_of_run(place), engine.caller(owners.gone(place.stage, place.member))
     reply = engine.backend.record(Record(tag, LAST, "dead", details, of_run=True), caller)
     hand_over(engine, place.run_id, reply, caller)

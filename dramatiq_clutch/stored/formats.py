@@ -4,8 +4,9 @@ A format that has a class of its own is written and read by that class, and one 
 are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
-                    0 3 pm 20 into=page                       `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
-                                                              "enough=" NUMBER, "wait=" MS, "from=" UNIX_MS, or unknown
+                    0 3 pm 20 into=page name=fetch%20all      `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
+                                                              "enough=" NUMBER, "wait=" MS, "from=" UNIX_MS, "name=" and
+                                                              a percent-encoded name, or unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
     callback's row  "m" MESSAGE / "w" MESSAGE                 among a spec's blobs; `plan.row_with_result`
                     the second gets the run's result, too
@@ -25,19 +26,22 @@ are only the grammars of these.
                     it has succeeded / its job has nested runs / it is a run, or a job, that has had an attempt
     standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 working, 1 attempted, 2 failing
     dead            REVIVAL * 2^32 + MEMBER                   a score
-    attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `status.failure_details`
+    attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `failures.failure_details`
                     0 2 {"actor": "job", ...}
     outbox entry    JSON: seq, owner, due, lease, cursor, and snapshot, parked, members, epoch where there are any
     tombstone       ("done " / "free ") GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
                     buried 76543210 3                         what is left of a run, and what is never to start
     past            *( GENERATION " " )                       those that have had the id, the latest first
-    snapshot        JSON: head (the run's fields), counts, failures ([MEMBER, FAILURE], ...)
+    kept failure    STAGE "." MEMBER, and FAILURE             a field of the hash `failures`, and its value
+    tally           STAGE " " [ TYPE ], and a number          a field of the hash `tally`, and its value: how many
+                    0 ValueError                              members are dead of this exception; TYPE is as in JSON
+    snapshot        JSON: head (the run's fields), counts, failures ([MEMBER, FAILURE], ...), kept, tally
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..errors import DamagedState, NewerRelease
@@ -47,8 +51,10 @@ from ..errors import DamagedState, NewerRelease
 Standing = Literal["waiting", "working", "attempted", "failing", "dead", "succeeded"]
 
 #: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `recorded`,
-#: `working`, `attempted`, `failing`, `dead`) and `failures` (a list of `[member, failure]`). A `RunStatus` is made of
-#: it.
+#: `working`, `attempted`, `failing`, `dead`), `failures` (a list of `[member, failure]`), `kept` (the same of stages
+#: that are over: a list of `["STAGE.MEMBER", failure]`), `tally` (how many members are dead, by `"STAGE TYPE"`) and
+#: `unsettled` (members of a stage with nested runs; none where the snapshot belongs to a duty). A `RunStatus` is made
+#: of it.
 Snapshot = Mapping[str, Any]
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.
@@ -159,9 +165,12 @@ def done_in(tombstone: bytes | None) -> tuple[str, str, str, bool] | None:
     return generation, claim, application, word == "free"
 
 
-def decode_snapshot(snapshot: dict[str, Any]) -> Snapshot:
-    """A snapshot that the scripts have encoded: Lua's JSON writes an empty list as an empty dict."""
-    return {**snapshot, "failures": list(snapshot["failures"] or ())}
+def decode_snapshot(snapshot: dict[str, Any], unsettled: Iterable[Any] = ()) -> Snapshot:
+    """A snapshot that the scripts have encoded: Lua's JSON writes an empty list as an empty dict. One that an older
+    release has written has nothing `kept` and no `tally`."""
+    lists = {name: list(snapshot.get(name) or ()) for name in ("failures", "kept", "tally")}
+    tally = dict(zip(lists["tally"][::2], map(int, lists["tally"][1::2]), strict=True))
+    return {**snapshot, **lists, "tally": tally, "unsettled": [int(one) for one in unsettled]}
 
 
 def told_in(snapshot: Snapshot) -> Any:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote, unquote
 
 from dramatiq import Encoder, Message, get_encoder
 
@@ -37,10 +38,12 @@ class StageLine:
     appended. `fail_fast`: the run fails at once when more members are dead than may be. `allowed`: how many may be; a
     float is a share of them. `enough`: how many successes complete the stage. `wait`: for how many milliseconds it
     waits before it begins; and `start_at`, once it is released: when it begins (UNIX milliseconds), if that is later.
-    `unknown_flags` and `unknown_words`: what a newer release of the same format has added, which is kept.
+    `name`: how the user has named it; in the line it is percent-encoded. `unknown_flags` and `unknown_words`: what a
+    newer release of the same format has added, which is kept.
 
-    For example, `0 3 pm 20 into=page` is ``StageLine(0, 3, many=True, mapped=True, limit=20, into="page")``, and
-    `0 1 - 0 wait=5000 from=1700000005000` is a stage that was released at 1700000000000.
+    For example, `0 3 pm 20 into=page name=fetch%20all` is ``StageLine(0, 3, many=True, mapped=True, limit=20,
+    into="page", name="fetch all")``, and `0 1 - 0 wait=5000 from=1700000005000` is a stage that was released at
+    1700000000000.
     """
 
     offset: int
@@ -57,14 +60,15 @@ class StageLine:
     enough: int | None = None
     wait: int | None = None
     start_at: int | None = None
+    name: str | None = None
     unknown_flags: str = ""
     unknown_words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = "?" if self.total is None else self.total
         flags = "".join(letter for letter, name in _FLAGS.items() if getattr(self, name)) + self.unknown_flags
-        said = ((word, getattr(self, name)) for word, (name, _) in _WORDS.items())
-        words = (*(f"{word}={value}" for word, value in said if value is not None), *self.unknown_words)
+        said = ((word, write, getattr(self, name)) for word, (name, _, write) in _WORDS.items())
+        words = (*(f"{word}={write(value)}" for word, write, value in said if value is not None), *self.unknown_words)
         limit = (str(self.limit or 0),) if self.limit or words else ()
         return " ".join((str(self.offset), str(total), flags or "-", *limit, *words))
 
@@ -117,7 +121,7 @@ class StageLine:
             for word in words[1:]:
                 key, is_known, value = word.partition("=")
                 if is_known and key in _WORDS:
-                    name, read = _WORDS[key]
+                    name, read, _ = _WORDS[key]
                     said[name] = read(value)
                 else:
                     rest.append(word)
@@ -131,14 +135,16 @@ def _number(text: str) -> int | float:
     return int(text) if text.isdecimal() else float(text)
 
 
-#: The flags of a stage line, and the words such as `into=page`: each with its field, and words with what reads a value.
+#: The flags of a stage line, and the words such as `into=page`: each with its field, and words with what reads and what
+#: writes a value.
 _FLAGS = {"p": "many", "m": "mapped", "t": "tolerant", "i": "piped", "r": "nested", "f": "fail_fast"}
-_WORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "into": ("into", str),
-    "allow": ("allowed", _number),
-    "enough": ("enough", int),
-    "wait": ("wait", int),
-    "from": ("start_at", int),
+_WORDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
+    "into": ("into", str, str),
+    "allow": ("allowed", _number, str),
+    "enough": ("enough", int, str),
+    "wait": ("wait", int, str),
+    "from": ("start_at", int, str),
+    "name": ("name", unquote, quote),
 }
 
 
@@ -252,6 +258,17 @@ class Plan:
     def at(self, place: Place) -> Plan:
         """The same plan for the nested run at this place: with the place as its parent, and with its generation."""
         return replace(self, spec=replace(self.spec, parent=place, generation=place.child_generation))
+
+
+def stage_in(lines: Sequence[StageLine], stage: int | str) -> int:
+    """The index of the stage that has this index or name. Raises ValueError if there is none among these."""
+    names = [line.name for line in lines]
+    if isinstance(stage, str) and stage in names:
+        return names.index(stage)
+    if type(stage) is int and 0 <= stage < len(lines):
+        return stage
+    known = ", ".join(f"{index} ({name!r})" if name else str(index) for index, name in enumerate(names))
+    raise ValueError(f"there is no stage {stage!r} here, but these: {known or 'none'}")
 
 
 def rows_of(lines: Sequence[StageLine]) -> int:

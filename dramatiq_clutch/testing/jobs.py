@@ -15,9 +15,9 @@ from ..about import Context
 from ..backend import Record
 from ..clutch import Clutch
 from ..engine import Engine, engine_of
+from ..failures import failure_details
 from ..job import Job
 from ..run import NestedRun, Run
-from ..status import failure_details
 from ..steps import Description
 from ..stored import owners
 from ..stored.places import Tag, new_generation

@@ -3,7 +3,7 @@ marked with an ignored error must be one, or the ignore is unused, which is an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from dramatiq_clutch import (
     StageStatus,
     StubBackend,
     current_run,
+    iter_previous_results,
     previous_failures,
     previous_results,
     with_result,
@@ -95,6 +96,8 @@ def the_builder() -> None:
     assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch)
     assert_type(clutch.parallel([clutch, plain]), Clutch)
     assert_type(clutch.map(plain, allow_failures=True), Clutch)
+    named = clutch.then(plain, name="a").parallel(plain, name="b").map(plain, name="c")
+    assert_type(named, Clutch)
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
     assert_type(clutch.run(delay=timedelta(minutes=1)), Run)
     assert_type(clutch.then(plain).wait(1_000).wait(timedelta(hours=1)).then(plain), Clutch)
@@ -129,7 +132,12 @@ async def the_run() -> None:
     assert_type(status.failures, tuple[JobFailure, ...])
     assert_type(status.tags, tuple[str, ...])
     assert_type(run.context, Mapping[str, Any])
-    assert_type(status.asdict(), dict[str, Any])
+    assert_type(status.to_dict(), dict[str, Any])
+    assert_type(status.progress, float)
+    assert_type(status.parent, str | None)
+    assert_type(status.root, str | None)
+    assert_type(status.stages[0].skipped, int)
+    assert_type(status.stages[0].pending, int)
     assert_type(run.get_result(block=True, timeout=60_000), Any)
     assert_type(await run.get_result_async(timeout=60_000), Any)
     assert_type(run.get_result(block=True, timeout=timedelta(minutes=1)), Any)
@@ -147,6 +155,15 @@ async def the_run() -> None:
     assert_type(current_run(), Run | None)
     assert_type(previous_results(), list[Any])
     assert_type(previous_failures(), list[JobFailure])
+    assert_type(previous_failures(stage=0), list[JobFailure])
+    assert_type(previous_results(stage="load"), list[Any])
+    assert_type(iter_previous_results(stage=1), Iterator[Any])
+    assert_type(run.iter_results(), Iterator[Any])
+    assert_type(run.partial_results(stage="load"), dict[int, Any])
+    assert_type(status.failure_counts, Mapping[str, int])
+    assert_type(status.failures[0].failed_at, int | None)
+    assert_type(status.failures[0].allowed, bool)
+    assert_type(status.stages[0].name, str | None)
     run.get_result(True)  # type: ignore[call-arg]
 
 
@@ -157,6 +174,10 @@ def the_errors(clutch: Clutch) -> None:
         assert_type(error.run_id, str)
     except RunFailed as error:
         assert_type(error.args, tuple[Any, ...])
+        assert_type(error.run_id, str)
+        assert_type(error.status, RunStatus)
+        assert_type(error.failures, tuple[JobFailure, ...])
+        assert_type(error.failure_count, int)
         caught: list[ClutchError] = [error]
         assert_type(caught, list[ClutchError])
 

@@ -43,6 +43,12 @@ class Commands(abc.ABC):
     def hget(self, key: str, field: str) -> Any:
         return self.execute_command("HGET", key, field)
 
+    def hlen(self, key: str) -> Any:
+        return self.execute_command("HLEN", key)
+
+    def zcard(self, key: str) -> Any:
+        return self.execute_command("ZCARD", key)
+
     def lrange(self, key: str, start: int, stop: int) -> Any:
         return self.execute_command("LRANGE", key, start, stop)
 
@@ -91,6 +97,10 @@ class MemoryClient(Commands):
                 return self._reply(name, ready)
             except redis.ResponseError as error:
                 raise type(error)(str(error).removeprefix("ERR ")) from None  # redis-py drops this prefix, too
+
+    def hgetall(self, key: str) -> dict[bytes, bytes]:
+        parts = self.execute_command("HGETALL", key)
+        return dict(zip(parts[::2], parts[1::2], strict=True))
 
     def _reply(self, name: str, args: Sequence[bytes]) -> Any:
         if name == "EVAL":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...backend import LAST
-from ...status import MOST_FAILURES
+from ...status import MOST_FAILURES, MOST_TRACEBACKS
 from ...stored.formats import ERA, SPAN
 from ...stored.places import GENERATION_DIGITS
 
@@ -24,6 +24,10 @@ CONSTANTS: dict[str, int] = {
     "LAST": LAST,
     # How many failures a status shows.
     "MOST_FAILURES": MOST_FAILURES,
+    # How many of the failures that a callback gets have their tracebacks.
+    "MOST_TRACEBACKS": MOST_TRACEBACKS,
+    # How many nested runs a status looks into.
+    "MOST_LOOKED_INTO": 100,
     # How many members' rows come along with the duty to send them, at most; and of how many bytes a row of the next
     # stage or a result of the stage before may be to come along, too.
     "FEW": 10,

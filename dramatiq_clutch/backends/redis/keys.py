@@ -31,6 +31,8 @@ def keys_of(namespace: str, run_id: str, stage: int, generation: str) -> dict[st
         "tombstone": f"{begin}tombstone",
         "past": f"{begin}past",
         "callbacks": f"{begin}callbacks{end}",
+        "failures": f"{begin}failures{end}",
+        "tally": f"{begin}tally{end}",
     }
     for table, (distance, parts) in OF_STAGE.items():
         at = f":{stage + distance}{end}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dramatiq import Encoder
 from dramatiq.logging import get_logger
 
 from ...backend import ClutchBackend, Listener, Occupant
+from ...status import part_done
 from ...stored.formats import Standing, done_in, failure_in, generation_in, standing_of
+from ...stored.places import Place
+from ...stored.plan import StageLine
 from .calls import Calls, translated
 from .keys import index, key
 from .lazily import redis
@@ -61,6 +64,13 @@ class RedisReading(ClutchBackend):
         line = self._of_head(run_id, f"s{stage}", generation)
         return line.decode() if line is not None else None
 
+    def lines(self, run_id: str, count: int, *, generation: str = "") -> Sequence[str]:
+        fields = [*(f"s{stage}" for stage in range(count)), "gen"]
+        found: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), fields))
+        *lines, whose = found
+        is_it = whose is not None and generation in ("", whose.decode())
+        return [line.decode() for line in lines if line is not None] if is_it else []
+
     def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         return self._range(self._key(run_id, "plan", generation or self._generation(run_id)), start, end)
 
@@ -69,8 +79,11 @@ class RedisReading(ClutchBackend):
     def items(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         return self._range(self._key(run_id, f"items:{stage}", generation or self._generation(run_id)), start, end)
 
-    def results(self, run_id: str, stage: int, start: int, end: int, *, generation: str = "") -> Sequence[bytes | None]:
-        key_of_members = self._key(run_id, f"members:{stage}", generation or self._generation(run_id))
+    def results(
+        self, run_id: str, stage: int, start: int, end: int, *, generation: str = "", halted: bool = False
+    ) -> Sequence[bytes | None]:
+        part = f"halted:{stage}" if halted else f"members:{stage}"
+        key_of_members = self._key(run_id, part, generation or self._generation(run_id))
         found: list[bytes | None] = []
         with translated():
             for at in range(start, end, CHUNK):
@@ -112,6 +125,10 @@ class RedisReading(ClutchBackend):
                 found += [(int(one), failure_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
                 if len(some) < CHUNK:
                     break
+            if not found:  # it has none, or it is longer over
+                kept = client.hgetall(self._key(run_id, "failures", generation))
+                places = ((name.decode().split("."), text.decode()) for name, text in kept.items())
+                found = [(int(member), text) for (its, member), text in places if int(its) == stage]
         return sorted(found)
 
     def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:
@@ -122,6 +139,45 @@ class RedisReading(ClutchBackend):
         return {member: plan for member, plan in zip(members, plans, strict=True) if plan is not None}
 
     # Many runs
+
+    def how_far(self, places: Sequence[Place]) -> Sequence[float]:
+        """In two round trips: which stage each run is at, then how that stage stands."""
+        with translated():
+            pipe: Any = self.client.pipeline(transaction=False)
+            for place in places:
+                pipe.hmget(self._key(place.child_id, "head"), ["gen", "state", "stage", "stages"])
+                pipe.get(self._key(place.child_id, "tombstone"))
+            found = pipe.execute()
+            far, at_work = [0.0] * len(places), dict[int, tuple[int, int]]()
+            for index, (head, tombstone) in enumerate(zip(found[::2], found[1::2], strict=True)):
+                generation = places[index].child_generation
+                whose, state, stage, stages = head
+                if whose != generation.encode():
+                    far[index] = float((done_in(tombstone) or ("",))[0] == generation)
+                elif state == b"succeeded":
+                    far[index] = 1.0
+                else:
+                    at_work[index] = int(stage), int(stages)
+            if at_work:
+                stands = self._far_in_stage([(places[index], stage) for index, (stage, _) in at_work.items()])
+                for (index, (stage, stages)), done in zip(at_work.items(), stands, strict=True):
+                    far[index] = (stage + done) / stages
+        return far
+
+    def _far_in_stage(self, present: Sequence[tuple[Place, int]]) -> Iterator[float]:
+        """How far the runs at these places are in their present stages."""
+        pipe: Any = self.client.pipeline(transaction=False)
+        for place, stage in present:
+            child, generation = place.child_id, place.child_generation
+            pipe.hget(self._key(child, "head"), f"s{stage}")
+            pipe.hlen(self._key(child, f"members:{stage}", generation))
+            pipe.hlen(self._key(child, f"halted:{stage}", generation))  # what a cancel makes of `members`
+            pipe.zcard(self._key(child, f"standing:{stage}", generation))
+            pipe.zcard(self._key(child, f"dead:{stage}", generation))
+        found = iter(pipe.execute())
+        for line, members, halted, standing, dead in zip(*[found] * 5, strict=True):
+            succeeded = max(members, halted) - 1 - standing - dead
+            yield part_done(StageLine.parse(line.decode()), max(succeeded, 0), dead) if line else 0.0
 
     def at_rest(self, run_ids: Sequence[str]) -> Sequence[bool]:
         found: list[bool] = []

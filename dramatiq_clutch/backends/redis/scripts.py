@@ -27,8 +27,21 @@ from .constants import CONSTANTS
 
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
-    *("run", "line", "terms", "members", "nested", "snapshot", "news", "carry", "outbox", "along", "take"),
-    *("release", "limit", "waiting", "callbacks", "halt", "rest", "completion", "parent", "life", "tombstone"),
+    *(
+        "run",
+        "line",
+        "terms",
+        "failures",
+        "members",
+        "listed",
+        "nested",
+        "snapshot",
+        "news",
+        "carry",
+        "outbox",
+        "along",
+    ),
+    *("take", "release", "limit", "waiting", "callbacks", "halt", "rest", "completion", "parent", "life", "tombstone"),
     *("expiry", "revival"),
 )
 

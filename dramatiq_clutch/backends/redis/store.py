@@ -326,7 +326,7 @@ class RedisBackend(RedisCalling):
 
     def snapshot(self, run_id: str) -> Snapshot | None:
         raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0), {})[0]
-        return decode_snapshot(json.loads(raw[1])) if raw[0] == b"there" else None
+        return decode_snapshot(json.loads(raw[1]), raw[2:]) if raw[0] == b"there" else None
 
 
 def _word_of(event: str, spec: Spec) -> str:

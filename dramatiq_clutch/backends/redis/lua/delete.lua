@@ -1,6 +1,7 @@
 -- Delete what is kept of a run at rest, and free its id. Late messages of it are known by its generation.
 -- USES take, tombstone
--- KEYS plan, callbacks, before.members, before.standing, before.dead, before.attempts, before.nests
+-- KEYS plan, callbacks, failures, tally
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
 -- ARGV bury, asks flag
 -- `bury` is '', or, for a run that is deleted with its parent, the epoch that the parent is in: then a tombstone keeps
@@ -25,7 +26,7 @@ for _, id in ipairs(call('HKEYS', outbox)) do
 end
 if asks then return {'rests', ''} end
 
-call('UNLINK', head, plan, outbox, callbacks)
+call('UNLINK', head, plan, outbox, callbacks, failures, tally)
 for _, keys in ipairs({before, here, after}) do
   for _, key in pairs(keys) do call('UNLINK', key) end
 end

@@ -41,13 +41,13 @@ elseif ending == 'succeeded' and nested == '' then
 elseif ending == 'succeeded' then
   call('HSET', here.members, member, 'N')
   call('HSET', here.nests, member, nested)
-  call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   stand(member, WORKING)
+  call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   if not run.broken then owe('start:' .. stage .. ':' .. member) end
 elseif is_newer(member, epoch, attempt) then
   call('HSET', here.members, member, first == '' and of_run and 'R' or first)
+  stand(member, KINDS[ending], payload)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
-  stand(member, KINDS[ending])
   if ending == 'dead' then report('dead', 0, 0, member, payload) end
   wait_until(due)
 else

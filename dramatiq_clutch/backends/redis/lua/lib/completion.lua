@@ -1,5 +1,5 @@
 -- Complete a stage, and release the next one.
--- USES rest
+-- USES rest, failures
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items
 -- KEYS after.members
 
@@ -25,6 +25,7 @@ local function complete(succeeded, dead, skipped)
   if skipped > 0 then skip(skipped) end
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end
   if stage + 1 == run.stages then return rest('succeeded', succeeded, dead) end
+  if dead > 0 then keep_failures() end
   if run.state == 'failed' then heal(0, succeeded) end
   run.stage, run.alarmed, run.mourned, run.retrying = stage + 1, false, false, ''
   run.era, run.revival = 0, 0

@@ -1,6 +1,7 @@
 -- Renew the expiry of the run's keys, and delete what a succeeded run doesn't need.
 -- USES outbox
--- KEYS plan, callbacks, tombstone, before.members, before.standing, before.dead, before.attempts, before.nests
+-- KEYS plan, callbacks, tombstone, failures, tally
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
 
 -- Renew the expiry of all the run's keys.
@@ -8,6 +9,7 @@ local function touch()
   update()
   local ttl = lifetime()
   for _, key in ipairs({head, plan, outbox, callbacks}) do call('PEXPIRE', key, ttl) end
+  for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
   for _, keys in ipairs({before, here, after}) do
     for _, key in pairs(keys) do call('PEXPIRE', key, ttl) end
   end
@@ -27,11 +29,13 @@ local function clean_up()
   call('SET', tombstone, (run.frees and 'free ' or 'done ') .. whose, 'PX', claims and run.ttl or A_DAY)
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
-    call('UNLINK', head, plan, here.members, here.standing, here.dead, here.attempts, here.nests, before.nests)
+    call('UNLINK', head, plan, failures, tally, here.members, here.standing, here.dead, here.attempts, here.nests,
+      before.nests)
     return
   end
   call('UNLINK', plan, here.nests, before.nests)
   call('HDEL', head, 'spec')
   local ttl = called and lifetime() or run.result_ttl
   for _, key in ipairs({head, here.members, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
+  for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
 end

@@ -1,6 +1,6 @@
 -- Tell how the members of the stage stand. `standing` holds the unsettled members that have had an attempt, and `dead`
 -- the dead ones. A member that waits to be sent again stays where it was.
--- USES run
+-- USES failures
 -- KEYS here.standing, here.dead, here.attempts
 -- A retry begins a new revival, and a new era if the run was cancelled. Every member whose score has an earlier revival
 -- or era waits to be sent again. So a retry of 100,000 members changes two numbers, and no script visits them all.
@@ -26,12 +26,16 @@ local function count_waiting()
   return dead + (run.era > 0 and call('ZCOUNT', here.standing, '-inf', below(run.era * ERA)) or 0)
 end
 
-local function stand(member, kind)
+-- How a member stands from here on, of which `failure` says why if it is dead. This comes before its entry of
+-- `attempts` changes.
+local function stand(member, kind, failure)
+  local was_dead = tally_off(member)
   if kind == DEAD then
     call('ZREM', here.standing, member)
     call('ZADD', here.dead, run.revival * SPAN + tonumber(member), member)
+    tally_up(failure)
   else
-    call('ZREM', here.dead, member)
+    if was_dead then call('ZREM', here.dead, member) end
     call('ZADD', here.standing, run.era * ERA + kind * SPAN + tonumber(member), member)
   end
 end
@@ -39,7 +43,7 @@ end
 -- Take a member that has succeeded out of `standing`, `dead` and `attempts`.
 local function unstand(member)
   call('ZREM', here.standing, member)
-  call('ZREM', here.dead, member)
+  if tally_off(member) then call('ZREM', here.dead, member) end
   call('HDEL', here.attempts, member)
 end
 

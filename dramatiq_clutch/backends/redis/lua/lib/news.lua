@@ -3,7 +3,7 @@
 local news = {}
 
 -- How many members of the present stage have succeeded, and how many are dead.
-local function tally()
+local function how_many()
   local now = counts()
   return now.recorded - now.working - now.attempted - now.failing - now.dead, now.dead
 end
@@ -11,7 +11,7 @@ end
 -- Report an event, and how many members of the present stage have succeeded and are dead; without these numbers they
 -- are counted here. `member` and `failure` are given if the event concerns one member only.
 local function report(event, succeeded, dead, member, failure)
-  if not succeeded then succeeded, dead = tally() end
+  if not succeeded then succeeded, dead = how_many() end
   news[#news + 1] = {
     event, run.name, run.created, run.stages or 0, stage, line_of(stage), succeeded, dead, member or '', failure or '',
   }

@@ -25,7 +25,10 @@ end
 -- on; if the era does, all unsettled members that have had an attempt do, too.
 local function begin_epoch(ends_era, ends_revival)
   set('epoch', run.epoch + 1)
-  if ends_revival then set('revival', run.revival + 1) end
+  if ends_revival then
+    clear_tally()
+    set('revival', run.revival + 1)
+  end
   if ends_era then set('era', run.era + 1) end
 end
 

@@ -1,24 +1,10 @@
 -- Show how the run stands at one moment.
--- USES members
--- KEYS here.members, here.halted
+-- USES listed
+-- KEYS here.members, here.halted, tally
 
 -- A text that changes whenever anything happens to the run.
 local function present(updated)
   return stage .. ' ' .. call('HLEN', here.members) .. ' ' .. updated
-end
-
--- The first failures of the present stage, each as {member, details}.
-local function failures()
-  local from = run.era * ERA + FAILING * SPAN
-  local found = call('ZRANGEBYSCORE', here.standing, from, below(from + SPAN), 'LIMIT', 0, MOST_FAILURES)
-  local dead = call('ZRANGEBYSCORE', here.dead, run.revival * SPAN, '+inf', 'LIMIT', 0, MOST_FAILURES)
-  for _, member in ipairs(dead) do found[#found + 1] = member end
-  local told = {}
-  for index = 1, math.min(#found, MOST_FAILURES) do
-    local details = call('HGET', here.attempts, found[index]) or '0 0 '
-    told[index] = {found[index], string.match(details, '^%-?%d+ %-?%d+ (.*)$')}
-  end
-  return told
 end
 
 local function counts()
@@ -29,25 +15,32 @@ local function counts()
   }
 end
 
+local NOTHING = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}
+
 -- The snapshot as JSON: the run's fields (without the spec and the context, which Python reads by themselves), the
--- counts of its present stage, and its first failures.
-local function snapshot()
+-- counts of its present stage, its first failures, and how many members are dead, by `tally`. If it goes with a duty,
+-- it is `brief`: then it has few tracebacks, because it stays in the outbox until the duty is done.
+local function snapshot(brief)
   local all, shown = call('HGETALL', head), {}
   for index = 1, #all, 2 do
     if all[index] ~= 'spec' and all[index] ~= 'context' then shown[all[index]] = all[index + 1] end
   end
   shown.state, shown.stage = run.state, tostring(run.stage) -- the script may not have written them yet
   if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
-  if run.stage ~= stage then -- this script has just released the next stage, in which nothing has happened
-    return cjson.encode({
-      head = shown, counts = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}, failures = {},
-    })
+  local is_new = run.stage ~= stage -- this script has just released the next stage, in which nothing has happened
+  local listed, kept = is_new and {} or present_failures(), kept_failures()
+  if brief then
+    without_tracebacks(listed, MOST_TRACEBACKS)
+    without_tracebacks(kept, 0)
   end
-  return cjson.encode({head = shown, counts = counts(), failures = failures()})
+  return cjson.encode({
+    head = shown, counts = is_new and NOTHING or counts(), failures = listed, kept = kept,
+    tally = run.tallied and call('HGETALL', tally) or nil,
+  })
 end
 
 -- The snapshot that goes with a duty that this script causes.
 local function moment()
   update()
-  return snapshot()
+  return snapshot(true)
 end
