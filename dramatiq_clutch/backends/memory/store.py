@@ -47,7 +47,7 @@ class StubBackend(RedisBackend):
     Raises NotConfigured if `lupa`, which runs the scripts, isn't installed.
     """
 
-    made_by = MemoryCalls
+    _made_by = MemoryCalls
 
     def __init__(
         self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None, clock: Clock | None = None

@@ -35,14 +35,14 @@ logger = get_logger(__name__)
 
 
 class RedisReading(ClutchBackend):
-    """The part of a `RedisBackend` that changes no run. `made_by`: what makes its calls of the server."""
+    """The part of a `RedisBackend` that changes no run. `_made_by`: what makes its calls of the server."""
 
-    made_by: type[Calls] = Calls
+    _made_by: type[Calls] = Calls
 
     def __init__(self, *, client: redis.Redis, namespace: str, encoder: Encoder | None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client
-        self.calls = self.made_by(client)
+        self.calls = self._made_by(client)
         self._told: set[str] = set()
 
     # A run
