@@ -13,6 +13,7 @@ import dramatiq
 import pytest
 
 import dramatiq_clutch
+from dramatiq_clutch import testing
 from dramatiq_clutch.backend import ClutchBackend
 
 #: What the package needs of its own classes, and users don't.
@@ -21,7 +22,7 @@ INTERNALS = {"completions", "composed", "engine", "fed", "label", "levels", "set
 #: Whose methods are told by another page: what Dramatiq calls, and the contract of a store.
 CONTRACTS = (dramatiq.Middleware, ClutchBackend)
 
-NAMES = sorted(dramatiq_clutch.__all__)
+NAMES = sorted({*dramatiq_clutch.__all__, *testing.__all__})
 
 #: What a status is made of. Its docstrings are still to come.
 UNTOLD = {"JobFailure", "RunStatus", "StageStatus"}
@@ -31,7 +32,8 @@ CODE = re.compile(r"``[^`]+``|^ *>>> |::\n", flags=re.MULTILINE)
 
 
 def public(name: str) -> Any:
-    return getattr(dramatiq_clutch, name)
+    found = getattr(testing if name in testing.__all__ else dramatiq_clutch, name)
+    return getattr(found, "__wrapped__", found)  # a fixture's function
 
 
 def attributes_of(kind: type) -> Iterator[tuple[str, Any]]:
@@ -85,12 +87,12 @@ def test_every_public_attribute_is_explained(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_help_shows_no_internals(name: str) -> None:
     page = page_of(public(name))
-    shown = set(re.findall(r"^ \|  (\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
+    shown = set(re.findall(r"^ \|  (?:async )?(\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
     assert shown & INTERNALS == set()
 
 
 def test_the_page_of_help_is_read_as_it_is_written() -> None:
     """Otherwise nothing would be found on it."""
     page = page_of(dramatiq_clutch.Clutch)
-    shown = set(re.findall(r"^ \|  (\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
-    assert {"then", "run", "name", "stages"} <= shown
+    shown = set(re.findall(r"^ \|  (?:async )?(\w+)(?:\(| =|$)", page, flags=re.MULTILINE))
+    assert {"then", "run", "run_async", "name", "stages"} <= shown
