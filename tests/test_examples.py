@@ -179,6 +179,21 @@ def test_failures_tells_the_whole_story() -> None:
     assert process.returncode == 0
 
 
+def test_nightly_says_what_is_missing_and_is_run_again_on_purpose() -> None:
+    with example("nightly", "2026-11-28") as process:
+        output = output_of(process)
+
+    assert output.splitlines() == [
+        "1. The timers of two machines: the first has started the run, the second has joined it.",
+        "   2026-11-28: 3 orders of 14 pieces; missing: phone",
+        "2. The orders of the phone have come, and the night has been run again.",
+        "   2026-11-28: 4 orders of 16 pieces",
+        "3. Nothing is new: a timer that is late has joined it, and finds its result.",
+        "   2026-11-28: 4 orders of 16 pieces",
+    ]
+    assert process.returncode == 0
+
+
 def test_image_service_tells_a_client_how_its_runs_stand() -> None:
     with example("image_service") as process:
         output = output_of(process)
