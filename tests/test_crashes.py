@@ -16,7 +16,7 @@ from dramatiq_clutch import Run
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.engine import engine_of
 from tests.support import actors
-from tests.support.actors import EVERYTHING, Actors, mortal
+from tests.support.actors import EVERYTHING, WAIT, Actors, mortal
 from tests.support.awaiting import wait_until
 from tests.support.crashing import CRASHED
 from tests.support.server import Server
@@ -82,12 +82,29 @@ def assert_same_end(world: Actors, run: Run) -> None:
 def test_a_run_whose_worker_is_killed_comes_to_the_same_end(
     server: Server, world: Actors, boundary: str, moment: str
 ) -> None:
-    run = world.clutch("everything").run(run_id="crash")
+    run = world.clutch("everything").run(run_id="crash", context={"tenant": 7})
     nth = 2 if boundary in ("record", "confirm", "guard", "_send", "spec", "rows") else 1
     died = work_until_killed(server, world, run, f"{boundary} {nth} {moment}")
     assert died or boundary in LATE
     with worker(server):
         assert_same_end(world, run)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("boundary", ["record", "open", "create", "context", "_send", "confirm"])
+def test_a_run_that_waits_has_args_and_maps_in_a_nested_clutch_comes_to_the_same_end_though_its_worker_is_killed(
+    server: Server, world: Actors, boundary: str, moment: str
+) -> None:
+    began = world.client.time()
+    run = world.clutch("late").run(run_id="crash", args=[1, 2], context={"tenant": 7}, tags=["late"])
+    assert work_until_killed(server, world, run, f"{boundary} 1 {moment}")
+    with worker(server):
+        assert run.get_result(block=True, timeout=60_000) == ["told", 3]
+    ended, (told,) = world.client.time(), {json.dumps(entry) for entry in world.log()}
+    assert json.loads(told)["context"] == {"tenant": 7, "level": "nested"}
+    assert json.loads(told)["sees"] == [1, 2]
+    assert (ended[0] - began[0]) * 1_000 + (ended[1] - began[1]) / 1_000 >= WAIT
+    assert run.status().tags == ("late",)
 
 
 def work_until_killed(server: Server, world: Actors, run: Run, crash: str) -> bool:

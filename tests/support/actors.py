@@ -43,6 +43,9 @@ HEARD = "heard"
 #: The gate of the jobs in `clutch("nesting")`: a key that is set once it's open, as all gates are.
 GATE = "gate"
 
+#: How long `clutch("late")` waits, in milliseconds.
+WAIT = 1_000
+
 CALLBACKS = ("on_failure", "on_death", "on_success", "on_failed", "on_finish")
 
 
@@ -180,6 +183,10 @@ class Actors:
             return sum(previous_results())
 
         @dramatiq.actor(broker=broker)
+        def first(items: list[Any]) -> Any:
+            return items[0]
+
+        @dramatiq.actor(broker=broker)
         def total() -> list[Any]:
             begins("total")
             log("total")
@@ -244,7 +251,7 @@ class Actors:
             begins(name)
             return Clutch(broker=broker).then(wait.message(f"{name}'s own", gate), total).nest()
 
-        self.tells, self.tells_of = tells, tells_of
+        self.tells, self.tells_of, self.first = tells, tells_of, first
         self.see, self.see_elsewhere, self.plain, self.work = see, see_elsewhere, plain, work
         self.numbers, self.double, self.thousand, self.count = numbers, double, thousand, count
         self.add, self.total, self.fail_times, self.wait = add, total, fail_times, wait
@@ -299,6 +306,12 @@ class Actors:
             ).then(see.message("a")),
             "nesting": empty.parallel(self.nests_waiting.message("n", GATE), see.message("b")).then(total),
             "numbers": empty.then(*map(self.count.message, range(8))).parallel(self.add),
+            "late": empty.map(self.count)
+            .wait(WAIT)
+            .parallel(
+                Clutch(broker=self.broker, context={"level": "nested"}).then(self.tells.message("told")),
+                empty.map(self.count).parallel(self.add).then(self.first, pipe=True),
+            ),
             "wide": empty.then(self.thousand).map(self.count).then(self.add),
         }[shape]
 
