@@ -205,6 +205,8 @@ class Run(Handle):
             raise self._not_found()
         return found
 
+    partial_results_async = for_coroutines(partial_results)
+
     def iter_results(self) -> Iterator[Any]:
         """The results of the last stage's members, one after the other: 1,000 are read at a time, so they needn't fit
         into memory together. For example, ``for page in run.iter_results(): ...``. It doesn't wait, and there is one

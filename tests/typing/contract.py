@@ -143,6 +143,7 @@ async def the_run() -> None:
     assert_type(run.get_result(block=True, timeout=timedelta(minutes=1)), Any)
     assert_type(await run.get_result_async(timeout=timedelta(minutes=1)), Any)
     assert_type(await run.status_async(), RunStatus)
+    assert_type(await run.partial_results_async(stage=0), dict[int, Any])
     assert_type(await run.cancel_async(), bool)
     assert_type(await run.retry_async(), bool)
     assert_type(await run.resend_async(), bool)
