@@ -15,8 +15,8 @@ leaves only those for dead members. There is none for a job that succeeds, or th
 
 For example:
 
-    Run nightly-7 'nightly' released stage 1 of 3: 40 of 40 succeeded before it, 0 dead, 12.3 s after its start
-    Run nightly-7 'nightly': member 3 of stage 1 of 3 is dead: actor 'fetch', attempts 4, ValueError: 'no such page'
+    Run nightly-7 'nightly' released stage 1 'load' of 3: 40 of 40 succeeded before it, 0 dead, 12.3 s after its start
+    Run nightly-7 'nightly': member 3 of stage 1 'load' of 3 is dead: actor 'fetch', attempts 4, ValueError: 'no page'
 
 Stages and members are counted from 0, as in a status. A nested run has lines of its own; its id has a ``~``. Each line
 is written once, by the process whose call has caused the transition: a worker, or whoever has called a method of `Run`.
@@ -24,9 +24,10 @@ If the reply of that call is lost, its lines may be, too, or may come twice.
 
 Names and whatever comes from a job are quoted and shortened, and have no line breaks or other control characters. For
 loggers that write JSON, each record has attributes that hold them as they are: `run_id`, `run_name` (or None), `event`,
-`stage`, `stages` and `seconds` (since the run began). A line for a dead member also has `member`, `actor`, `attempts`,
-`exception_type` and `exception_text`; any other has `succeeded`, `dead` and `total` (None if it isn't known yet), which
-are numbers of members of the stage; where a stage is `released`, those of the stage before it.
+`stage`, `stage_name` (or None), `stages` and `seconds` (since the run began). A line for a dead member also has
+`member`, `actor`, `attempts`, `exception_type` and `exception_text`; any other has `succeeded`, `dead` and `total`
+(None if it isn't known yet), which are numbers of members of the stage; where a stage is `released`, those of the stage
+before it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import DamagedState
 from .failures import failure_from
+from .stored.plan import StageLine
 
 #: The logger of all these lines.
 logger = logging.getLogger("dramatiq_clutch.runs")
@@ -56,7 +59,7 @@ class News:
     `event`: see the module's docstring; any other word gets a line, too. `name`: the run's, or `''`. `created`: when it
     began, in UNIX milliseconds. `stages`: how many there are. `stage`: the one that `line` (see `plan.StageLine`),
     `succeeded` and `dead` are of; where the next one is released, it is the one before that. `member` and `failure`
-    (`failures.failure_details`): of a member that is dead.
+    (`failures.failure_details`): of a member that is dead. `released`: the line of a stage that is released.
     """
 
     event: str
@@ -69,6 +72,7 @@ class News:
     dead: int = 0
     member: int | None = None
     failure: str = ""
+    released: str = ""
 
 
 def log(run_id: str, news: Sequence[News], now: int) -> None:
@@ -83,7 +87,8 @@ def log(run_id: str, news: Sequence[News], now: int) -> None:
 
 def _log_transition(run_id: str, news: News, now: int) -> None:
     released = news.event == "released"
-    about = _about(run_id, news, now, news.stage + released)
+    line = news.released if released else news.line
+    about = _about(run_id, news, now, news.stage + released, line)
     about |= {"succeeded": news.succeeded, "dead": news.dead, "total": _total(news.line)}
     logger.info(
         RELEASED if released else LINE,
@@ -100,7 +105,7 @@ def _log_transition(run_id: str, news: News, now: int) -> None:
 
 def _log_death(run_id: str, news: News, now: int) -> None:
     failure = failure_from(news.stage, news.member, news.failure)
-    about = _about(run_id, news, now, news.stage)
+    about = _about(run_id, news, now, news.stage, news.line)
     about |= {"member": news.member, "actor": failure.actor, "attempts": failure.attempts}
     about |= {"exception_type": failure.exception_type, "exception_text": failure.exception_text}
     logger.warning(
@@ -116,13 +121,14 @@ def _log_death(run_id: str, news: News, now: int) -> None:
     )
 
 
-def _about(run_id: str, news: News, now: int, stage: int) -> dict[str, Any]:
+def _about(run_id: str, news: News, now: int, stage: int, line: str) -> dict[str, Any]:
     """The attributes that every record has. The clocks of two processes may differ, and nothing is before a start."""
     return {
         "run_id": run_id,
         "run_name": news.name or None,
         "event": news.event,
         "stage": stage,
+        "stage_name": _name(line),
         "stages": news.stages,
         "seconds": max(now - news.created, 0) / 1000,
     }
@@ -133,7 +139,8 @@ def _shown_run(run_id: str, news: News) -> str:
 
 
 def _shown_stage(about: dict[str, Any]) -> str:
-    return f"{about['stage']} of {about['stages']}"
+    name = about["stage_name"]
+    return f"{about['stage']}{f' {quoted(name)}' if name else ''} of {about['stages']}"
 
 
 def _total(line: str) -> int | None:
@@ -141,6 +148,16 @@ def _total(line: str) -> int | None:
     whoever works with it will."""
     total = [*line.split(" "), "", ""][1]
     return int(total) if total.isdecimal() else None if line else 0
+
+
+def _name(line: str) -> str | None:
+    """The name of a stage, if it has one; None, too, for a line that can't be read, as for `_total`."""
+    if " name=" not in line:  # few stages have one, and reading the whole line takes longer
+        return None
+    try:
+        return StageLine.parse(line).name
+    except DamagedState:
+        return None
 
 
 def shown(text: str) -> str:

@@ -94,6 +94,18 @@ def test_a_run_that_fails_and_is_retried_says_so_and_names_the_dead(jobs: Jobs, 
     assert [record.levelno for record in told.records if as_any(record).event == "dead"] == [logging.WARNING]
 
 
+def test_a_stage_that_has_a_name_is_told_by_it(jobs: Jobs, told: Told) -> None:
+    run = Clutch().then(jobs.job.message("a"), jobs.job.message("b")).then(jobs.total, name="sum up").run(run_id="r")
+    with running_worker(jobs.broker):
+        run.get_result(block=True)
+        wait_until("it is told", lambda: "succeeded 2" in told.of(run))
+    assert told.lines()[2:] == [
+        "Run r released stage 2 'sum up' of 3: 1 of 1 succeeded before it, 0 dead, 0.0 s after its start",
+        "Run r succeeded: stage 2 'sum up' of 3, 1 of 1 succeeded, 0 dead, 0.0 s after its start",
+    ]
+    assert [as_any(record).stage_name for record in told.records] == [None, None, "sum up", "sum up"]
+
+
 @pytest.mark.parametrize("verb", ["cancel", "resend"])
 def test_whoever_steers_a_run_has_the_line(jobs: Jobs, told: Told, verb: str) -> None:
     run = Clutch().then(jobs.job.message("a")).run()

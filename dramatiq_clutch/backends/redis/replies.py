@@ -32,7 +32,7 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
 
 def news_from(raw: Any) -> News:
     """What `lib/news.lua` has reported. Whatever it has from the head may be damaged, and is told all the same."""
-    event, name, created, stages, stage, line, succeeded, dead, member, failure = raw
+    event, name, created, stages, stage, line, succeeded, dead, member, failure, released = raw
     return News(
         event.decode(),
         name.decode(errors="replace"),
@@ -44,6 +44,7 @@ def news_from(raw: Any) -> News:
         dead,
         int(member) if member else None,
         failure.decode(errors="replace"),
+        released.decode(errors="replace"),
     )
 
 
