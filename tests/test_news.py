@@ -77,9 +77,13 @@ def test_a_run_that_goes_well_has_a_line_for_each_stage_and_none_for_a_job(jobs:
 
 
 def test_a_run_that_fails_and_is_retried_says_so_and_names_the_dead(jobs: Jobs, told: Told) -> None:
-    jobs.script["bad"] = ["fail", "die"]
+    jobs.script["bad"] = ["fail", "wait and die"]
     run = Clutch().parallel(jobs.job.message("good"), jobs.job.message("bad")).run(run_id="r")
     with running_worker(jobs.broker):
+        wait_until(
+            "it is told", lambda: "failing 0" in told.of(run)
+        )  # the next attempt may be recorded before the first
+        jobs.gates["bad"].set()
         state_is(run, "failed")
         wait_until("it is told", lambda: "failed 0" in told.of(run))
         run.retry()

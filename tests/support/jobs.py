@@ -26,7 +26,7 @@ class Gates(dict[str, threading.Event]):
 
 class Jobs:
     """`script[name]` says what the attempts of job `name` do, one after the other: "ok" (the default), "fail", "die",
-    or "wait" until `gates[name]` is opened. A job that dies has no retries left."""
+    or "wait" until `gates[name]` is opened, and perhaps "wait and die". A job that dies has no retries left."""
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         self.broker = broker
@@ -44,11 +44,11 @@ class Jobs:
             self.began.append(name)
             self.sees[name], self.missing[name] = previous_results(), previous_failures()
             what = self.script[name].pop(0) if self.script[name] else "ok"
-            if what == "wait":
+            if what in ("wait", "wait and die"):
                 assert self.gates[name].wait(PATIENCE)
             if what == "fail":
                 raise ValueError(f"{name} fails")
-            if what == "die":
+            if what in ("die", "wait and die"):
                 raise LookupError(f"{name} dies")
             return [name, *args] if args else name
 
