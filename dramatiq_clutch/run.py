@@ -69,8 +69,9 @@ class Run(Handle):
         """The run's context, which can't be changed: what `Clutch(context=…)` and `run(context=…)` were given, for a
         nested run laid over that of the run around it. It is empty if there is none.
 
-        Each look reads it from the store, so that ``tenant = run.context["tenant"]`` is read once. It is there for as
-        long as the run's status. Raises RunNotFound; or StateUnavailable, if the state store is away.
+        Each look reads it from the store, so that ``tenant = run.context["tenant"]`` is read once; a coroutine says
+        ``await asyncio.to_thread(lambda: run.context)``. It is there for as long as the run's status. Raises
+        RunNotFound; or StateUnavailable, if the state store is away.
         """
         return self._engine.reader.context(self.run_id, self._generation)
 

@@ -1150,8 +1150,8 @@ PYTHON = (
     python(
         "a later stage's message is as old as its run",
         "A message of a later stage gets a fresh timestamp, for AgeLimit looks at it.",
-        "message_id=tag.message_id,\n        message_timestamp=current_millis(),",
-        "message_id=tag.message_id,\n        message_timestamp=message.message_timestamp,",
+        "message_timestamp=max(current_millis(), line.start_at or 0, spec.start_at or 0),",
+        "message_timestamp=message.message_timestamp,",
         "tests/test_result.py::test_a_message_of_a_later_stage_has_a_fresh_timestamp",
         file="handover/members",
     ),

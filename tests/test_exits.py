@@ -24,7 +24,7 @@ from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import Engine, engine_of
 from dramatiq_clutch.handover.members import job_message
 from dramatiq_clutch.stored.places import Tag
-from dramatiq_clutch.stored.plan import Spec
+from dramatiq_clutch.stored.plan import Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import QUICK, actor
@@ -344,7 +344,7 @@ def test_an_interrupt_during_the_after_hooks_decides(broker: dramatiq.Broker, en
 
 def copy_of(run: Run, message: dramatiq.Message[Any], tag: Tag) -> dramatiq.Message[Any]:
     """What a redelivery brings: the same message again. (Its worker has been silent for a minute; `again` says so.)"""
-    return job_message(message, replace(tag, repeated=True, actor=message.actor_name), Spec())
+    return job_message(message, replace(tag, repeated=True, actor=message.actor_name), Spec(), StageLine(0, 1))
 
 
 def test_a_job_delivered_again_after_its_success_is_skipped(

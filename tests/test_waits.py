@@ -119,6 +119,7 @@ class Delays(dramatiq.Middleware):
 
     def __init__(self) -> None:
         self.of: dict[str, list[int]] = defaultdict(list)
+        self.stamps: dict[str, int] = {}
         self._ids: set[str] = set()
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
@@ -126,6 +127,7 @@ class Delays(dramatiq.Middleware):
             return  # it moves from the delay queue to its own
         self._ids.add(message.message_id)
         self.of[message.args[0]].append(delay or 0)
+        self.stamps[message.args[0]] = message.message_timestamp
 
 
 @pytest.fixture
@@ -196,6 +198,19 @@ def test_the_members_of_a_large_stage_are_all_delayed_and_sent_by_whom_it_is_rel
     with running_worker(broker):
         wait_until("all are sent", lambda: all(is_sent(delays, name)() for name in names))
     assert min(delays.of[name][0] for name in names) >= LATER - PATIENCE * 1_000
+
+
+def test_a_job_is_not_too_old_for_having_waited(broker: dramatiq.Broker, jobs: Jobs, delays: Delays) -> None:
+    """AgeLimit skips a message by its timestamp."""
+    job, now = jobs.job.message, engine_of(broker).now()
+    nested = Clutch().then(Clutch().then(job("c")))
+    run = Clutch().then(job("a")).wait(LATER).parallel(job("b"), nested).run()
+    Clutch().then(job("d")).run(delay=LATER)
+    with running_worker(broker):
+        wait_until("all are sent", lambda: all(is_sent(delays, name)() for name in "abcd"))
+    assert delays.stamps["a"] < now + PATIENCE * 1_000
+    assert min(delays.stamps[name] for name in "bcd") >= now + LATER
+    assert run.status().state == "running"
 
 
 # What is said of it

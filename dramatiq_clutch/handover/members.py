@@ -153,7 +153,7 @@ class Members:
         whose = (self.duty.generation, message.actor_name)
         has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
         tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact, has_args)
-        return job_message(message, tag, self.spec), delay_of(message, self.spec, line, self.engine.now())
+        return job_message(message, tag, self.spec, line), delay_of(message, self.spec, line, self.engine.now())
 
     def starting(self, plan: Plan) -> Plan:
         """The plan of a nested run among the members, as it is started: it begins when its stage does, and not before
@@ -224,14 +224,14 @@ def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         yield start, batch
 
 
-def job_message(message: Message[Any], tag: Tag, spec: Spec) -> Message[Any]:
-    """A plan's message, ready to be sent: with its tag, its derived id, the run's queue, and the present time as its
-    timestamp, because AgeLimit looks at that."""
+def job_message(message: Message[Any], tag: Tag, spec: Spec, line: StageLine) -> Message[Any]:
+    """A plan's message, ready to be sent: with its tag, its derived id, the run's queue, and as its timestamp the
+    present time, or when its stage begins, because AgeLimit looks at that: a job isn't too old for having waited."""
     return changed(
         message,
         queue_name=spec.queue or message.queue_name,
         message_id=tag.message_id,
-        message_timestamp=current_millis(),
+        message_timestamp=max(current_millis(), line.start_at or 0, spec.start_at or 0),
         options={**message.options, OPTION: tag.to_option()},
     )
 
