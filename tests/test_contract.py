@@ -1301,6 +1301,9 @@ def test_a_hundred_failures_are_kept_and_all_are_counted(store: Store) -> None:
         (1, n) for n in range(30)
     ]
     assert status.failure_counts == {"KeyError": 190}
+    snapshot = store.backend.snapshot(store.run_id)
+    assert snapshot is not None
+    assert len(snapshot["kept"]) == 100
     store.record(0, "failing", stage=3, of=1)
     assert [(one.stage, one.index) for one in store.status().failures][-2:] == [(1, 28), (3, 0)]
 
