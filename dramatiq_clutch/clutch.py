@@ -56,10 +56,11 @@ class Clutch(Description):
     callback's status), a partial passes a type checker, and a message with too few arguments doesn't.
 
     Each callback is an actor, an actor with some of its arguments, a message or an actor's name; or a list of these,
-    which are all sent, in order: ``Clutch(on_failed=[alert, partial(store, "failures")])``. It gets the run's status (a
-    JSON dict, with the `event` and the index of the `stage`) as its last argument. For `on_failure` and `on_death` that
-    also says in `allowed` whether the stage gets along with the failures so far (`allow_failures`). A name is looked up
-    at `run()`; an actor or a message needn't be known to the process that calls `run()`.
+    which are all sent, in order: ``Clutch(on_failed=[alert, partial(store, "failures")])``. Its last argument is the
+    run's status with the `event` and the index of the `stage`, a dict that `RunStatus.to_dict` shows in full. For
+    `on_failure` and `on_death` that also says in `allowed` whether the stage gets along with the failures so far
+    (`allow_failures`). A name is looked up at `run()`; an actor or a message needn't be known to the process that calls
+    `run()`.
 
     An event for which nothing is set has the callbacks that the middleware sets, ``ClutchMiddleware(on_failed=alert)``;
     ``on_failed=()`` keeps these away. They aren't used for a clutch that is nested in another one, because the

@@ -18,11 +18,13 @@ MOST_FRAMES, EACH_ARGUMENT = 30, 60
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """Why a member is failing or dead; for a nested run, the first failure in it.
+    """Why a member is failing or dead; for a nested run, the first failure in it. For example,
+    ``[f"{failure.actor}: {failure.exception_text}" for failure in run.status().failures]``.
 
-    `stage` is the stage's index. `index` is the member's index in its stage; None if the run itself has failed, because
-    a duty couldn't be done. `attempts` is how many attempts the job has had, and `failed_at` when the last of them
-    failed, in UNIX milliseconds; None if that isn't known. `arguments` is what the job was called with, such as
+    `actor` and `message_id` are those of the job's message, `exception_type` and `exception_text` what the job has
+    raised. `stage` is the stage's index. `index` is the member's index in its stage; None if the run itself has failed,
+    because a duty couldn't be done. `attempts` is how many attempts the job has had, and `failed_at` when the last of
+    them failed, in UNIX milliseconds; None if that isn't known. `arguments` is what the job was called with, such as
     ``"3, page=2"``, of 200 characters at most. `traceback` has 4,000 characters at most, of the innermost frames; a
     callback gets it of the first ten failures only. `allowed`: the stage allows failures, so this one doesn't keep the
     run from succeeding.
@@ -40,18 +42,19 @@ class JobFailure:
     allowed: bool = False
     traceback: str = field(default="", repr=False)
 
-    def details(self, *, message_id: str) -> bytes:
-        """The same failure as it is stored, under the id of this message."""
-        return stored(
-            actor=self.actor,
-            message_id=message_id,
-            type=self.exception_type,
-            text=self.exception_text,
-            attempts=self.attempts,
-            arguments=self.arguments,
-            failed_at=self.failed_at,
-            traceback=self.traceback,
-        )
+
+def stored_under(message_id: str, failure: JobFailure) -> bytes:
+    """The same failure as it is stored, under the id of this message."""
+    return stored(
+        actor=failure.actor,
+        message_id=message_id,
+        type=failure.exception_type,
+        text=failure.exception_text,
+        attempts=failure.attempts,
+        arguments=failure.arguments,
+        failed_at=failure.failed_at,
+        traceback=failure.traceback,
+    )
 
 
 def failure_details(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .failures import JobFailure, failure_details, failure_from, unescaped
+from .failures import JobFailure, failure_details, failure_from, stored_under, unescaped
 from .stored.formats import Snapshot
 from .stored.places import BELOW, Place
 from .stored.plan import StageLine
@@ -32,9 +32,12 @@ MOST_TRACEBACKS = 10
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """How a stage stands. The numbers are of members. `total` is None as long as it isn't known, which is the case for
-    a mapped stage before it is opened. A stage with `allow_failures` may have succeeded with dead members. `skipped`:
-    how many will never be done, because `enough` others had succeeded. `name` is None for a stage without one.
+    """How a stage stands: ``run.status().stages[0].succeeded`` is how many members of the first one have succeeded.
+
+    `state` is waiting, running, failing, failed, succeeded or cancelled. The numbers are of members. `total` is None as
+    long as it isn't known, which is the case for a mapped stage before it is opened. A stage with `allow_failures` may
+    have succeeded with dead members. `skipped`: how many will never be done, because `enough` others had succeeded.
+    `name` is None for a stage without one.
 
     Each member is counted once in `succeeded`, `dead`, `skipped` or `pending`: together they are the `total`. The
     `failing` members are among the pending ones.
@@ -56,8 +59,11 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands at one moment. `created`, `updated` and `stalled_since` are UNIX milliseconds. `tags` are
-    those that were given to `run()`. `error` is the failure of the run itself: a duty that couldn't be done.
+    """How a run stands at one moment: ``Run(run_id).status()``.
+
+    `state` is running, failing, failed, succeeded or cancelled, and `stages` has a `StageStatus` for each stage. `name`
+    is the clutch's, or None; `tags` are those that were given to `run()`. `created`, `updated` and `stalled_since` are
+    UNIX milliseconds. `error` is the failure of the run itself: a duty that couldn't be done.
 
     `failures` are those of the present stage's failing and dead members, and those that earlier stages have allowed, in
     written order: the first 100, those of the present stage before others. `error` is one of them, too: the one whose
@@ -101,8 +107,10 @@ class RunStatus:
         return self.run_id.partition(BELOW)[0] if self.parent else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The status as a dict that JSON can write. Callbacks get the same, with the `event` and the index of the
-        `stage` that it is about, and those of `on_failure` and `on_death` also whether that is `allowed`. For example:
+        """The status as a dict that JSON can write: ``json.dumps(run.status().to_dict())``.
+
+        Callbacks get the same, with the `event` and the index of the `stage` that it is about, and those of
+        `on_failure` and `on_death` also whether that is `allowed`. For example:
 
         .. code-block:: json
 
@@ -180,7 +188,7 @@ def details_of(status: RunStatus) -> bytes:
     first = first_failure(status)
     if first is None:
         return failure_details(None, message_id=status.run_id, text=f"nested run {status.run_id} was {status.state}")
-    return first.details(message_id=first.message_id or status.run_id)
+    return stored_under(first.message_id or status.run_id, first)
 
 
 def status_from(run_id: str, snapshot: Snapshot, *, nested: float = 0.0) -> RunStatus:

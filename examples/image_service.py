@@ -67,8 +67,8 @@ def write_manifest(image: str) -> dict[str, Any]:
 def thumbnails(image: str) -> Clutch:
     return (
         Clutch(name="thumbnails")
-        .parallel(thumbnail.message(image, size) for size in SIZES)
-        .then(write_manifest.message(image))
+        .parallel((thumbnail.message(image, size) for size in SIZES), name="resize")
+        .then(write_manifest.message(image), name="manifest")
     )
 
 
@@ -97,8 +97,8 @@ async def show(image: ImageId) -> dict[str, Any]:
     status = await Run(image).status_async()
     shown: dict[str, Any] = {
         "state": status.state,
-        "done": sum(stage.succeeded for stage in status.stages),
-        "of": sum(stage.total or 0 for stage in status.stages),
+        "progress": status.progress,
+        "stages": {stage.name: f"{stage.succeeded} of {stage.total}" for stage in status.stages},
         "failures": [f"{failure.actor}: {failure.exception_text}" for failure in status.failures],
     }
     if status.state == "succeeded":
@@ -207,7 +207,7 @@ def play_a_client(address: str, folder: str) -> None:
 
     code, started = call("POST", f"{address}/images", sunset)
     shown = wait_for(address + started["status"], "succeeded", "failed")
-    print(f"1. An image: {code}, then {shown['state']}, {shown['done']} of {shown['of']} jobs done.")
+    print(f"1. An image: {code}, then {shown['state']}; {shown['stages']}.")
     for one, size in zip(shown["manifest"]["thumbnails"], SIZES, strict=True):
         is_png = Path(folder, f"{started['id']}-{size}.png").read_bytes().startswith(b"\x89PNG")
         print(f"   {one['width']} by {one['height']}, {'a PNG' if is_png else 'NO PNG'} of {one['bytes']} bytes")

@@ -114,6 +114,8 @@ def play_a_night(date: str) -> None:
     first, second = run_night(date), run_night(date)
     print(f"1. The timers of two machines: the first {did(first)}, the second {did(second)}.")
     print("  ", first.get_result(block=True, timeout=30_000))
+    for failure in first.status().failures:
+        print(f"   allowed: {failure.actor}({failure.arguments}), {failure.exception_type}")
 
     write_source(date, "phone", ("pot", 2))
     again = run_night(date, if_exists="restart")

@@ -186,6 +186,7 @@ def test_nightly_says_what_is_missing_and_is_run_again_on_purpose() -> None:
     assert output.splitlines() == [
         "1. The timers of two machines: the first has started the run, the second has joined it.",
         "   2026-11-28: 3 orders of 14 pieces; missing: phone",
+        "   allowed: extract('phone', date='2026-11-28'), FileNotFoundError",
         "2. The orders of the phone have come, and the night has been run again.",
         "   2026-11-28: 4 orders of 16 pieces",
         "3. Nothing is new: a timer that is late has joined it, and finds its result.",
@@ -199,7 +200,7 @@ def test_image_service_tells_a_client_how_its_runs_stand() -> None:
         output = output_of(process)
 
     assert output.splitlines() == [
-        "1. An image: 202, then succeeded, 4 of 4 jobs done.",
+        "1. An image: 202, then succeeded; {'resize': '3 of 3', 'manifest': '1 of 1'}.",
         "   16 by 8, a PNG of 317 bytes",
         "   32 by 16, a PNG of 1162 bytes",
         "   64 by 32, a PNG of 5126 bytes",
