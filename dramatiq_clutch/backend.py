@@ -220,11 +220,13 @@ class ClutchBackend(abc.ABC):
         tags: Sequence[str] = (),
         share: int = SHARE,
         frees: bool = False,
+        keeps: bool = False,
     ) -> Reply:
         """Store the plan, then seal it in one step, before which nothing is owed. With a `draft`, the plan's rows are
         stored already. `run_ttl` and `result_ttl` are in milliseconds; `claim` is the clutch's fingerprint if the user
         gave the id, else `''`; `tags` are the run's; `share` is how many members of a large stage one caller sends;
-        `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired.
+        `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired;
+        `keeps`, that the results of all stages stay as long as the run, and the plan, too. A nested run keeps nothing.
         The context in the plan's spec is kept by itself, for as long as the status is.
 
         The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
@@ -398,6 +400,10 @@ class ClutchBackend(abc.ABC):
     @abc.abstractmethod
     def lines(self, run_id: str, count: int, *, generation: str = "") -> Sequence[str]:
         """The lines of the first stages, so many of them; none if there is no such run."""
+
+    @abc.abstractmethod
+    def keeps(self, run_id: str, *, generation: str = "") -> bool:
+        """Whether the results of all stages stay as long as the run, and not only as long as a stage may read them."""
 
     @abc.abstractmethod
     def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:

@@ -71,6 +71,9 @@ class Clutch(Description):
       callback_queue: overrides `queue` for the callbacks, so that they needn't stand behind jobs. Clutches that are
         steps of this one inherit both, unless they have their own. The broker must know it.
       fail_fast: every `parallel` and `map` stage is so that doesn't say otherwise (see `parallel`).
+      keep_results: the results of all stages stay as long as the run does, for the middleware's `run_ttl` and, after
+        success, its `result_ttl`; otherwise those of a stage go when the next one is complete. In a clutch that is
+        nested in another one it has no effect.
       on_failure: is sent once for a stage, when every member has had an attempt and at least one is failing or dead.
       on_death: is sent once for a stage, when its first member is dead.
       on_success: is sent when the last stage has succeeded.
@@ -85,6 +88,7 @@ class Clutch(Description):
     """
 
     fail_fast: bool = False
+    keep_results: bool = False
     on_failure: Callbacks | None = None
     on_death: Callbacks | None = None
     on_success: OnSuccess | None = None
@@ -342,6 +346,7 @@ class Clutch(Description):
             args=args,
             context=None if context is None else Context.given(context, "context"),
             tags=valid_tags(tags),
+            keeps=self.keep_results,
         )
 
     run_async = for_coroutines(
@@ -382,6 +387,8 @@ class Clutch(Description):
         yield from super(Clutch, self)._settings()  # without arguments it doesn't work in a dataclass with slots
         if self.fail_fast:
             yield "fail_fast=True"
+        if self.keep_results:
+            yield "keep_results=True"
         if self.callback_queue is not None:
             yield f"callback_queue={shortened(repr(self.callback_queue), 40)}"
         yield from (f"{event}={shown(callbacks)}" for event, callbacks in own(self).items())

@@ -59,11 +59,12 @@ class Engine:
         claim: str = "",
         draft: str = "",
         tags: Sequence[str] = (),
-        frees: bool = False,
+        **says: bool,
     ) -> Reply:
-        """Make a plan a run, with the settings' times. Raises DamagedState if the plan's draft has expired."""
+        """Make a plan a run, with the settings' times. It `says` whether it `frees` its id and `keeps` its results.
+        Raises DamagedState if the plan's draft has expired."""
         times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
-        more = {"claim": claim, "draft": draft, "tags": tags, "share": self.share, "frees": frees}
+        more = {"claim": claim, "draft": draft, "tags": tags, "share": self.share, **says}
         return self.backend.create(run_id, plan, caller, **times, **more)  # type: ignore[arg-type]
 
     def now(self) -> int:

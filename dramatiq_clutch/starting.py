@@ -60,9 +60,10 @@ def start(
     args: Any,
     context: Context | None,
     tags: Sequence[str],
+    keeps: bool,
 ) -> Run:
     """Start a run of this clutch: see `Clutch.run`. The `delay` is in milliseconds; `args` are NO_ARGS if there are
-    none."""
+    none; `keeps`: the results of all stages are kept."""
     _check(run_id, if_exists, unique)
     engine = engine_of(broker)
     more = {"start_at": engine.now() + delay if delay else None, "context": context}
@@ -72,8 +73,8 @@ def start(
         if claimed:
             _make_room(engine, run_id, if_exists or "join")
         try:
-            frees = unique == "while_running"
-            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, tags=tags, frees=frees)
+            says = {"frees": unique == "while_running", "keeps": keeps}
+            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, tags=tags, **says)
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word != "taken" or not _may_make_room(engine, run_id, if_exists):

@@ -133,8 +133,20 @@ SCRIPTS = (
     Mutant(
         "results stay after they can be read",
         "A stage's results are dropped when nothing can read them any more.",
-        "call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.items, nests)",
-        "call('UNLINK', here.items, nests)",
+        "if not run.keeps then call('UNLINK', before.members, before.standing, before.dead, before.attempts) end",
+        "",
+    ),
+    Mutant(
+        "kept results go like any others",
+        "With keep_results the results of all stages stay as long as the run.",
+        "if not run.keeps then call('UNLINK', before.members,",
+        "if true then call('UNLINK', before.members,",
+    ),
+    Mutant(
+        "kept stages are forgotten",
+        "What a run keeps expires when the run does, and not before or long after.",
+        "return note .. (run.keeps and run.stage > 1 and '+' or '')",
+        "return note",
     ),
     Mutant(
         "allowed failures are forgotten",
@@ -1468,10 +1480,17 @@ PYTHON = (
         "tests/test_testing.py::test_an_exception_stands_for_a_dead_member",
     ),
     python(
+        "kept stages outlive a deleted run",
+        "delete() deletes the results of all stages of a run that keeps them.",
+        'if reply.word == "deleted" and kept:',
+        "if False:",
+        "contract",
+    ),
+    python(
         "another caller's run makes room, too",
         "Of several callers that replace a run at the same time one starts a run, and the others join it.",
-        "if found is None or found.generation != first:",
-        "if found is None:",
+        'first = first or (found.generation if found else "")',
+        'first = found.generation if found else ""',
         "tests/test_again.py::test_callers_that_race_to_run_again_start_one_run",
     ),
     python(

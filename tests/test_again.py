@@ -552,6 +552,46 @@ def test_a_run_of_many_members_is_deleted_in_steps_of_a_few(
     assert left_of(broker, run.run_id) <= {"past", "tombstone"}
 
 
+# What is kept
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_a_run_that_keeps_its_results_has_those_of_all_stages(broker: dramatiq.Broker, jobs: Jobs, state: str) -> None:
+    jobs.script["d"] = {"failed": ["die"], "cancelled": ["wait"], "succeeded": []}[state]
+    clutch = clutch_of(jobs, "a", "b", keep_results=True, on_finish=jobs.heard.message("root"))
+    clutch = clutch.then(jobs.job.message("c")).then(Clutch(keep_results=True).then(jobs.job.message("x")))
+    assert "keep_results=True" in repr(clutch)
+    run = clutch.then(jobs.job.message("d")).run()
+    with running_worker(broker):
+        if state == "cancelled":
+            wait_until("it is at work", lambda: "d" in jobs.began)
+            run.cancel()
+            jobs.gates["d"].set()
+        state_is(run, state)
+        jobs.wait_fired("root", "E")
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
+    engine, gen = engine_of(broker), generation(broker, run.run_id) or ""
+    assert engine.backend.keeps(run.run_id, generation=gen)
+    kept = [engine.reader.stage_results(run.run_id, stage, gen)[1] for stage in range(3)]
+    assert kept == [["a", "b"], ["c"], ["x"]]
+    run.delete()
+    assert left_of(broker, run.run_id) <= {"past", "tombstone"}
+
+
+def test_what_is_kept_goes_with_the_run(redis_broker: RedisBroker, redis_client: redis.Redis) -> None:
+    jobs = Jobs(redis_broker)
+    clutch = clutch_of(jobs, "a", "b", keep_results=True)
+    run = clutch.then(jobs.job.message("c"), jobs.job.message("d"), jobs.job.message("e")).run()
+    with running_worker(redis_broker):
+        state_is(run, "succeeded")
+        wait_until("the queue is empty", lambda: on_their_way(redis_broker) == 0)
+    lives: Any = {name: redis_client.pttl(name) for name in clutch_keys(redis_client) if run.run_id in name}
+    kept = {name: left for name, left in lives.items() if "tombstone" not in name}
+    assert {name.split("}:")[1].split(":")[0] for name in kept} == {"head", "members", "plan"}
+    assert len(kept) == 6
+    assert max(kept.values()) <= 600_000  # the result_ttl
+
+
 # What is told of a run that isn't there
 
 

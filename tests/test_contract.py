@@ -64,6 +64,7 @@ class Store:
         generation: str = "",
         claim: str = "",
         frees: bool = False,
+        keeps: bool = False,
         owner: str = "run:x",
         **said: Any,
     ) -> Reply:
@@ -79,7 +80,8 @@ class Store:
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation)
         spec = replace(spec, context=None if context is None else Context(context))
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
-        more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags, "frees": frees}
+        more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags}
+        more |= {"frees": frees, "keeps": keeps}
         return self.backend.create(self.run_id, plan, self.caller(owner), **more)
 
     def delete(self, generation: str, *, bury: int | None = None, asks: bool = False) -> Reply:
@@ -103,6 +105,15 @@ class Store:
         assert isinstance(self.backend, RedisBackend)
         client: Any = self.backend.client
         client.execute_command("DEL", f"{self.backend.namespace}:{{{self.run_id}}}:head")
+
+    def lives(self) -> dict[str, int]:
+        """For how long the keys still live that have the plan, the head, and the members of all stages."""
+        assert isinstance(self.backend, RedisBackend)
+        client: Any = self.backend.client
+        begin, found = f"{self.backend.namespace}:{{{self.run_id}}}:", dict[str, int]()
+        for part in ("head", "plan", *(f"members:{stage}" for stage in range(5))):
+            found[part] = client.execute_command("PTTL", begin + part)
+        return found
 
     def parts(self) -> set[str]:
         """The parts of the keys that are stored of the run."""
@@ -331,6 +342,49 @@ def test_results_are_dropped_when_nothing_can_read_them_any_more(store: Store) -
     store.record(0, "succeeded", stage=1, of=1)
     assert list(store.backend.results(store.run_id, 0, 0, 1)) == [None]
     assert list(store.backend.results(store.run_id, 1, 0, 1)) == [b"S0"]
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_run_that_keeps_its_results_has_those_of_all_stages_as_long_as_it_lives(
+    either_way: Store, ends_well: bool
+) -> None:
+    store = either_way
+    store.create(2, 1, None, 1, 2, events=("on_finish",), keeps=True)
+    assert store.backend.keeps(store.run_id)
+    assert not store.backend.keeps(store.run_id, generation="76543210")
+    store.record(0, "dead", of=2)
+    store.record(1, "succeeded", of=2)
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    for stage, of in enumerate((2, 1, 3, 1)):
+        store.now += 1_000
+        for duty in store.owed("run:x").duties + store.owed("0.0").duties:
+            if isinstance(duty, OpenStage):
+                store.open(duty, of)
+        for member in range(of):
+            store.record(member, "succeeded", stage=stage, of=of, order=(1, 0))
+    store.now += 10 * LEASE
+    for duty in store.owed(SWEEPER).duties:
+        if isinstance(duty, OpenStage):
+            store.open(duty, 3)
+    for stage in (2, 3):
+        for member in range(3 if stage == 2 else 1):
+            store.record(member, "succeeded", stage=stage, of=3 if stage == 2 else 1, order=(1, 0))
+    assert store.status().stages[3].state == "succeeded"
+    for member in range(2):
+        store.record(member, "succeeded" if ends_well else "dead", stage=4, of=2, order=(1, 0))
+    for _ in range(3):
+        store.now += 2 * LEASE
+        for duty in store.owed(SWEEPER).duties:
+            store.confirm(duty)
+    assert store.status().state == ("succeeded" if ends_well else "failed")
+    found = [list(store.backend.results(store.run_id, stage, 0, of)) for stage, of in enumerate((2, 1, 3, 1))]
+    assert found == [[b"S0", b"S1"], [b"S0"], [b"S0", b"S1", b"S2"], [b"S0"]]
+    assert len(store.backend.rows(store.run_id, 0, 9)) == 7
+    assert store.backend.spec(store.run_id) is not None
+    lives = store.lives()
+    assert max(lives.values()) - min(lives.values()) < 60_000, lives
+    assert store.delete("").word == "deleted"
+    assert store.parts() <= {"past"}
 
 
 def test_an_empty_stage_completes_at_once_and_a_mapped_one_waits_to_be_opened(store: Store) -> None:

@@ -37,7 +37,7 @@ NOT_A_WORKERS = {
     "touch",
     "retell",
     "delete",
-} | {"at_rest", "occupants", "listen", "say", "generation"}
+} | {"at_rest", "occupants", "keeps", "listen", "say", "generation"}
 
 #: What it may come to only when the run is over.
 LATE = {"due", "owed", "sweep", "look_again", "heard", "forget"}

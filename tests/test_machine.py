@@ -147,6 +147,7 @@ class TwoBackends(RuleBasedStateMachine):
         share=st.sampled_from([1, 2, 1_000]),
         child=st.booleans(),
         claim=st.sampled_from(["", "claim"]),
+        keeps=st.sampled_from([False, False, True]),
     )
     def create(
         self,
@@ -161,6 +162,7 @@ class TwoBackends(RuleBasedStateMachine):
         share: int,
         child: bool,
         claim: str,
+        keeps: bool,
     ) -> Any:
         self.sizes = list(sizes)
         lines: list[StageLine] = []
@@ -176,13 +178,14 @@ class TwoBackends(RuleBasedStateMachine):
         callbacks = {event: (b"row",) * SEVERAL.get(event, 1) for event in events}
         spec = Spec(name="n", callbacks=callbacks, parent=parent, generation=GENERATION)
         self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
+        self.keeps = keeps and not child
         return self.create_it("run:x", claim)
 
     @rule(target=held, owner=st.sampled_from(["run:x", "run:y"]), claim=st.sampled_from(["", "claim"]))
     def create_it(self, owner: str, claim: str) -> Any:
         caller = self.caller(owner)
-        times = {"run_ttl": 10**8, "result_ttl": 10**7}
-        reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim, share=self.share))
+        times = {"run_ttl": 10**8, "result_ttl": 10**7, "share": self.share, "keeps": self.keeps}
+        reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim))
         return multiple(*((duty, caller) for duty in reply.duties))
 
     @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE]))
@@ -551,8 +554,24 @@ class TwoBackends(RuleBasedStateMachine):
             parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
             # What was nested in a stage that had enough stays, until it expires, if that wasn't cancelled in time.
             parts |= {f"nests:{stage}" for stage, line in enumerate(self.plan.lines) if line.enough}
+            if self.keeps:
+                kept = {
+                    f"{part}:{stage}" for part in ("members", "standing", "dead", "attempts") for stage in range(last)
+                }
+                assert {f"members:{stage}" for stage in range(last)} <= left
+                parts |= {"plan", *kept}
+                self.what_is_kept_lives_as_long_as_the_run()
             assert left <= {"head", "tombstone", "past", "failures", "tally", *parts}
         self.delete(status)
+
+    def what_is_kept_lives_as_long_as_the_run(self) -> None:
+        expires = self.stub.keyspace.expires
+        names = [key for key in self.keys() if b":members:" in key or b":head" in key or b":plan:" in key]
+        if self.client is None:
+            assert len({expires[name] for name in names}) == 1
+        else:
+            lives = [self.client.pttl(name) for name in names]
+            assert max(lives) - min(lives) < 60_000
 
     def delete(self, status: Any) -> None:
         """Nothing of a run at rest stays that doesn't have to, and its late messages are known."""

@@ -257,7 +257,7 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
         "generation",
         "reopen",
     }
-    of_lives |= {"delete", "occupants"}  # see test_again.py
+    of_lives |= {"delete", "occupants", "keeps"}  # see test_again.py
     of_waiting = {"at_rest", "listen", "say"}
     only_informing = {"how_far", "lines"}
     assert set(ClutchBackend.__abstractmethods__) == {

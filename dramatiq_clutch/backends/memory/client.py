@@ -55,6 +55,12 @@ class Commands(abc.ABC):
     def pexpire(self, key: str, ms: int) -> Any:
         return self.execute_command("PEXPIRE", key, ms)
 
+    def pttl(self, key: str) -> Any:
+        return self.execute_command("PTTL", key)
+
+    def unlink(self, *keys: str) -> Any:
+        return self.execute_command("UNLINK", *keys)
+
     def publish(self, channel: str, message: str) -> Any:
         return self.execute_command("PUBLISH", channel, message)
 

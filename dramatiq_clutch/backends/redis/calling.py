@@ -10,8 +10,8 @@ from ...backend import Caller, Reply
 from ...errors import foreign_run
 from ...stored.formats import refuse_newer
 from ...stored.places import Tag
+from .keeping import RedisKeeping
 from .keys import keys_of
-from .reading import RedisReading
 from .replies import reply_from
 from .scripts import script
 
@@ -31,7 +31,7 @@ class At:
     generation: str
 
 
-class RedisCalling(RedisReading):
+class RedisCalling(RedisKeeping):
     """The part of a `RedisBackend` that calls its scripts."""
 
     def _draft(self, run_id: str, draft: str) -> str:
@@ -94,7 +94,12 @@ class RedisCalling(RedisReading):
         takes = script(name, dispatch).arguments
         who = {name: value for name, value in who.items() if name in takes}
         all_keys = {**keys_of(self.namespace, at.run_id, at.stage, at.generation), **(keys or {})}
-        return self._run(name, all_keys, {**who, **given}, rest, dispatch=dispatch, alone=alone)
+        raw = self._run(name, all_keys, {**who, **given}, rest, dispatch=dispatch, alone=alone)
+        if name != "seal" and len(raw) > 1 and isinstance(raw[1], bytes) and raw[1].endswith(b"+"):
+            raw[1] = raw[1][:-1]
+            if caller.touch or raw[1]:  # otherwise the run lives as long as before
+                self._keep(at.run_id, at.generation)
+        return raw
 
     def _run(
         self,

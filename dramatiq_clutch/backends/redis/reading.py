@@ -71,6 +71,9 @@ class RedisReading(ClutchBackend):
         is_it = whose is not None and generation in ("", whose.decode())
         return [line.decode() for line in lines if line is not None] if is_it else []
 
+    def keeps(self, run_id: str, *, generation: str = "") -> bool:
+        return self._of_head(run_id, "keeps", generation) == b"1"
+
     def rows(self, run_id: str, start: int, end: int, *, generation: str = "") -> Sequence[bytes]:
         return self._range(self._key(run_id, "plan", generation or self._generation(run_id)), start, end)
 

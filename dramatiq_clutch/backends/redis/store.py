@@ -118,6 +118,7 @@ class RedisBackend(RedisCalling):
         tags: Sequence[str] = (),
         share: int = SHARE,
         frees: bool = False,
+        keeps: bool = False,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         head = {
@@ -129,6 +130,7 @@ class RedisBackend(RedisCalling):
             "share": share,
             "format": FORMAT,
             "frees": int(frees),
+            "keeps": int(keeps),
             **lines,
             **({"context": spec.context.to_json()} if spec.context else {}),
             **({"tags": json.dumps(tags)} if tags else {}),
@@ -319,7 +321,15 @@ class RedisBackend(RedisCalling):
         self, run_id: str, caller: Caller, *, generation: str, bury: int | None = None, asks: bool = False
     ) -> Reply:
         given = {"bury": "" if bury is None else bury, "asks": "1" if asks else ""}
-        return self._present("delete", run_id, caller, given, generation=generation)
+        kept = (
+            self._of_head(run_id, "stage", generation)
+            if not asks and self.keeps(run_id, generation=generation)
+            else b""
+        )
+        reply = self._present("delete", run_id, caller, given, generation=generation)
+        if reply.word == "deleted" and kept:
+            self._drop_kept(run_id, generation, int(kept))
+        return reply
 
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:
         return self._present("touch", run_id, caller, {"due": due}).word

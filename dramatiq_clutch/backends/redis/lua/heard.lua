@@ -8,4 +8,4 @@ if run.stage ~= stage then return {'moved'} end
 if index == 0 then call('SREM', callbacks, duty) end -- it may have been the only one
 call('SREM', callbacks, duty .. '.' .. index)
 clean_up()
-return {'heard', ''}
+return {'heard', noted('')}

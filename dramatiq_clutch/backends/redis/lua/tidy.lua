@@ -6,4 +6,4 @@ if not run.state or not held(id) then return {'lost', ''} end
 if run.stage ~= stage then return {'moved'} end
 call('HDEL', outbox, id)
 clean_up()
-return {call('EXISTS', outbox) == 0 and how_it_ends() or 'confirmed', ''}
+return {call('EXISTS', outbox) == 0 and how_it_ends() or 'confirmed', noted('')}

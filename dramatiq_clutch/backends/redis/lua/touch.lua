@@ -11,4 +11,4 @@ if run.state == 'succeeded' then
 else
   touch()
 end
-return {'touched', ''}
+return {'touched', noted('')}

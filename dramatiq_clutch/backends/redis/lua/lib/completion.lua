@@ -17,10 +17,12 @@ local function forget_nests_before()
   call('UNLINK', before.nests)
 end
 
--- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go.
+-- Complete the stage. Its results stay, because the next stage reads them; the results of the stage before it go,
+-- unless the run keeps them.
 local function complete(succeeded, dead, skipped)
   local nests = skipped == 0 and here.nests or here.items
-  call('UNLINK', before.members, before.standing, before.dead, before.attempts, here.items, nests)
+  call('UNLINK', here.items, nests)
+  if not run.keeps then call('UNLINK', before.members, before.standing, before.dead, before.attempts) end
   if word_of('enough', run.lines[stage - 1] or '') then forget_nests_before() end
   if skipped > 0 then skip(skipped) end
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end

@@ -17,7 +17,8 @@ end
 
 -- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates of its
 -- messages are recognised. A nested run has told its parent by then, so only its tombstone stays. While callbacks
--- haven't ended, the status stays in any case, because they may read it.
+-- haven't ended, the status stays in any case, because they may read it. A run that keeps its results keeps those of
+-- all stages, and the plan.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do
@@ -33,9 +34,16 @@ local function clean_up()
       before.nests)
     return
   end
-  call('UNLINK', plan, here.nests, before.nests)
-  call('HDEL', head, 'spec')
+  call('UNLINK', here.nests, before.nests)
+  if not run.keeps then
+    call('UNLINK', plan)
+    call('HDEL', head, 'spec')
+  end
   local ttl = called and lifetime() or run.result_ttl
   for _, key in ipairs({head, here.members, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
   for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
+  if not run.keeps then return end
+  for _, key in ipairs({plan, before.members, before.standing, before.dead, before.attempts}) do
+    call('PEXPIRE', key, ttl)
+  end
 end

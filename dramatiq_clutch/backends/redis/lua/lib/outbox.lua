@@ -28,6 +28,12 @@ local function how_it_ends()
   return run.state == 'succeeded' and run.claim == '' and 'ends' or 'rests'
 end
 
+-- A note; with '+' behind it if the caller has to see to it that stages that are kept, of which this script has no
+-- keys, live as long as the run.
+local function noted(note)
+  return note .. (run.keeps and run.stage > 1 and '+' or '')
+end
+
 -- Whether a duty is moot: it would send or start members of a stage that is over. Somebody has done it without
 -- confirming it, and what it would read may be gone.
 local MOVES = {send = true, open = true, start = true, retry = true, resume = true, revive = true, resend = true}

@@ -10,7 +10,7 @@ local function read_run()
   local found = call('HMGET', head, 'state', 'stage', 'stages', 'ttl', 'result_ttl', 'events', 'alarmed', 'mourned',
     'error', 'epoch', 'told', 'claim', 's' .. stage, 'share', 'sent', 's' .. (stage + 1), 's' .. (stage + 2), 'gen',
     'era', 'revival', 'until', 'stalled', 'retrying', 'app', 's' .. (stage - 1), 'broken',
-    'taken_up', 'taken_to', 'frees', 'name', 'created', 'tallied')
+    'taken_up', 'taken_to', 'frees', 'name', 'created', 'tallied', 'keeps')
   run.state, run.stage, run.stages = found[1], tonumber(found[2] or -1), tonumber(found[3] or 0)
   run.ttl, run.result_ttl = tonumber(found[4] or 0), found[5]
   run.events, run.alarmed, run.mourned = found[6] or '', found[7] == '1', found[8] == '1'
@@ -24,6 +24,7 @@ local function read_run()
   run.taken_up, run.taken_to = tonumber(found[27] or 0), tonumber(found[28] or 0)
   run.frees, run.name, run.created = found[29] == '1', found[30] or '', found[31] or ''
   run.tallied = found[32] == '1' -- it has a `tally`, and perhaps `failures`
+  run.keeps = found[33] == '1' and run.told == ''
 end
 
 read_run()

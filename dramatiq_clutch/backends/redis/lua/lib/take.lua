@@ -52,7 +52,7 @@ local function answer(word, owing_word)
   local note = more and 'more' or woken and 'wakes' or ''
   if run.state ~= 'running' and not owing then note = not parked and how_it_ends() or 'rests' end
   table.insert(reply, 1, owing and owing_word or word)
-  table.insert(reply, 2, note)
+  table.insert(reply, 2, noted(note))
   if #news > 0 then reply[#reply + 1] = {'news', unpack(news)} end
   return reply
 end
