@@ -35,8 +35,8 @@ Ending = Literal["succeeded", "working", "attempted", "failing", "dead"]
 RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown"]
 
 #: Whether to run a job. `go` means yes. The job isn't wanted if its member has succeeded (`done`), if its stage is
-#: over, or its run has succeeded or was cancelled (`over`), or if there is no such run or no such place in it
-#: (`unknown`).
+#: over, its run has succeeded, was cancelled or has broken off, or a deadline is over (`over`), or if there is no such
+#: run or no such place in it (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
 #: What else a reply says of the run. `ends`: it has succeeded and owes nothing more, and no other run will have its id.
@@ -64,7 +64,9 @@ class Reply:
     `note`: see `Note`; for the word `foreign`, the name of the run's application. If the broker took part in the step,
     `sent` is a duty that was done in it, so nobody has to do it; `kept` says that its message was fetched for the
     caller's worker; and `acked`, that the message was acked whose attempt was recorded. `news`: what this call has done
-    to the run, for the log; nothing if an earlier call has done it, so that it is logged once.
+    to the run, for the log; nothing if an earlier call has done it, so that it is logged once. `by`: when a sweeper has
+    to look at the run at the latest (UNIX milliseconds), because a deadline of it may be over then; 0 if it has none,
+    or the index needn't be changed.
     """
 
     word: str
@@ -74,6 +76,7 @@ class Reply:
     kept: bool = False
     acked: bool = False
     news: tuple[News, ...] = ()
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +203,19 @@ class ClutchBackend(abc.ABC):
 
     @abc.abstractmethod
     def draft(
-        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+        self,
+        run_id: str,
+        draft: str,
+        offset: int,
+        rows: Sequence[bytes],
+        caller: Caller,
+        *,
+        run_ttl: int,
+        soonest: int | None = None,
     ) -> None:
-        """Put the run down in the index, then write rows of its plan from `offset` on, under the draft's name. They
-        expire within minutes of the last such call, unless `create` seals them. Raises DamagedState if earlier rows
-        have expired."""
+        """Put the run down in the index, for when a lease has lapsed or its `soonest` deadline may be over; then write
+        rows of its plan from `offset` on, under the draft's name. They expire within minutes of the last such call,
+        unless `create` seals them. Raises DamagedState if earlier rows have expired."""
 
     @abc.abstractmethod
     def create(
@@ -237,8 +248,9 @@ class ClutchBackend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def guard(self, tag: Tag) -> GuardWord:
-        """Say whether a job is still wanted. This changes nothing."""
+    def guard(self, tag: Tag, now: int) -> GuardWord:
+        """Say whether a job is still wanted. This changes nothing: where it isn't wanted because a deadline is over,
+        `owed` lets the run fail of that."""
 
     @abc.abstractmethod
     def record(self, record: Record, caller: Caller) -> Reply:

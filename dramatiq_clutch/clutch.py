@@ -70,6 +70,9 @@ class Clutch(Description):
       queue: overrides the actors' queues, for every job and callback of every stage. The broker must know it.
       callback_queue: overrides `queue` for the callbacks, so that they needn't stand behind jobs. Clutches that are
         steps of this one inherit both, unless they have their own. The broker must know it.
+      deadline: how long a run may take: milliseconds or a timedelta, from `run()` (of a nested run: from its start), or
+        the last `retry()`, delays and retries included. Afterwards it fails as by the `deadline` of a stage (see
+        `parallel`).
       fail_fast: every `parallel` and `map` stage is so that doesn't say otherwise (see `parallel`).
       keep_results: the results of all stages stay as long as the run does, for the middleware's `run_ttl` and, after
         success, its `result_ttl`; otherwise those of a stage go when the next one is complete. In a clutch that is
@@ -101,6 +104,7 @@ class Clutch(Description):
     pending: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "deadline", terms.valid_deadline(self.deadline))
         if self.context is not None:
             object.__setattr__(self, "context", Context.given(self.context, "context"))
         for option in CALLBACKS:
@@ -118,7 +122,9 @@ class Clutch(Description):
     def __deepcopy__(self, memo: dict[int, Any]) -> Clutch:
         return self  # a clutch is immutable
 
-    def then(self, *steps: Step, pipe: bool | str = False, name: str | None = None) -> Clutch:
+    def then(
+        self, *steps: Step, pipe: bool | str = False, name: str | None = None, deadline: Duration | None = None
+    ) -> Clutch:
         """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(partial(store, "a"), pipe=True)``
         calls `store` with ``"a"`` and the result of `fetch`.
 
@@ -128,17 +134,18 @@ class Clutch(Description):
             of one, the list after a `parallel` or `map`. A step with Dramatiq's option `pipe_ignore` doesn't get it.
             The first stage of a clutch that is a step of another one gets what the enclosing stage sees: the item, in a
             `map`; otherwise the result of the stage before that one.
+          deadline: of each of these stages, as for `parallel`.
           name: the stage's name, of 1 to 100 characters, as in ``.then(fetch, name="load")``, which takes exactly one
             step. It is shown in the status, in errors and in pictures, and ``previous_results(stage="load")`` finds the
             stage by it. No two stages of a clutch have the same.
 
         Raises:
           TypeError: something isn't a step, an argument of a message can't be encoded, or an actor that is known here
-            can't be called with what it would get; or the `name` isn't a string.
+            can't be called with what it would get; the `name` isn't a string, or the `deadline` no time.
           ValueError: a message was sent already, or its actor belongs to another broker than the clutch; `pipe` isn't
             the name of an argument, a message has that argument already, or a step is a clutch, which takes none; more
-            than 100 levels are nested in each other; or the `name` is too long, used already, or given for several
-            steps.
+            than 100 levels are nested in each other; the `name` is too long, used already, or given for several steps;
+            or the `deadline` is less than a millisecond.
         """
         if name is not None and len(steps) != 1:
             raise ValueError(
@@ -146,7 +153,9 @@ class Clutch(Description):
             )
         given = self._given("then()", _extra(pipe))
         members = [to_member(step, given) for step in steps]
-        return self._with(*(_stage((member,), pipe=pipe) for member in members), name=name)
+        within = terms.valid_deadline(deadline)
+        stages = (dataclasses.replace(_stage((member,), pipe=pipe), deadline=within) for member in members)
+        return self._with(*stages, name=name)
 
     def parallel(
         self,
@@ -156,6 +165,7 @@ class Clutch(Description):
         enough: int | None = None,
         limit: int | None = None,
         fail_fast: bool | None = None,
+        deadline: Duration | None = None,
         name: str | None = None,
     ) -> Clutch:
         """Add one stage whose members work in parallel: ``Clutch().parallel(fetch.message(n) for n in range(3))``. Two
@@ -179,6 +189,10 @@ class Clutch(Description):
           fail_fast: the run fails as soon as one member more is dead than may be, and doesn't wait until all are
             settled. What is queued isn't done, and nested runs are cancelled; jobs at work finish, and what succeeds
             needn't be done again. `retry()` sends whatever hasn't succeeded. Default is the clutch's `fail_fast`.
+          deadline: how long the stage may take: milliseconds or a timedelta, from when it begins, or the last
+            `retry()`; queueing, delays and retries included. If it isn't complete by then, the run fails at once, as
+            with `fail_fast`, and `status().error` says `DeadlineExceeded`. A success that comes later is stored, so
+            that `retry()` needn't send it again, but completes nothing.
           name: as for `then`.
 
         Raises:
@@ -197,6 +211,7 @@ class Clutch(Description):
             enough=enough,
             limit=limit,
             fail_fast=self.fail_fast if fail_fast is None else fail_fast,
+            deadline=deadline,
             total=len(members) if source is None else None,
         )
         stage = _stage(members, pipe=pipe)
@@ -211,6 +226,7 @@ class Clutch(Description):
         enough: int | None = None,
         limit: int | None = None,
         fail_fast: bool | None = None,
+        deadline: Duration | None = None,
         name: str | None = None,
     ) -> Clutch:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
@@ -226,8 +242,8 @@ class Clutch(Description):
         Parameters:
           into: the name of a keyword argument, as in ``.map(fetch, into="page")``. The item is given as that one,
             instead of as the last positional argument.
-          allow_failures, enough, limit, fail_fast: as for `parallel`. If there are fewer items than are `enough`, all
-            of them have to succeed.
+          allow_failures, enough, limit, fail_fast, deadline: as for `parallel`. If there are fewer items than are
+            `enough`, all of them have to succeed.
           name: as for `then`.
 
         Raises:
@@ -244,6 +260,7 @@ class Clutch(Description):
             enough=enough,
             limit=limit,
             fail_fast=self.fail_fast if fail_fast is None else fail_fast,
+            deadline=deadline,
         )
         return self._with(Stage((member,), many=True, mapped=True, into=into, **said), name=name)
 
@@ -313,11 +330,11 @@ class Clutch(Description):
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
           ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id,
-            `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative; the
-            first stage pipes or maps, or that of a clutch in it, though nothing comes before it and there are no
-            `args`, or it maps over `args` that are no list; a wait has no stage after it; the context is too large;
-            there are too many tags, or one isn't valid; or a callable given to `parallel` has returned an iterator that
-            is used up.
+            `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative, or as
+            long as a deadline of the run or its first stage; the first stage pipes or maps, or that of a clutch in it,
+            though nothing comes before it and there are no `args`, or it maps over `args` that are no list; a wait has
+            no stage after it; the context is too large; there are too many tags, or one isn't valid; or a callable
+            given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id; or, with ``if_exists="refuse"``, any clutch was.
           RunAtWork: the run that was to make room is at rest, but another process still sends what follows from that,
@@ -335,6 +352,7 @@ class Clutch(Description):
           OutcomeUnknown: the store went away in the middle; the run may have started. The error has its id.
         """
         delay = None if delay is None else milliseconds(delay, "delay")
+        self._check_delay(delay or 0)
         broker = self.broker or get_broker()
         return start(
             self,
@@ -392,6 +410,15 @@ class Clutch(Description):
         if self.callback_queue is not None:
             yield f"callback_queue={shortened(repr(self.callback_queue), 40)}"
         yield from (f"{event}={shown(callbacks)}" for event, callbacks in own(self).items())
+
+    def _check_delay(self, delay: int) -> None:
+        """Raises ValueError for a delay at whose end a deadline would be over."""
+        first = self.stages[0].deadline if self.stages and not self.stages[0].wait else None
+        for whose, deadline in (("the run", self.deadline), ("its first stage", first)):
+            if deadline is not None and milliseconds(deadline, "deadline") <= delay:
+                raise ValueError(
+                    f"delay is {delay:,} ms, and by then the deadline of {whose} is over: {deadline:,} ms from run() on"
+                )
 
     def _given(self, what: str, extra: Extra | None) -> Given:
         return Given(what, self.broker, known_brokers(self.broker), extra)

@@ -83,24 +83,28 @@ class Engine:
         more = {"run_ttl": self.run_ttl, "application": self.application, "known": known}
         self.backend.look_again(run_id, at, **more)  # type: ignore[arg-type]
 
-    def look_when_quiet(self, run_id: str) -> None:
-        """Put down a run at work that owes nothing, so that a sweeper finds out later whether anything happens to
-        it."""
-        self.look_again(run_id, self.now() + max(self.stalled_after // 2, 50), known=True)
+    def look_when_quiet(self, run_id: str, by: int = 0) -> None:
+        """Put down a run at work that owes nothing, so that a sweeper finds out later whether anything happens to it;
+        sooner if a deadline of it may be over `by` then (see `backend.Reply`)."""
+        quiet = self.now() + max(self.stalled_after // 2, 50)
+        self.look_again(run_id, min(quiet, by or quiet), known=True)
 
-    def note(self, run_id: str, note: Note) -> None:
-        """Change the index as a reply's note asks (see `backend.Note`)."""
+    def note(self, run_id: str, note: Note, by: int = 0) -> None:
+        """Change the index as a reply's `note` and its `by` ask (see `backend.Note` and `backend.Reply`)."""
+        lapses = self.now() + self.lease_ms
         if note == "ends":
             self.look_again(run_id, None)
         elif note == "rests":
             # It isn't taken out here, because somebody may be about to retry it, and have put it down for that. A
             # sweeper takes it out, which can tell whether anybody has put it down since.
-            self.look_again(run_id, self.now() + self.lease_ms, known=True)
+            self.look_again(run_id, lapses, known=True)
         elif note == "wakes":
-            self.look_again(run_id, self.now() + self.lease_ms)
+            self.look_again(run_id, min(lapses, by or lapses))
         elif note == "more":
             self.look_again(run_id, self.now())
             self.backend.say(SWEEP)
+        elif by and by < lapses:  # somebody may have put it down for when the lease lapses
+            self.look_again(run_id, by, known=True)
 
     def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:
         """Log that a run is left to workers of a newer release, once for each run."""

@@ -108,6 +108,8 @@ def labels_of(stage: Stage) -> Iterator[str]:
         yield f"enough {stage.enough}"
     if stage.limit:
         yield f"limit {stage.limit}"
+    if stage.deadline is not None:
+        yield f"deadline {in_words(stage.deadline)}"
     if stage.fail_fast:
         yield "fail fast"
 

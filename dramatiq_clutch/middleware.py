@@ -62,8 +62,9 @@ class ClutchMiddleware(EngineMiddleware):
         Dramatiq's default retries take.
       result_ttl: how long a succeeded run's status and result stay. Default is 10 minutes.
       lease: how long the holder of a duty has it to itself. Default is 30 s.
-      sweep_interval: how often a worker process looks for runs whose duties nobody does; None switches that off.
-        Default is 15 s.
+      sweep_interval: how often a worker process looks for runs whose duties nobody does, and for deadlines that are
+        over; None switches that off. Then a deadline takes effect only when a message of its run comes, or by
+        `sweep()`. Default is 15 s.
       stalled_after: after how long a time in which nothing happens to a run (members are unsettled, but none is at work
         or delayed) it counts as stalled. Its messages may be lost then, or wait in a queue that no worker listens to. A
         sweeper logs that, and `Run.status()` says it in `stalled_since`. Default is an hour.
@@ -287,7 +288,7 @@ class ClutchMiddleware(EngineMiddleware):
         """The guard's word on the job, or `abandoned` if the worker stops before there is one. It waits through any
         error, because a job shouldn't run whose end couldn't be recorded either."""
         try:
-            word = self._lives.patiently(job, lambda: job.engine.backend.guard(job.tag))
+            word = self._lives.patiently(job, lambda: job.engine.backend.guard(job.tag, job.engine.now()))
         except NotAcked:
             return "abandoned"
         if word == "go":

@@ -16,7 +16,7 @@ from dramatiq import Broker
 
 from .about import Context
 from .callbacks import Defaults, own, rows_of
-from .durations import in_words
+from .durations import in_words, milliseconds
 from .steps import Composition, Description, Stage, check_levels
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
@@ -149,8 +149,10 @@ def read(
         around.check_size(f"the context of {_named(where)}{more}")
     queues = queues.of(description)
     queues.check(broker)
+    deadline = None if description.deadline is None else milliseconds(description.deadline, "deadline")
     callbacks = _callbacks(description, broker, queues)
     spec = Spec(description.name, queues.all, start_at, callbacks, inherits=inherits, context=context)
+    spec = replace(spec, deadline=deadline)
     lines = list[StageLine]()
     return spec, lines, _rows(description, broker, queues, spec, lines, sees, around, where, level)
 
@@ -204,6 +206,7 @@ def _rows(
                 allowed=stage.allowed,
                 enough=stage.enough,
                 wait=stage.wait or None,
+                deadline=stage.deadline,
                 name=stage.name,
             )
         )

@@ -20,7 +20,7 @@ from .errors import OutcomeUnknown, RunAtWork, RunIdTaken, Unavailable, foreign_
 from .handover import delete, hand_over
 from .planning import NOTHING, Sees, chunks, read, with_defaults
 from .run import Run
-from .steps import Description
+from .steps import Description, soonest_of
 from .stored import owners
 from .stored.duties import SendMembers
 from .stored.places import new_generation
@@ -126,7 +126,8 @@ def _draft(
     fingerprint, draft, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
     for offset, chunk in chunks(rows):
         caller = dataclasses.replace(caller, now=engine.now())
-        engine.backend.draft(run_id, draft, offset, chunk, caller, run_ttl=engine.run_ttl)
+        times: dict[str, Any] = {"run_ttl": engine.run_ttl, "soonest": soonest_of(clutch)}
+        engine.backend.draft(run_id, draft, offset, chunk, caller, **times)
         if claimed:
             fingerprint.add(chunk)
     return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller
@@ -190,7 +191,7 @@ def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> Non
         # must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
         leads = any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
         if reply.word == "created" and reply.note != "more" and not leads:
-            engine.look_when_quiet(run_id)
+            engine.look_when_quiet(run_id, reply.by)
     except Exception as error:
         logger.warning(
             "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=not is_expected(error)

@@ -14,7 +14,7 @@ from weakref import ref
 import dramatiq.broker
 from dramatiq import Actor, Broker, Encoder, GenericActor, Message, get_encoder, group, pipeline
 
-from .durations import in_words
+from .durations import Duration, in_words, milliseconds
 from .signatures import Extra, check_call, piped
 from .stored.formats import MESSAGE
 from .stored.plan import changed, to_row
@@ -132,6 +132,7 @@ class Stage:
     allowed: int | float | None = None
     enough: int | None = None
     wait: int = 0
+    deadline: int | None = None
     name: str | None = None
     source: Source | None = None
     levels: int = field(default=0, init=False, repr=False, compare=False)
@@ -161,7 +162,7 @@ class Stage:
     def settings(self) -> Iterator[tuple[str, Any]]:
         """What was said of the stage as a whole, by the names of the options."""
         allowed = True if self.tolerant else self.allowed
-        options = {"limit": self.limit, "allow_failures": allowed, "enough": self.enough}
+        options = {"limit": self.limit, "allow_failures": allowed, "enough": self.enough, "deadline": self.deadline}
         yield from ((name, value) for name, value in options.items() if value is not None)
         if self.fail_fast:
             yield "fail_fast", True
@@ -190,6 +191,7 @@ class Description:
 
     queue: str | None = None
     name: str | None = None
+    deadline: Duration | None = None
     stages: tuple[Stage, ...] = ()
     pending: int = 0
     context: Mapping[str, Any] | None = None
@@ -208,6 +210,8 @@ class Description:
             yield f"name={shortened(repr(self.name), 40)}"
         if self.queue is not None:
             yield f"queue={shortened(repr(self.queue), 40)}"
+        if self.deadline is not None:
+            yield f"deadline={self.deadline}"
         if self.context is not None:
             yield f"context={{{shortened(', '.join(self.context), 40)}}}"  # values may be none of a log's business
 
@@ -232,6 +236,12 @@ def label_of(member: Encoded | Description) -> str:
 def levels_of(description: Description) -> int:
     """How many levels of descriptions are nested in this one."""
     return max((stage.levels for stage in description.stages), default=0)
+
+
+def soonest_of(description: Description) -> int | None:
+    """The shortest deadline of a description and its stages, in milliseconds; None if there is none."""
+    known = (description.deadline, *(stage.deadline for stage in description.stages))
+    return min((milliseconds(one, "deadline") for one in known if one is not None), default=None)
 
 
 def fed(member: Encoded | Description, into: str | None) -> Encoded | Description:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .durations import milliseconds
+
 #: How many members may die: a number of them, or a share between 0 and 1; True for any number, False for none.
 Allowance = bool | int | float
 
@@ -15,10 +17,11 @@ def fields(
     enough: Any = None,
     limit: Any = None,
     fail_fast: bool = False,
+    deadline: Any = None,
     total: int | None = None,
 ) -> dict[str, Any]:
     """The fields of a stage of several members for what was said of it. `total` is how many members it has, as far as
-    that is known. Raises ValueError."""
+    that is known. Raises ValueError, and TypeError for a deadline that isn't a time."""
     enough, allowed = valid_enough(enough, allow_failures, total), valid_allowance(allow_failures)
     return {
         "tolerant": allowed is True,
@@ -26,7 +29,13 @@ def fields(
         "enough": enough,
         "limit": valid_limit(limit),
         "fail_fast": fail_fast,
+        "deadline": valid_deadline(deadline),
     }
+
+
+def valid_deadline(deadline: Any) -> int | None:
+    """In milliseconds. Raises ValueError for less than one, and TypeError for what isn't a time."""
+    return None if deadline is None else milliseconds(deadline, "deadline", least=1)
 
 
 def valid_limit(limit: Any) -> int | None:

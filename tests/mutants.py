@@ -545,7 +545,7 @@ SCRIPTS = (
     Mutant(
         "an empty stage waits for ever",
         "An empty stage completes at once.",
-        "if total == '0' then look() else owe_stage(stage, run.line) end",
+        "if total == '0' or is_overdue() then look() else owe_stage(stage, run.line) end",
         "owe_stage(stage, run.line)",
         file="open",
     ),
@@ -818,6 +818,51 @@ SCRIPTS = (
         "if string.find(id, '^halt:' .. (stage - 1) .. ':') then return end",
         "",
     ),
+    # Deadlines
+    Mutant(
+        "a deadline lets nothing fail",
+        "A run that isn't complete by its deadline fails, whoever looks at it then.",
+        "if is_overdue() then exceed() else judge() end",
+        "judge()",
+    ),
+    Mutant(
+        "a deadline is the failure of a run at rest",
+        "A run at rest fails of no deadline.",
+        "if run.state ~= 'running' then return end",
+        "",
+        file="lib/deadline",
+    ),
+    Mutant(
+        "jobs are let run after the deadline",
+        "What is queued when a deadline is over is skipped, though nobody has seen yet that it is.",
+        "if run[1] == 'running' and tonumber(run[2]) == stage and now >= by then return 'over' end",
+        "",
+    ),
+    Mutant(
+        "a retry is late from its beginning",
+        "retry() begins new deadlines.",
+        "begin_deadlines(run.line, true)",
+        "",
+        file="retry",
+    ),
+    Mutant(
+        "a deadline counts from the run's start",
+        "The deadline of a stage counts from when the stage begins.",
+        "math.max(now, number_in(line, 'from')) + stage_ms",
+        "(run.stage_by or now) + stage_ms",
+    ),
+    Mutant(
+        "nobody looks in time at a stage that is released meanwhile",
+        "A deadline is kept though no message comes, also of a stage that is released after the last look.",
+        "run.stage_by or math.huge, now + run.soonest)",
+        "run.stage_by or math.huge)",
+    ),
+    Mutant(
+        "a run that had failed before its deadline stays failed",
+        "A failed run can be retried, whatever has come of its members since, and whichever deadline is over.",
+        "(run.broken or (run.error == '' and is_overdue()))",
+        "run.broken",
+    ),
     # Guarding
     Mutant(
         "a job that has nested works again",
@@ -982,6 +1027,34 @@ SCRIPTS = (
 
 PYTHON = (
     # Whether a job is wanted
+    python(
+        "a run is found a lease after its producer's death, however short its deadline",
+        "A run is in the index in time for its deadline before it is sealed.",
+        "return max(min(caller.lease_ms, soonest or caller.lease_ms), LEAST_LEASE)",
+        "return max(caller.lease_ms, LEAST_LEASE)",
+        "tests/test_contract.py::test_a_run_is_in_the_index_in_time_for_its_deadline_though_its_producer_dies",
+    ),
+    python(
+        "a run that is quiet is looked at late",
+        "A deadline is kept though no message comes.",
+        "self.look_again(run_id, min(quiet, by or quiet), known=True)",
+        "self.look_again(run_id, quiet, known=True)",
+        "tests/test_deadlines.py::test_a_deadline_is_kept_though_no_worker_listens_to_the_queue",
+    ),
+    python(
+        "what is queued is let run for a second",
+        "What is queued when a run fails fast, or has enough, or is late, is skipped at once.",
+        "return self.fail_fast or self.exact or self.deadline is not None",
+        "return False",
+        "tests/test_terms.py::test_what_is_queued_when_a_run_fails_fast_is_skipped",
+    ),
+    python(
+        "a skipped member's success is written down",
+        "The results of a stage that was complete with enough of them stay as they are.",
+        "return self.enough is not None",
+        "return False",
+        "tests/test_terms.py::test_a_late_success_is_in_no_result",
+    ),
     python(
         "a guarded stage is remembered for ever",
         "Queued jobs of a cancelled run are skipped, within a second or so.",

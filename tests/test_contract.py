@@ -66,18 +66,21 @@ class Store:
         frees: bool = False,
         keeps: bool = False,
         owner: str = "run:x",
+        deadline: int | None = None,
+        within: int | None = None,
         **said: Any,
     ) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`; each event has so many
-        callbacks. `waits` are those before the first stages, and `said` other fields of the first stage's line."""
+        callbacks. `waits` are those before the first stages. `deadline` is the run's, `within` that of its first stage;
+        `said` are other fields of that stage's line."""
         lines, rows = list[StageLine](), 0
         for total, wait in zip(totals, itertools.chain(waits, itertools.repeat(None)), strict=False):
             line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit, wait=wait)
-            lines.append(line if lines else replace(line, **said))
+            lines.append(line if lines else replace(line, deadline=within, **said))
             rows += 1 if total is None else total
         self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
         told = dict.fromkeys(events, (b"row",) * callbacks)
-        spec = Spec("name", None, start_at, told, parent=parent, generation=generation)
+        spec = Spec("name", None, start_at, told, parent=parent, generation=generation, deadline=deadline)
         spec = replace(spec, context=None if context is None else Context(context))
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags}
@@ -95,7 +98,7 @@ class Store:
         return self.backend.record(Record(tag, 0, ending, payload), self.caller("delayed"))
 
     def guard_of(self, generation: str) -> str:
-        return self.backend.guard(Tag(self.run_id, 0, 0, 1, generation=generation))
+        return self.backend.guard(Tag(self.run_id, 0, 0, 1, generation=generation), self.now)
 
     def occupant(self) -> Occupant | None:
         (found,) = self.backend.occupants([self.run_id])
@@ -730,7 +733,7 @@ def test_a_job_that_nests_is_replaced_by_its_runs(either_way: Store) -> None:
         assert reply.word == word
         assert [duty.id for duty in reply.duties] == ["start:0:0"]
     assert dict(store.backend.nested(store.run_id, 0, [0, 1])) == {0: b"plan 0"}
-    assert store.backend.guard(tag) == "done"
+    assert store.backend.guard(tag, store.now) == "done"
     assert store.record(0, "dead", of=2, order=(9, 9)).word == "duplicate"
     assert store.counts() == (0, 0, 0)
     assert child(store, "succeeded", 1).word == "counts"
@@ -960,7 +963,7 @@ ALL = ("on_failure", "on_death", "on_success", "on_finish")
 
 def wanted(store: Store, members: int, *, stage: int = 0) -> list[str]:
     """What the guard says of each member's job."""
-    return [store.backend.guard(Tag(store.run_id, stage, member, members)) for member in range(members)]
+    return [store.backend.guard(Tag(store.run_id, stage, member, members), store.now) for member in range(members)]
 
 
 def test_one_death_too_many_fails_a_run_that_fails_fast_and_nothing_of_it_is_wanted_any_more(
@@ -1195,10 +1198,8 @@ def test_nested_runs_that_are_skipped_are_cancelled_and_the_run_stays_until_they
     assert halt.id == "halt:0:0:4:0"
     if len(stages) == 2:
         tag = Tag(store.run_id, 1, 0, 1)
-        dead = store.backend.record(Record(tag, 0, "dead", failure_details(ValueError())), store.caller("1.0"))
-        store.confirm(*dead.duties)
-        retried = store.backend.retry(store.run_id, store.caller("retry:1"))
-        store.confirm(*(duty for duty in retried.duties if duty.kind != "retry"))
+        store.confirm(*store.backend.cancel(store.run_id, store.caller("cancel:1")).duties)
+        store.confirm(*store.backend.retry(store.run_id, store.caller("retry:1")).duties)
         store.confirm(*store.backend.record(Record(tag, 9, "succeeded", b"1"), store.caller("1.0")).duties)
     assert store.status().state == "succeeded"
     assert store.backend.spec(store.run_id) is not None  # who cancels them reads the plan
@@ -1523,6 +1524,201 @@ def test_how_far_nested_runs_are(store: Store) -> None:
 def tag_in(place: Place) -> Tag:
     """Of a job in the first stage of the run that is nested here."""
     return Tag(place.child_id, 0, 0, 4, generation=place.child_generation)
+
+
+# Deadlines
+
+#: In milliseconds.
+SOON = 5 * LEASE
+
+#: Who may find that a deadline is over: each is asked of a run of two members, of which one has succeeded.
+FINDERS: dict[str, Callable[[Store], object]] = {
+    "owed": lambda store: store.owed("somebody"),
+    "sweep": lambda store: store.sweep(),
+    "retell": lambda store: store.backend.retell(store.run_id, store.caller()),
+    "a failure": lambda store: store.record(1, "failing", of=2),
+    "a death": lambda store: store.record(1, "dead", of=2),
+    "the success that would complete the stage": lambda store: store.record(1, "succeeded", of=2),
+}
+
+
+@pytest.mark.parametrize("whose", ["the run", "stage 0"])
+@pytest.mark.parametrize("finder", FINDERS)
+def test_a_run_fails_when_a_deadline_is_over_whoever_finds_that(either_way: Store, finder: str, whose: str) -> None:
+    store = either_way
+    of_run = SOON if whose == "the run" else None
+    store.confirm(*store.create(2, 1, events=ALL, deadline=of_run, within=None if of_run else SOON).duties)
+    store.record(0, "succeeded", of=2)
+    store.now += SOON - 1
+    assert wanted(store, 2) == ["done", "go"]
+    assert store.owed("somebody").word == "clear"
+    store.now += 1
+    assert wanted(store, 2) == ["over", "over"]  # which changes nothing
+    assert store.status().state == "running"
+    FINDERS[finder](store)
+    status = store.status()
+    assert (status.state, status.stages[1].state) == ("failed", "waiting")
+    assert status.error is not None
+    assert (status.error.exception_type, status.error.stage, status.error.index) == ("DeadlineExceeded", 0, None)
+    assert status.error.exception_text.startswith(f"the deadline of {whose} (5000 ms) was over before")
+    store.now += LEASE
+    told = store.owed("sweeper").duties
+    assert [duty.kind for duty in told] == ["on_failure", "on_finish"]
+    store.confirm(*told)
+    for again in FINDERS.values():
+        again(store)
+        assert wanted(store, 2) == ["over", "over"]
+    assert store.owed("sweeper") == Reply("clear", note="rests")
+
+
+def test_a_success_after_the_deadline_is_kept_for_a_retry(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3, 1, events=(), deadline=SOON).duties)
+    store.record(0, "succeeded")
+    store.now += SOON
+    store.owed("sweeper")
+    for member in (1, 2):
+        assert store.record(member, "succeeded").word == "counts"
+    assert (store.status().state, store.counts()) == ("failed", (3, 0, 0))
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert (reply.word, kinds(reply)) == ("retried", ["send"])
+    assert store.status().error is None
+    assert store.status().stages[1].state == "running"
+
+
+@pytest.mark.parametrize("whose", ["the run's", "the stage's"])
+def test_a_retry_begins_new_deadlines(store: Store, whose: str) -> None:
+    of_run = SOON if whose == "the run's" else None
+    store.confirm(*store.create(2, events=(), deadline=of_run, within=None if of_run else SOON).duties)
+    store.now += SOON
+    store.owed("sweeper")
+    store.now += SOON
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert (kinds(reply), reply.note, reply.by) == (["resume"], "wakes", store.now + SOON)
+    store.confirm(*reply.duties)
+    store.now += SOON - 1
+    assert (store.sweep(), wanted(store, 2)) == ("works", ["go", "go"])
+    store.now += 1
+    assert (store.sweep(), wanted(store, 2)) == ("rests", ["over", "over"])
+    assert store.backend.retry(store.run_id, store.caller("retry:2")).word == "retried"
+
+
+@pytest.mark.parametrize(("rests", "late"), [("cancelled", "dead"), *(("failed", ending) for ending in COUNTS)])
+def test_a_run_at_rest_fails_of_no_deadline(store: Store, rests: str, late: Ending) -> None:
+    store.confirm(*store.create(2, 1, events=("on_finish",), deadline=SOON).duties)
+    if rests == "cancelled":
+        reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    else:
+        store.record(0, "succeeded", of=2)
+        reply = store.record(1, "dead", of=2)
+    assert kinds(reply) == ["on_finish"]
+    store.confirm(*reply.duties)
+    store.now += SOON
+    assert store.owed("sweeper") == Reply("clear", note="rests")
+    assert (store.status().state, store.status().error) == (rests, None)
+    if rests == "failed":  # nor is it taken up: that would have to fail again at once
+        assert store.record(1, late, of=2, order=(0, 1)).duties == ()
+    assert store.status().state == rests
+    assert store.backend.retry(store.run_id, store.caller("retry:1")).word == "retried"
+    assert store.sweep() in ("owing", "works")
+    assert store.status().stages[0].state in ("running", "succeeded")
+
+
+def test_the_deadline_of_a_stage_counts_from_its_release(store: Store) -> None:
+    lines = (StageLine(0, 1), StageLine(1, 1, deadline=SOON), StageLine(2, 1))
+    plan = Plan(Spec(), lines, (b"row",) * 3)
+    reply = store.backend.create(store.run_id, plan, store.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
+    store.confirm(*reply.duties)
+    store.now += 2 * SOON
+    store.confirm(*store.record(0, "succeeded", of=1).duties)
+    store.now += SOON - 1
+    assert wanted(store, 1, stage=1) == ["go"]
+    store.now += 1
+    assert wanted(store, 1, stage=1) == ["over"]
+    store.record(0, "succeeded", stage=1, of=1)
+    error = store.status().error
+    assert error is not None
+    assert error.exception_text == "the deadline of stage 1 (5000 ms) was over before it was complete"
+    store.confirm(*store.backend.retry(store.run_id, store.caller("retry:1")).duties)
+    store.now += 2 * SOON
+    assert wanted(store, 1, stage=2) == ["go"]  # this stage has none
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "when it is opened"])
+def test_a_stage_that_is_still_to_be_opened_when_the_deadline_is_over_is_opened_by_a_retry(
+    store: Store, when: str
+) -> None:
+    (opens,) = store.create(None, events=(), deadline=SOON).duties
+    store.now += SOON
+    if when == "before it is opened":
+        store.owed("somebody")
+        assert store.open(opens, 2).word == "lost"
+    else:
+        assert store.open(opens, 2).duties == ()
+    assert store.status().state == "failed"
+    reply = store.backend.retry(store.run_id, store.caller("retry:1"))
+    if when == "before it is opened":
+        reply = store.open(reply.duties[0], 2)
+    assert members_of(*reply.duties) == [0, 1]
+
+
+def test_a_nested_run_whose_deadline_is_over_is_dead_for_its_parent_and_cancels_its_own(store: Store) -> None:
+    parent = Place("parent", 0, 0)
+    store.confirm(*store.create(2, events=(), nested=True, parent=parent, deadline=SOON).duties)
+    store.now += SOON
+    halt, tell = store.owed("somebody").duties
+    assert halt.id == "halt:0:0:2:0"
+    assert isinstance(tell, Tell)
+    assert tell.snapshot is not None
+    assert tell.snapshot["head"]["told"] == "dead"
+    assert "DeadlineExceeded" in tell.snapshot["head"]["error"]
+
+
+def test_whoever_puts_a_run_down_for_a_sweeper_knows_by_when_a_deadline_may_be_over(either_way: Store) -> None:
+    """So nobody has to tell when a stage is released, by whomever, and a kill in between loses nothing."""
+    store = either_way
+    began = store.now
+    lines = (StageLine(0, 2, many=True, deadline=9 * SOON), StageLine(2, 1, deadline=3 * SOON))
+    plan = Plan(Spec(deadline=10 * SOON), lines, (b"row",) * 3)
+    create: Any = store.backend.create
+    reply = create(store.run_id, plan, store.caller("run:x"), run_ttl=TTL, result_ttl=TTL)
+    assert reply.by == began + 3 * SOON  # the second stage may be released at once, and has the shortest
+    store.confirm(*reply.duties)
+
+    def look() -> int:
+        caller = store.caller(SWEEPER)
+        return int(store.backend.sweep(store.run_id, caller, stalled_after=LEASE).by)
+
+    assert look() == began + 3 * SOON
+    store.now += 7 * SOON
+    assert look() == began + 9 * SOON
+    assert store.record(0, "failing", of=2).by == 0  # it changes nothing in the index
+    assert store.backend.resend(store.run_id, store.caller()).by == began + 9 * SOON
+    for member in (0, 1):
+        store.confirm(*store.record(member, "succeeded", of=2).duties)
+    assert look() == began + 10 * SOON
+    store.now += 2 * SOON
+    assert look() == began + 10 * SOON
+    store.now += SOON
+    assert look() == 0
+    assert store.status().state == "failed"
+
+
+def test_a_run_without_deadlines_is_put_down_for_none(store: Store) -> None:
+    assert store.create(1).by == 0
+    assert store.backend.sweep(store.run_id, store.caller(SWEEPER), stalled_after=LEASE).by == 0
+    assert store.backend.resend(store.run_id, store.caller()).by == 0
+
+
+@pytest.mark.parametrize(("deadline", "at"), [(20 * LEASE, 10 * LEASE), (5 * LEASE, 5 * LEASE), (1, LEASE)])
+def test_a_run_is_in_the_index_in_time_for_its_deadline_though_its_producer_dies(
+    store: Store, deadline: int, at: int
+) -> None:
+    caller = replace(store.caller("run:x"), lease_ms=10 * LEASE, application=store.run_id)
+    plan = Plan(Spec(deadline=deadline), (StageLine(0, 1),), (b"row",))
+    assert store.backend.create(store.run_id, plan, caller, run_ttl=TTL, result_ttl=TTL).word == "created"
+    assert store.backend.due(store.now + at - 1, 0, 10, application=store.run_id) == []
+    assert store.backend.due(store.now + at, 0, 10, application=store.run_id) == [store.run_id]
 
 
 # Two executions of one job at once: a redelivery while the first still works
@@ -1851,7 +2047,7 @@ def test_of_a_nested_run_that_has_told_its_parent_nothing_stays_but_a_mark(store
     assert list(store.backend.results(store.run_id, 0, 0, 1)) == [b"Sresult"]
     assert store.confirm(tell) == ["ends"]
     assert store.backend.snapshot(store.run_id) is None
-    assert store.backend.guard(tag) == "over"
+    assert store.backend.guard(tag, store.now) == "over"
     assert store.backend.record(Record(tag, 0, "succeeded", b"late"), store.caller(tag.owner)).word == "over"
     assert store.create(1, parent=Place("parent", 0, 0), generation="0123abcd").word == "exists"
 
@@ -2038,11 +2234,11 @@ def test_a_duty_that_fails_its_run_is_reported(store: Store) -> None:
 def test_a_message_of_another_generation_is_no_message_of_this_run(store: Store) -> None:
     store.create(2, generation="0123abcd")
     tag = Tag(store.run_id, 0, 0, 2, generation="76543210")
-    assert store.backend.guard(tag) == "unknown"
+    assert store.backend.guard(tag, store.now) == "unknown"
     assert store.backend.record(Record(tag, 0, "failing", b"{}"), store.caller(tag.owner)).word == "unknown"
     assert store.counts() == (0, 0, 0)
     tag = Tag(store.run_id, 0, 0, 2, generation="0123abcd")
-    assert store.backend.guard(tag) == "go"
+    assert store.backend.guard(tag, store.now) == "go"
 
 
 def test_the_mark_of_a_run_that_is_gone_says_nothing_of_another_run_of_that_id(store: Store) -> None:
@@ -2051,7 +2247,7 @@ def test_the_mark_of_a_run_that_is_gone_says_nothing_of_another_run_of_that_id(s
     record = Record(tag, 0, "succeeded", b"result")
     assert store.confirm(*store.backend.record(record, store.caller(tag.owner)).duties) == ["ends"]
     for late, word in ((tag, "over"), (other, "unknown")):
-        assert store.backend.guard(late) == word
+        assert store.backend.guard(late, store.now) == word
         assert store.backend.record(replace(record, tag=late), store.caller(late.owner)).word == word
 
 
@@ -2309,9 +2505,9 @@ def test_a_run_that_is_not_there_is_unknown_whatever_is_asked_of_it(store: Store
 def test_a_queued_job_of_a_cancelled_run_is_not_wanted(store: Store) -> None:
     store.create(2)
     tag = Tag(store.run_id, 0, 0, 2)
-    assert store.backend.guard(tag) == "go"
+    assert store.backend.guard(tag, store.now) == "go"
     store.backend.cancel(store.run_id, store.caller("cancel:1"))
-    assert store.backend.guard(tag) == "over"
+    assert store.backend.guard(tag, store.now) == "over"
 
 
 def test_a_sleeper_whose_duty_has_passed_on_can_neither_open_nor_fail_it(store: Store) -> None:

@@ -96,9 +96,9 @@ def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
     engine, asked = engine_of(redis_broker), []
     works = engine.backend.guard
 
-    def guard(tag: Tag) -> Any:
+    def guard(tag: Tag, now: int) -> Any:
         asked.append(tag.member)
-        return works(tag)
+        return works(tag, now)
 
     engine.backend.guard = guard  # type: ignore[method-assign]
 

@@ -49,7 +49,7 @@ TERMS: Any = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
         {"fail_fast": st.booleans()},
-        optional={"allowed": st.sampled_from([1, 2, 0.5])},
+        optional={"allowed": st.sampled_from([1, 2, 0.5]), "deadline": st.sampled_from([LEASE, 9 * LEASE])},
     ),
     st.fixed_dictionaries({"fail_fast": st.booleans(), "enough": st.integers(1, 3)}),
 )
@@ -143,6 +143,7 @@ class TwoBackends(RuleBasedStateMachine):
         piped=st.integers(0, 15),
         limits=st.lists(st.none() | st.integers(1, 3) | st.just(20), min_size=4, max_size=4),
         terms=st.lists(TERMS, min_size=4, max_size=4),
+        deadline=st.none() | st.none() | st.sampled_from([5 * LEASE, 20 * LEASE]),
         waits=st.just([None] * 4) | st.lists(st.sampled_from([None, 10, 3 * LEASE]), min_size=4, max_size=4),
         share=st.sampled_from([1, 2, 1_000]),
         child=st.booleans(),
@@ -158,6 +159,7 @@ class TwoBackends(RuleBasedStateMachine):
         piped: int,
         limits: list[int | None],
         terms: list[dict[str, Any]],
+        deadline: int | None,
         waits: list[int | None],
         share: int,
         child: bool,
@@ -176,7 +178,7 @@ class TwoBackends(RuleBasedStateMachine):
             rows += [b"row"] * (1 if size is None else size)
         parent = Place("parent", 0, 1, 2) if child else None
         callbacks = {event: (b"row",) * SEVERAL.get(event, 1) for event in events}
-        spec = Spec(name="n", callbacks=callbacks, parent=parent, generation=GENERATION)
+        spec = Spec(name="n", callbacks=callbacks, parent=parent, generation=GENERATION, deadline=deadline)
         self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
         self.keeps = keeps and not child
         return self.create_it("run:x", claim)
@@ -343,7 +345,7 @@ class TwoBackends(RuleBasedStateMachine):
         for epoch_buried in (bury, bury - 1):
             caller = self.caller("halt")
             self.both(lambda b, c=caller, e=epoch_buried: b.cancel(name, c, bury=e))
-        self.both(lambda b: b.guard(Tag(name, 0, 0, 1)))
+        self.both(lambda b: b.guard(Tag(name, 0, 0, 1), self.now))
         caller = self.caller("start")
         reply = self.both(lambda b: b.create(name, plan, caller, **times), watch=False)
         assert reply.word == ("created" if epoch > bury else "exists")
@@ -406,8 +408,8 @@ class TwoBackends(RuleBasedStateMachine):
 
     @rule(stage=st.integers(0, 3), member=st.integers(0, 4))
     def guard(self, stage: int, member: int) -> None:
-        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation=GENERATION)))
-        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation="76543210")))
+        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation=GENERATION), self.now))
+        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation="76543210"), self.now))
 
     @rule()
     def look(self) -> None:
@@ -436,7 +438,7 @@ class TwoBackends(RuleBasedStateMachine):
                 assert state == "succeeded"
             if state == "failed" and self.is_broken():
                 self.halt()
-                self.comes_to.add("broken off")
+                self.comes_to.add("broken off" if status is None or status.error is None else "overdue")
             if status is not None:
                 assert 0 <= status.progress <= 1
                 assert (status.progress == 1) == (state == "succeeded")
@@ -461,7 +463,7 @@ class TwoBackends(RuleBasedStateMachine):
         self.on_its_way.clear()  # what arrives now is skipped
         stage = self.present_stage()
         for member in range(self.sizes[stage] or 0):
-            assert self.stub.guard(Tag(self.run_id, stage, member, self.sizes[stage] or 0)) == "over"
+            assert self.stub.guard(Tag(self.run_id, stage, member, self.sizes[stage] or 0), self.now) == "over"
         duties = {name.decode().split(":")[0] for name in self.outbox()}
         assert not duties & {"send", "open", "start", "retry", "resume", "revive", "resend"}, duties
 
@@ -592,7 +594,7 @@ class TwoBackends(RuleBasedStateMachine):
         parts = {part_of(key.decode()).rsplit("}:")[1].split(":")[0] for key in found}
         assert parts - {"nests"} == {"past"}  # see above
         tag, caller = Tag(self.run_id, 0, 0, 5, generation=GENERATION), self.caller("0.0")
-        assert self.both(lambda b: b.guard(tag)) == "over"
+        assert self.both(lambda b: b.guard(tag, self.now)) == "over"
         assert self.both(lambda b: b.record(Record(tag, 0, "succeeded", b"late"), caller)).word == "over"
         assert self.both(lambda b: b.delete(self.run_id, caller, generation=GENERATION)).word == "unknown"
 
@@ -701,5 +703,5 @@ def test_what_always_holds_does_on_one_store() -> None:
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
     """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
     reached = play(None, 60, 30, derandomize=True, database=None, phases=[Phase.generate])
-    for what in ("settled, and failed", "retried", "broken off"):
+    for what in ("settled, and failed", "retried", "broken off", "overdue"):
         assert reached[what] >= 6, (what, reached)

@@ -40,6 +40,9 @@ KNOW_REDIS = {"dramatiq_clutch.backends.redis", "dramatiq_clutch.backends.memory
 TTL = 10_000_000
 GENERATION = "76543210"
 
+#: In milliseconds: later than any call that doesn't say otherwise.
+DEADLINE = 5_000
+
 Row = list[str]
 
 
@@ -262,7 +265,7 @@ def plan_of(name: str, *, mapped: bool = False, parent: Place | None = None) -> 
     line = StageLine(0, None if mapped else 2, many=True, mapped=mapped)
     callbacks: dict[str, tuple[bytes, ...]] = dict.fromkeys(EVENTS, (b"row",)) if parent else {}
     return Plan(
-        Spec(name, None, None, callbacks, parent=parent, generation=GENERATION),
+        Spec(name, None, None, callbacks, parent=parent, generation=GENERATION, deadline=DEADLINE),
         (line,),
         (b"row",) * (1 if mapped else 2),
     )
@@ -315,6 +318,10 @@ class Story:
     def open(self, total: int) -> str:
         return self.store.open("run", self.duty(OpenStage, OPENED), total, caller("x")).word
 
+    def is_late(self) -> Any:
+        """A deadline is over, and somebody has seen that."""
+        return self.store.owed("run", replace(caller("y"), now=1_000_000 + DEADLINE))
+
     def forget(self) -> Any:
         """All keys have expired, but the tombstone if there is one."""
         names = keys_of(self.store.namespace, "run", 0, GENERATION)
@@ -327,6 +334,7 @@ Way = Callable[[Story], object]
 STATES: dict[str, Way] = {
     "running": lambda story: story.record(1, "failing", 3),
     "failed": lambda story: story.record(1, "dead", 3),
+    "broken off": lambda story: (story.record(1, "failing", 3), story.is_late()),
     "succeeded": lambda story: story.record(1, "succeeded", 3),
     "cancelled": lambda story: (story.record(1, "failing", 3), story.store.cancel("run", caller("cancel:1"))),
     "gone, tombstone left": lambda story: (story.record(1, "succeeded", 3), story.forget()),
@@ -337,6 +345,7 @@ STATES: dict[str, Way] = {
 UNOPENED: dict[str, Way] = {
     "running": lambda story: None,
     "failed": lambda story: story.store.fail("run", story.held[0], b"{}", caller("x")),
+    "broken off": lambda story: story.is_late(),
     "succeeded": lambda story: story.open(0),
     "cancelled": lambda story: story.store.cancel("run", caller("cancel:1")),
     "gone, tombstone left": lambda story: (story.open(0), story.forget()),
@@ -347,6 +356,7 @@ UNOPENED: dict[str, Way] = {
 RETRIED: dict[str, Way] = {
     "running": lambda story: None,
     "failed": lambda story: story.record(1, "dead", 4),
+    "broken off": lambda story: story.is_late(),
     "succeeded": lambda story: story.record(1, "succeeded", 4),
     "cancelled": lambda story: story.store.cancel("run", caller("cancel:1")),
     "gone, tombstone left": lambda story: (story.record(1, "succeeded", 4), story.forget()),
@@ -370,9 +380,9 @@ CALLS: dict[str, Callable[[Story], str]] = {
     "`create()`, by the same call": lambda story: story.create("run:1", "claim").word,
     "`create()`, by another one": lambda story: story.create("run:2", "claim").word,
     "`create()`, of another clutch": lambda story: story.create("run:2", "other").word,
-    "`guard()`, of member 0": lambda story: story.store.guard(story.tag(0)),
-    "`guard()`, of member 1": lambda story: story.store.guard(story.tag(1)),
-    "`guard()`, of no member": lambda story: story.store.guard(story.tag(2, 3)),
+    "`guard()`, of member 0": lambda story: story.store.guard(story.tag(0), 1_000_000),
+    "`guard()`, of member 1": lambda story: story.store.guard(story.tag(1), 1_000_000),
+    "`guard()`, of no member": lambda story: story.store.guard(story.tag(2, 3), 1_000_000),
     "`record()`, a success of member 1": lambda story: story.record(1, "succeeded", 4),
     "`record()`, the same of a nested run": lambda story: story.record(1, "succeeded", 4, of_run=True),
     "`record()`, a later failure of member 1": lambda story: story.record(1, "failing", 4),
@@ -393,7 +403,7 @@ CALLS: dict[str, Callable[[Story], str]] = {
     "`delete()`, only asked": lambda story: story.delete(asks=True),
     "`create()`, after a `delete()`": lambda story: (story.delete(), story.create("run:2", "claim").word)[-1],
     "`record()`, after a `delete()`": lambda story: (story.delete(), story.record(1, "succeeded", 4))[-1],
-    "`guard()`, after a `delete()`": lambda story: (story.delete(), story.store.guard(story.tag(1)))[-1],
+    "`guard()`, after a `delete()`": lambda story: (story.delete(), story.store.guard(story.tag(1), 1_000_000))[-1],
     "`touch()`": lambda story: story.store.touch("run", caller("x")),
     "`snapshot()`, shown by `status()`": stands,
 }

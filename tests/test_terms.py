@@ -63,10 +63,11 @@ def test_a_stage_may_wait_for_all_in_a_clutch_that_fails_fast(broker: dramatiq.B
 
 def test_a_job_that_is_at_work_when_its_run_fails_fast_is_not_done_again(broker: dramatiq.Broker, jobs: Jobs) -> None:
     jobs.script["0"] = ["wait"]
-    jobs.script["1"] = ["die"]
+    jobs.script["1"] = ["wait and die"]
     run = Clutch().parallel(named(jobs, 4), fail_fast=True, limit=2).then(jobs.total).run()
     with running_worker(broker, threads=2):
-        wait_until("both to work", lambda: "0" in jobs.began)
+        wait_until("both to work", lambda: sorted(jobs.began) == ["0", "1"])
+        jobs.gates["1"].set()
         state_is(run, "failed")
         jobs.gates["0"].set()
         wait_until("the other one to have succeeded", lambda: run.status().stages[0].succeeded == 1)

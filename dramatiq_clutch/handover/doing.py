@@ -95,7 +95,7 @@ def _all(lease: Lease, caused: Caused) -> Work:
 def _heed(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
     """Do what a reply's note asks for. A sweeper ignores `rests`, because it takes the run out of the index itself."""
     if not (reply.note == "rests" and caller.owner == owners.SWEEPER):
-        engine.note(run_id, reply.note)
+        engine.note(run_id, reply.note, reply.by)
 
 
 def _do(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> Doing:

@@ -152,7 +152,8 @@ class Members:
         line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
         whose = (self.duty.generation, message.actor_name)
         has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
-        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, line.wary, line.exact, has_args)
+        wary = line.wary or self.spec.deadline is not None
+        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, wary, line.exact, has_args)
         return job_message(message, tag, self.spec, line), delay_of(message, self.spec, line, self.engine.now())
 
     def starting(self, plan: Plan) -> Plan:

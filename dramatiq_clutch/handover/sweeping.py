@@ -103,14 +103,16 @@ def _look_at(
         if not waits_for_jobs and _waits_for_jobs(engine, run_id):
             _look_at(engine, run_id, at, is_stopping, waits_for_jobs=True)
         else:
-            engine.look_when_quiet(run_id)
+            engine.look_when_quiet(run_id, reply.by)
     elif reply.word == "works":
         if engine.resend_stalled and _is_stalled(engine, run_id):
             _tell_stalled(engine, run_id)
-        engine.look_when_quiet(run_id)
+        engine.look_when_quiet(run_id, reply.by)
     elif reply.word == "stalled":
         _tell_stalled(engine, run_id)
-        engine.look_when_quiet(run_id)
+        engine.look_when_quiet(run_id, reply.by)
+    elif reply.by and reply.by < at:  # others owe something, and a deadline may be over before the next look
+        engine.look_again(run_id, reply.by, known=True)
 
 
 def _is_stalled(engine: Engine, run_id: str) -> bool:

@@ -5,8 +5,9 @@ are only the grammars of these.
 
     stage line      OFFSET " " ( TOTAL / "?" ) " " ( 1*LETTER / "-" ) [ " " LIMIT *( " " WORD ) ]
                     0 3 pm 20 into=page name=fetch%20all      `plan.StageLine`; a WORD is "into=" NAME, "allow=" NUMBER,
-                                                              "enough=" NUMBER, "wait=" MS, "from=" UNIX_MS, "name=" and
-                                                              a percent-encoded name, or unknown
+                                                              "enough=" NUMBER, "deadline=" MS, "wait=" MS,
+                                                              "from=" UNIX_MS, "name=" and a percent-encoded name, or
+                                                              unknown
     plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
     callback's row  "m" MESSAGE / "w" MESSAGE                 among a spec's blobs; `plan.row_with_result`
                     the second gets the run's result, too

@@ -36,10 +36,11 @@ class StageLine:
     appended to its members' arguments. `nested`: some of its rows are runs. `limit`: how many members may be unsettled
     at a time. `into`: the name of the keyword argument that a piped result, or an item, is given as instead of being
     appended. `fail_fast`: the run fails at once when more members are dead than may be. `allowed`: how many may be; a
-    float is a share of them. `enough`: how many successes complete the stage. `wait`: for how many milliseconds it
-    waits before it begins; and `start_at`, once it is released: when it begins (UNIX milliseconds), if that is later.
-    `name`: how the user has named it; in the line it is percent-encoded. `unknown_flags` and `unknown_words`: what a
-    newer release of the same format has added, which is kept.
+    float is a share of them. `enough`: how many successes complete the stage. `deadline`: how many milliseconds it may
+    take, from when it begins, or the last retry. `wait`: for how many milliseconds it waits before it begins; and
+    `start_at`, once it is released: when it begins (UNIX milliseconds), if that is later. `name`: how the user has
+    named it; in the line it is percent-encoded. `unknown_flags` and `unknown_words`: what a newer release of the same
+    format has added, which is kept.
 
     For example, `0 3 pm 20 into=page name=fetch%20all` is ``StageLine(0, 3, many=True, mapped=True, limit=20,
     into="page", name="fetch all")``, and `0 1 - 0 wait=5000 from=1700000005000` is a stage that was released at
@@ -58,6 +59,7 @@ class StageLine:
     fail_fast: bool = False
     allowed: int | float | None = None
     enough: int | None = None
+    deadline: int | None = None
     wait: int | None = None
     start_at: int | None = None
     name: str | None = None
@@ -99,7 +101,7 @@ class StageLine:
     @property
     def wary(self) -> bool:
         """Whether its members may not be wanted any more at any moment, so that a worker asks before each job."""
-        return self.fail_fast or self.exact
+        return self.fail_fast or self.exact or self.deadline is not None
 
     @property
     def exact(self) -> bool:
@@ -142,6 +144,7 @@ _WORDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "into": ("into", str, str),
     "allow": ("allowed", _number, str),
     "enough": ("enough", int, str),
+    "deadline": ("deadline", int, str),
     "wait": ("wait", int, str),
     "from": ("start_at", int, str),
     "name": ("name", unquote, quote),
@@ -158,8 +161,9 @@ class Spec:
     `yields` says which of their results make the job's result (one position, or several for a list); if it is None,
     `own` is the encoded result of the job. `context`: in the plan of a nested run, its own one, which is laid over that
     of its parent when it starts. In the spec of a run it is empty if the run has one, which is kept beside the spec,
-    and None if it has none. `generation` tells the run from others that have had its id. `unknown` are the fields that
-    a newer release of the same format has added, which are kept.
+    and None if it has none. `generation` tells the run from others that have had its id. `deadline`: how many
+    milliseconds the run may take, from its start or the last retry. `unknown` are the fields that a newer release of
+    the same format has added, which are kept.
     """
 
     name: str | None = None
@@ -173,6 +177,7 @@ class Spec:
     own: bytes | None = None
     context: Context | None = None
     generation: str = ""
+    deadline: int | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -191,6 +196,7 @@ class Spec:
             "yields": self.yields,
             "blobs": [self.item is not None, self.own is not None],
             **({} if self.context is None else {"context": dict(self.context)}),
+            **({} if self.deadline is None else {"deadline": self.deadline}),
         }
         blobs = [row for event in sorted(self.callbacks) for row in self.callbacks[event]]
         return pack([json.dumps(about).encode(), *blobs, *(blob for blob in (self.item, self.own) if blob is not None)])
@@ -219,6 +225,7 @@ class Spec:
                 own=own,
                 context=None if context is None else Context.given(context, "the context"),
                 generation=about["generation"],
+                deadline=about.get("deadline"),
                 unknown={name: value for name, value in about.items() if name not in _SPEC_FIELDS},
             )
         except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
@@ -226,7 +233,10 @@ class Spec:
 
 
 _SPEC_FIELDS = frozenset(
-    ("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs", "context")
+    (
+        *("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs"),
+        *("context", "deadline"),
+    )
 )
 
 
@@ -237,6 +247,12 @@ class Plan:
     spec: Spec
     lines: tuple[StageLine, ...]
     rows: tuple[bytes, ...]
+
+    @property
+    def soonest(self) -> int | None:
+        """The shortest of its deadlines, in milliseconds: those of the run and of its stages. None without any."""
+        known = (self.spec.deadline, *(line.deadline for line in self.lines))
+        return min((deadline for deadline in known if deadline is not None), default=None)
 
     def to_bytes(self) -> bytes:
         return pack([self.spec.to_bytes(), "\n".join(map(str, self.lines)).encode(), *self.rows])
@@ -302,7 +318,8 @@ class Fingerprint:
 
     def digest(self, spec: Spec, lines: Sequence[StageLine]) -> bytes:
         callbacks = {event: [_meaning(row).hex() for row in rows] for event, rows in sorted(spec.callbacks.items())}
-        about = json.dumps([spec.name, spec.queue, callbacks, spec.inherits, list(map(str, lines))])
+        deadline = [] if spec.deadline is None else [spec.deadline]
+        about = json.dumps([spec.name, spec.queue, callbacks, spec.inherits, list(map(str, lines)), *deadline])
         args = b"" if spec.item is None else canonical(spec.item, self._encoder or get_encoder())
         return hashlib.sha256(about.encode() + self._rows.digest() + args).digest()
 

@@ -15,6 +15,9 @@ from .processes import NOW
 #: Where the scripts keep until when a duty's lease lasts.
 DUE = re.compile(rb'"due":(\d+)')
 
+#: The fields of a head that say by when something has to be complete.
+BY = (b"run_by", b"stage_by")
+
 
 class Memory:
     """The real scripts over dicts. Its clock stands still: when time passes, what is stored grows older."""
@@ -31,14 +34,16 @@ class Memory:
         return self.backend.save()
 
     def age(self, by: int) -> None:
-        """Have so many milliseconds pass: leases, the times at which a sweeper is to look, and what is left of drafts.
-        What is in the past is all the same."""
+        """Have so many milliseconds pass: leases, deadlines, the times at which a sweeper is to look, and what is left
+        of drafts. What is in the past is all the same."""
         saved = self.backend.save()
         values: dict[bytes, Any] = {}
         for key, value in saved.values.items():
             if b":index:" in key:
                 older = {name: score - by if score - by > NOW else 0.0 for name, score in value.items()}
                 values[key] = type(value)(older)
+            elif key.endswith(b"}:head"):
+                values[key] = type(value)({name: _sooner(at, by) if name in BY else at for name, at in value.items()})
             elif b"}:outbox" in key:
                 values[key] = type(value)({name: _older(duty, by) for name, duty in value.items()})
             else:
@@ -49,6 +54,10 @@ class Memory:
     def key(self) -> Hashable:
         """What tells the store's state from others: its keys with their values, in no order, but for lists."""
         return frozenset((key, _frozen(value)) for key, value in self.backend.save().values.items())
+
+
+def _sooner(at: bytes, by: int) -> bytes:
+    return b"%d" % (int(at) - by if int(at) - by > NOW else 1) if at else at
 
 
 def _older(duty: bytes, by: int) -> bytes:

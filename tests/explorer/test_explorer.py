@@ -9,7 +9,7 @@ from .search import Explorer
 from .worlds import ONCE_LOST, WORLDS, Bounds, World
 
 #: Worlds that have no bounds so small that they take no more than a moment.
-LARGE = {"cancel nested, then retry", "fail fast", "replace nested", "replace, twice"}
+LARGE = {"cancel nested, then retry", "deadline", "fail fast", "replace nested", "replace, twice"}
 
 
 @pytest.mark.parametrize(

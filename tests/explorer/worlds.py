@@ -389,8 +389,8 @@ def _allow_failures(actors: Actors) -> Clutch:
     limit=2,
     fails_fast=True,
     smoke=Bounds(workers=1),
-    full=CALLS,
-    probes=frozenset({"guard says over", "record says over", "retry says retried"}),
+    full=(Bounds(), Bounds(workers=1, early=True)),
+    probes=frozenset({"guard says over", "record says over", "record says stale", "retry says retried"}),
 )
 def _fail_fast(actors: Actors) -> Clutch:
     step = actors.step.message
@@ -410,6 +410,33 @@ def _fail_fast(actors: Actors) -> Clutch:
 def _enough(actors: Actors) -> Clutch:
     step = actors.step.message
     return actors.loud().parallel(step("a"), actors.clutch().then(step("b")), enough=1).then(step("d", sees=True))
+
+
+@_world(
+    "deadline",
+    ends={"failed": None, "succeeded": "c(a,b)"},
+    events={"failed": {"on_failure": 1, "on_death": 0, "on_success": 0, "on_finish": 1}, "succeeded": QUIET},
+    smoke=Bounds(workers=1, lapses=1),
+    full=(Bounds(workers=1, lapses=1), Bounds(workers=2, lapses=1)),
+    probes=frozenset({"guard says over", "record says over", "cancel says cancelled", "time had to pass"}),
+)
+def _deadline(actors: Actors) -> Clutch:
+    step = actors.step.message
+    begun = actors.loud().parallel(step("a"), actors.clutch().then(step("b")), deadline=60_000)
+    return begun.then(step("c", sees=True), deadline=60_000)
+
+
+@_world(
+    "deadline, then retry",
+    ends={"failed": None, "succeeded": "c(a)"},
+    calls=("retry",),
+    smoke=Bounds(workers=1, lapses=1),
+    full=(Bounds(workers=1, lapses=1), Bounds(workers=1, lapses=1, kills=1)),
+    probes=frozenset({"guard says over", "retry says retried"}),
+)
+def _deadline_and_retry(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch(deadline=60_000).then(step("a")).then(step("c", sees=True))
 
 
 #: Where runs were lost once, for they were taken out of the index while somebody brought them to work, and that one

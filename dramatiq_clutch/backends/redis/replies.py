@@ -26,8 +26,9 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
             sent = replace(along.duty, ahead=_ahead_from(along.duty, ahead))
     news = tuple(map(news_from, duties.pop()[1:])) if duties and duties[-1][0] == b"news" else ()
     found = tuple(duty_from(duty, generation) for duty in duties)
+    text, _, by = note.decode().partition(" ")
     more = {"kept": b"kept" in did, "acked": b"acked" in did}
-    return Reply(word.decode(), found, sent, cast(Note, note.decode()), **more, news=news)
+    return Reply(word.decode(), found, sent, cast(Note, text), **more, news=news, by=int(by or 0))
 
 
 def news_from(raw: Any) -> News:

@@ -35,8 +35,8 @@ from .scripts import script
 #: A record in the common case, and what goes along with it.
 Common: TypeAlias = tuple[Record, "Along | None"]
 
-#: After how many milliseconds a sweeper looks for a run that is being written, at the earliest, even if a lease is
-#: shorter.
+#: After how many milliseconds a sweeper looks for a run that is being written, at the earliest, even if a lease or a
+#: deadline is shorter.
 LEAST_LEASE = 1_000
 
 
@@ -86,7 +86,15 @@ class RedisBackend(RedisCalling):
     # A run begins
 
     def draft(
-        self, run_id: str, draft: str, offset: int, rows: Sequence[bytes], caller: Caller, *, run_ttl: int
+        self,
+        run_id: str,
+        draft: str,
+        offset: int,
+        rows: Sequence[bytes],
+        caller: Caller,
+        *,
+        run_ttl: int,
+        soonest: int | None = None,
     ) -> None:
         write = script("draft")
         arguments = write.call({"list": self._draft(run_id, draft)}, {"offset": offset, "ttl": DRAFT_TTL}, rows)
@@ -94,7 +102,7 @@ class RedisBackend(RedisCalling):
         with translated():
             # The index entry comes first: whatever happens from here on, a sweeper finds the run.
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.zadd(runs, {run_id: caller.now + max(caller.lease_ms, LEAST_LEASE)})
+            pipe.zadd(runs, {run_id: caller.now + _first_look(caller, soonest)})
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
             is_small = resp.size_of(rows) < LARGE
             if is_small:  # by the script's text: a pipeline can't send that later if the server doesn't know the SHA
@@ -121,6 +129,8 @@ class RedisBackend(RedisCalling):
         keeps: bool = False,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
+        times: dict[str, Any] = {"run_ttl": run_ttl, "soonest": plan.soonest}
+        soonest = plan.soonest
         head = {
             "spec": replace(spec, context=Context() if spec.context else None).to_bytes(),
             "name": spec.name or "",
@@ -131,6 +141,8 @@ class RedisBackend(RedisCalling):
             "format": FORMAT,
             "frees": int(frees),
             "keeps": int(keeps),
+            **({} if soonest is None else {"soonest": soonest}),
+            **({} if spec.deadline is None else {"deadline": spec.deadline}),
             **lines,
             **({"context": spec.context.to_json()} if spec.context else {}),
             **({"tags": json.dumps(tags)} if tags else {}),
@@ -138,7 +150,7 @@ class RedisBackend(RedisCalling):
         if not draft:
             draft = new_token()
             for at in range(0, len(plan.rows) or 1, CHUNK):
-                self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, run_ttl=run_ttl)
+                self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, **times)
         given: dict[str, Any] = {
             "run_ttl": run_ttl,
             "result_ttl": result_ttl,
@@ -147,7 +159,7 @@ class RedisBackend(RedisCalling):
             "rows": rows_of(plan.lines),
             "app": caller.application,
             "due": spec.start_at or 0,
-            "fresh_for": max(caller.lease_ms, LEAST_LEASE) * 2 // 3,
+            "fresh_for": _first_look(caller, soonest) * 2 // 3,
         }
         at_first = At(run_id, 0, spec.generation)
         more = [part for pair in head.items() for part in pair]
@@ -159,15 +171,15 @@ class RedisBackend(RedisCalling):
             if reply.word != "late":
                 return reply
             # This process was held up. A sweeper may have looked in vain, so it has to be told of the run again.
-            self.draft(run_id, draft, given["rows"], (), replace(caller, now=self.now()), run_ttl=run_ttl)
+            self.draft(run_id, draft, given["rows"], (), replace(caller, now=self.now()), **times)
 
     # A job
 
-    def guard(self, tag: Tag) -> GuardWord:
+    def guard(self, tag: Tag, now: int) -> GuardWord:
         generation = self._known(tag)
         keys = {part: self._key(tag.run_id, part) for part in ("head", "tombstone", "past")}
         keys["members"] = self._key(tag.run_id, f"members:{tag.stage}", generation)
-        given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "generation": generation}
+        given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "now": now, "generation": generation}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
     def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
@@ -343,6 +355,12 @@ def _word_of(event: str, spec: Spec) -> str:
     """An event among the words of the head's field `events`: with how many callbacks it has, if they are several."""
     count = len(spec.callbacks[event])
     return event if count == 1 else f"{event}={count}"
+
+
+def _first_look(caller: Caller, soonest: int | None) -> int:
+    """After how many milliseconds a sweeper looks for a run that is being written: when a lease has lapsed, or a
+    deadline may be over."""
+    return max(min(caller.lease_ms, soonest or caller.lease_ms), LEAST_LEASE)
 
 
 def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:

@@ -1,9 +1,10 @@
--- Say whether a job is still wanted. This changes nothing.
+-- Say whether a job is still wanted. This changes nothing: if a deadline is over, `owed` lets the run fail of it.
 -- KEYS head, tombstone, past, members
--- ARGV stage number, member, of number, generation
+-- ARGV stage number, member, of number, now number, generation
 -- `members` are those of the job's stage, and `of` is how many members the message says that it has.
 -- returns 'go' | 'done' | 'over' | 'unknown'
-local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen', 'broken')
+local run = redis.call('HMGET', head, 'state', 'stage', 's' .. stage, 'gen', 'broken',
+  'run_by', 'stage_by')
 if not run[1] or run[4] ~= generation then
   local whose = string.match(redis.call('GET', tombstone) or '', '^%a+ (%w*)')
   local before = ' ' .. (redis.call('GET', past) or '') -- the generations that have had the id
@@ -11,6 +12,8 @@ if not run[1] or run[4] ~= generation then
 end
 local rests = run[1] == 'succeeded' or run[1] == 'cancelled' or run[5] == '1'
 if rests or tonumber(run[2]) > stage then return 'over' end
+local by = math.min(tonumber(run[6] or '') or math.huge, tonumber(run[7] or '') or math.huge)
+if run[1] == 'running' and tonumber(run[2]) == stage and now >= by then return 'over' end
 local total = run[3] and tonumber(string.match(run[3], '^%d+ (%d+) '))
 if tonumber(run[2]) < stage or total ~= of then return 'unknown' end
 local stands = redis.call('HGET', members, member)

@@ -6,7 +6,7 @@ if not run.state or not held(id) then return {'lost', ''} end
 call('HDEL', outbox, id)
 run.line = string.gsub(run.line, '^(%d+) %S+ ', '%1 ' .. total .. ' ')
 call('HSET', head, 's' .. stage, run.line)
-if total == '0' then look() else owe_stage(stage, run.line) end
+if total == '0' or is_overdue() then look() else owe_stage(stage, run.line) end
 touch()
 clean_up()
 return answer('opened')

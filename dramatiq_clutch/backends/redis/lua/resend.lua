@@ -5,6 +5,7 @@ if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
 local total = total_of(run.line)
 if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end
+tells_by = true
 set('epoch', run.epoch + 1)
 owe('resend:' .. stage .. ':0:' .. (limit_of(run.line) and run.sent or total) .. ':' .. run.epoch)
 report('resent')

@@ -12,8 +12,10 @@ if revived_in ~= '' then
   call('HSET', head, 'since', revived_in)
 end
 
+tells_by = true
 local succeeded, total = run.state == 'succeeded', total_of(run.line)
-local broken = run.state == 'failed' and run.broken
+-- A run that had failed before its deadline isn't taken up by late records, so the retry sends those members, too.
+local broken = run.state == 'failed' and (run.broken or (run.error == '' and is_overdue()))
 local halted = broken or run.state == 'cancelled'
 local dead, parked = succeeded and 0 or count_dead(), parked_duties()
 local nested = not succeeded and total and has_nested()
@@ -31,7 +33,10 @@ owe_parked(parked)
 if halted then undo_halt() end
 if revived then
   set('error', '')
-  if not succeeded then heal(0) end
+  if not succeeded then
+    heal(0)
+    begin_deadlines(run.line, true)
+  end
 end
 local limit = limit_of(run.line)
 local to = limit and run.sent or total

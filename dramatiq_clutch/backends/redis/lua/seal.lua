@@ -53,7 +53,7 @@ else
   end
   call('HSET', here.members, '', '')
   call('PEXPIRE', here.members, lifetime())
-  owe_stage(0, line)
+  owe_stage(0, begin_deadlines(line, true))
 end
 call('UNLINK', draft)
 clean_up()

@@ -8,6 +8,7 @@
 --         whether the stage waits for nested runs only. 'stalled': this call has found that the run is stalled
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end
+tells_by = true
 look()
 clean_up()
 if run.state ~= 'running' or run.stage ~= stage then

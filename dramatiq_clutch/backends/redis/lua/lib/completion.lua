@@ -1,5 +1,5 @@
 -- Complete a stage, and release the next one.
--- USES rest, failures
+-- USES rest, failures, deadline
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items
 -- KEYS after.members
 
@@ -37,6 +37,7 @@ local function complete(succeeded, dead, skipped)
   local line = begin_stage(stage + 1, math.max(now, since))
   call('HSET', after.members, '', '')
   call('PEXPIRE', after.members, lifetime())
+  begin_deadlines(line)
   owe_stage(stage + 1, line)
   call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
   report('released', succeeded, dead)

@@ -1,5 +1,5 @@
 -- Do what follows from how the members stand: complete the stage, let the run fail, or send more members.
--- USES completion, limit, parent, terms
+-- USES completion, deadline, limit, parent, terms
 -- KEYS here.members, here.standing, here.dead
 
 local function judge()
@@ -36,6 +36,8 @@ end
 local function look(unheard)
   if run.stage ~= stage then return end -- the keys are of another stage
   local works = run.state == 'running' or run.state == 'failed'
-  if works and run.error == '' then judge() end
+  if works and run.error == '' then
+    if is_overdue() then exceed() else judge() end
+  end
   tell(unheard)
 end

@@ -5,6 +5,7 @@
 local own = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
 local fresh = {} -- ids of the shares that this call creates for anybody
 local woken = false -- whether this call has brought a run at rest back to work, or owes parked duties again
+local tells_by = false -- whether the reply says by when somebody has to look at the run, for its deadlines' sake
 local go_onward -- a function that does a duty in this same call; nil unless `lib/along` is part of the script
 local has_gone = false -- whether `go_onward` has sent the duty's message
 
