@@ -31,6 +31,7 @@ from .errors import (
 )
 from .failures import JobFailure
 from .job import current_run, iter_previous_results, previous_failures, previous_results
+from .listing import RunPage, RunSummary, count_runs, runs
 from .middleware import ClutchMiddleware
 from .run import Run
 from .status import RunStatus, StageStatus
@@ -62,15 +63,19 @@ __all__ = [
     "RunFailed",
     "RunIdTaken",
     "RunNotFound",
+    "RunPage",
     "RunStatus",
+    "RunSummary",
     "StageStatus",
     "StateUnavailable",
     "StubBackend",
     "Unavailable",
+    "count_runs",
     "current_run",
     "iter_previous_results",
     "previous_failures",
     "previous_results",
+    "runs",
     "with_result",
 ]
 

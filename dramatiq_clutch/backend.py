@@ -20,7 +20,9 @@ from dramatiq import Encoder, get_encoder
 from dramatiq.common import current_millis
 
 from .news import News
+from .register import Register
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
+from .stored.entries import Turn
 from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Place, Tag
 from .stored.plan import Plan
@@ -66,7 +68,8 @@ class Reply:
     caller's worker; and `acked`, that the message was acked whose attempt was recorded. `news`: what this call has done
     to the run, for the log; nothing if an earlier call has done it, so that it is logged once. `by`: when a sweeper has
     to look at the run at the latest (UNIX milliseconds), because a deadline of it may be over then; 0 if it has none,
-    or the index needn't be changed.
+    or the index needn't be changed. `turn`: what the register has to know of the run, if that has changed, or may not
+    have been told.
     """
 
     word: str
@@ -77,6 +80,7 @@ class Reply:
     acked: bool = False
     news: tuple[News, ...] = ()
     by: int = 0
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ class Listener(abc.ABC):
         """Give back the connection."""
 
 
-class ClutchBackend(abc.ABC):
+class ClutchBackend(Register):
     """Keeps the state of runs. The module's docstring says what holds for every method."""
 
     def __init__(self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None) -> None:
@@ -232,13 +236,15 @@ class ClutchBackend(abc.ABC):
         share: int = SHARE,
         frees: bool = False,
         keeps: bool = False,
+        history_ttl: int = 0,
     ) -> Reply:
         """Store the plan, then seal it in one step, before which nothing is owed. With a `draft`, the plan's rows are
         stored already. `run_ttl` and `result_ttl` are in milliseconds; `claim` is the clutch's fingerprint if the user
         gave the id, else `''`; `tags` are the run's; `share` is how many members of a large stage one caller sends;
         `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired;
         `keeps`, that the results of all stages stay as long as the run, and the plan, too. A nested run keeps nothing.
-        The context in the plan's spec is kept by itself, for as long as the status is.
+        The context in the plan's spec is kept by itself, for as long as the status is. `history_ttl` is for how long
+        the status of a run that has succeeded is kept, if that is longer than for its result.
 
         The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
         run there has another claim, or `foreign` if it is of another application. A claimed id is in use for `run_ttl`

@@ -25,6 +25,9 @@ from .tokens import new_token
 #: After how many milliseconds in which nothing happens to it a run at work counts as stalled: an hour.
 DEFAULT_STALLED_AFTER = 3_600_000
 
+#: How many runs that have ended are kept to be looked through, at most.
+DEFAULT_HISTORY_MAX = 10_000
+
 logger = get_logger(__name__)
 
 
@@ -44,6 +47,8 @@ class Engine:
     stalled_after: int = DEFAULT_STALLED_AFTER
     resend_stalled: bool = False
     defaults: Defaults = field(default_factory=Defaults)
+    history_ttl: int = 0
+    history_max: int = DEFAULT_HISTORY_MAX
     remembered: Remembered = field(default_factory=Remembered)
 
     @cached_property
@@ -63,7 +68,7 @@ class Engine:
     ) -> Reply:
         """Make a plan a run, with the settings' times. It `says` whether it `frees` its id and `keeps` its results.
         Raises DamagedState if the plan's draft has expired."""
-        times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl}
+        times = {"run_ttl": self.run_ttl, "result_ttl": self.result_ttl, "history_ttl": self.history_ttl}
         more = {"claim": claim, "draft": draft, "tags": tags, "share": self.share, **says}
         return self.backend.create(run_id, plan, caller, **times, **more)  # type: ignore[arg-type]
 
@@ -92,7 +97,9 @@ class Engine:
     def note(self, run_id: str, note: Note, by: int = 0) -> None:
         """Change the index as a reply's `note` and its `by` ask (see `backend.Note` and `backend.Reply`)."""
         lapses = self.now() + self.lease_ms
-        if note == "ends":
+        if note in ("ends", "rests") and self.remembered.unlisted.pop(run_id, False):
+            self.look_again(run_id, lapses)  # the register hasn't heard of it, and a sweeper tells it
+        elif note == "ends":
             self.look_again(run_id, None)
         elif note == "rests":
             # It isn't taken out here, because somebody may be about to retry it, and have put it down for that. A

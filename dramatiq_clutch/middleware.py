@@ -18,7 +18,7 @@ from .brokers import application_of, backend_of, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
 from .ending import Closing
-from .engine import DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
+from .engine import DEFAULT_HISTORY_MAX, DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
 from .errors import DamagedState, NewerRelease, Unavailable
 from .handover import hand_over, sweep
 from .job import Attempt, Job, attempt_of
@@ -36,8 +36,11 @@ DEFAULT_RUN_TTL = 60 * 86_400_000
 #: waits; what is less has mostly been meant as seconds.
 LEAST_RUN_TTL = 60_000
 
-#: How long a succeeded run's status and result stay, in milliseconds: ten minutes, as in Dramatiq's Results.
+#: How long a succeeded run's result stays, in milliseconds: ten minutes, as in Dramatiq's Results.
 DEFAULT_RESULT_TTL = 600_000
+
+#: How long the status of a run that has succeeded stays at least, in milliseconds, for who looks through runs: a week.
+DEFAULT_HISTORY_TTL = 7 * 86_400_000
 
 #: How long the holder of a duty has it to itself, in milliseconds.
 DEFAULT_LEASE = 30_000
@@ -60,7 +63,11 @@ class ClutchMiddleware(EngineMiddleware):
         and a `StubBroker`'s in memory. Any other broker needs a backend.
       run_ttl: how long a run's keys live after its last activity, at least a minute. Default is 60 days, longer than
         Dramatiq's default retries take.
-      result_ttl: how long a succeeded run's status and result stay. Default is 10 minutes.
+      result_ttl: how long a succeeded run's result stays. Default is 10 minutes.
+      history_ttl: how long its status stays, at least, for who looks through runs (see `runs`); None or 0: as long as
+        its result. Default is 7 days. A run that has failed or was cancelled stays for `run_ttl`.
+      history_max: how many runs that have ended are kept for that, at most; the oldest leave first, and of those that
+        have succeeded only the result stays for its `result_ttl`. Default is 10,000.
       lease: how long the holder of a duty has it to itself. Default is 30 s.
       sweep_interval: how often a worker process looks for runs whose duties nobody does, and for deadlines that are
         over; None switches that off. Then a deadline takes effect only when a message of its run comes, or by
@@ -87,6 +94,8 @@ class ClutchMiddleware(EngineMiddleware):
         *,
         run_ttl: Duration = DEFAULT_RUN_TTL,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
+        history_ttl: Duration | None = DEFAULT_HISTORY_TTL,
+        history_max: int = DEFAULT_HISTORY_MAX,
         lease: Duration = DEFAULT_LEASE,
         sweep_interval: Duration | None = DEFAULT_SWEEP_INTERVAL,
         stalled_after: Duration = DEFAULT_STALLED_AFTER,
@@ -102,6 +111,8 @@ class ClutchMiddleware(EngineMiddleware):
         self.backend, self.resend_stalled, self.application = _valid_backend(backend), resend_stalled, application
         self.run_ttl = _valid_run_ttl(run_ttl)
         self.result_ttl = milliseconds(result_ttl, "result_ttl", least=1)
+        self.history_ttl = 0 if history_ttl is None else milliseconds(history_ttl, "history_ttl")
+        self.history_max = _valid_history_max(history_max)
         self.lease = milliseconds(lease, "lease", least=1)
         self.sweep_interval = (
             None if sweep_interval is None else milliseconds(sweep_interval, "sweep_interval", least=1)
@@ -119,6 +130,8 @@ class ClutchMiddleware(EngineMiddleware):
         settings = {
             "run_ttl": DEFAULT_RUN_TTL,
             "result_ttl": DEFAULT_RESULT_TTL,
+            "history_ttl": DEFAULT_HISTORY_TTL,
+            "history_max": DEFAULT_HISTORY_MAX,
             "lease": DEFAULT_LEASE,
             "sweep_interval": DEFAULT_SWEEP_INTERVAL,
             "stalled_after": DEFAULT_STALLED_AFTER,
@@ -146,6 +159,8 @@ class ClutchMiddleware(EngineMiddleware):
                 stalled_after=self.stalled_after,
                 resend_stalled=self.resend_stalled,
                 defaults=self._defaults,
+                history_ttl=self.history_ttl,
+                history_max=self.history_max,
             )
             engine = self._engines.setdefault(broker, engine)
         return engine
@@ -350,3 +365,9 @@ def _valid_run_ttl(run_ttl: Duration) -> int:
             f"milliseconds, at least {LEAST_RUN_TTL:_}, or a timedelta" + (meant if isinstance(run_ttl, int) else "")
         )
     return number
+
+
+def _valid_history_max(most: int) -> int:
+    if type(most) is not int or most < 0:
+        raise ValueError(f"history_max is {most!r}; it is how many runs that have ended are kept, 0 or more")
+    return most

@@ -45,14 +45,15 @@ class Remembered:
 
     `touched`: when it has put off the expiry of a run (UNIX milliseconds). `wanted`: when it has last sent or started a
     job of a stage (monotonic seconds). `ahead`: which duty follows the stage that is at work. `left`: for which runs it
-    has logged that they are left to newer releases. `at_work`: the jobs that it works on. `has_waited`: one of them has
-    waited for a run.
+    has logged that they are left to newer releases. `unlisted`: which runs it couldn't tell the register of. `at_work`:
+    the jobs that it works on. `has_waited`: one of them has waited for a run.
     """
 
     touched: Bounded[str, int] = field(default_factory=lambda: Bounded(10_000))
     wanted: Bounded[tuple[str, str, int, int], float] = field(default_factory=lambda: Bounded(10_000))
     ahead: Bounded[tuple[str, int], SendMembers] = field(default_factory=lambda: Bounded(1_000))
     left: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
+    unlisted: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
     has_waited: bool = False
     at_work: dict[int, AtWork] = field(default_factory=dict)  # no more than there are worker threads
 

@@ -14,8 +14,10 @@ from .asynchronous import for_coroutines
 from .backend import Caller, Reply
 from .durations import Duration, milliseconds
 from .engine import Engine, engine_of
+from .enlisting import strike_out
 from .errors import (
     NestingError,
+    ResultsGone,
     RunCancelled,
     RunFailed,
     RunNotFound,
@@ -113,8 +115,9 @@ class Run(Handle):
             which.
           RunFailed: the run has failed. It is raised at once, without waiting for the timeout; it is a `ResultFailure`.
           RunCancelled: the run was cancelled. It is raised at once, and is a `ResultFailure`.
-          RunNotFound: there is no such run, or it has succeeded and its result has expired. It is raised at once.
-          ResultsGone: the result was removed by hand.
+          RunNotFound: there is no such run (any more). It is raised at once.
+          ResultsGone: it has succeeded, and its result has expired, though its status is still there. It is raised at
+            once.
           NestingError: a job would wait for its own run, for one that this is nested in, or for one that is nested in
             it. It is raised at once.
           StateUnavailable: the state store is away, and `block` is False, or a NestingError may be due.
@@ -182,7 +185,13 @@ class Run(Handle):
         if not status.stages:
             return None
         generation = self._engine.backend.generation(self.run_id) or ""
-        line, results = self._engine.reader.stage_results(self.run_id, len(status.stages) - 1, generation)
+        try:
+            line, results = self._engine.reader.stage_results(self.run_id, len(status.stages) - 1, generation)
+        except ResultsGone as error:
+            raise ResultsGone(
+                f"run {self.run_id!r} has succeeded, and its result has expired: it is kept for the result_ttl of the "
+                "middleware, and the status for longer"
+            ) from error
         return results if line.many else results[0]
 
     def partial_results(self, *, stage: int | str | None = None) -> dict[int, Any]:
@@ -298,6 +307,7 @@ class Run(Handle):
         word = "unknown" if found is None else delete(engine, self.run_id, found.generation)
         if word == "unknown":
             raise self._not_found()
+        strike_out(engine, self.run_id)
         return word == "deleted"
 
     delete_async = for_coroutines(delete, after=AGAIN)

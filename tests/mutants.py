@@ -1023,6 +1023,55 @@ SCRIPTS = (
         "",
         file="forget",
     ),
+    # The register
+    Mutant(
+        "a late turn wins",
+        "An older turn never takes the place of a newer one in the register.",
+        "return tonumber(turns) >= tonumber(its_turns)",
+        "return true",
+        "tests/test_listing.py",
+        file="lib/entry",
+    ),
+    Mutant(
+        "an entry stays under its old labels",
+        "A run is found under its present state only.",
+        "if labels then call('ZREM', places,",
+        "if false then call('ZREM', places,",
+        "tests/test_listing.py",
+        file="lib/entry",
+    ),
+    Mutant(
+        "the newest leave the register",
+        "Of too many runs that have ended the oldest leave first.",
+        "return one.at < other.at",
+        "return one.at > other.at",
+        "tests/test_listing.py",
+        file="enlist",
+    ),
+    Mutant(
+        "a page forgets its other filters",
+        "A page has only runs that are wanted, and looks at no others.",
+        "is_wanted and (other == label or call(",
+        "is_wanted and (true or call(",
+        "tests/test_listing.py",
+        file="page",
+    ),
+    Mutant(
+        "a run that leaves the register loses its result",
+        "A run that isn't kept to be looked through stays as long as its result.",
+        "return redis.call('PEXPIRE', head, ttl)",
+        "return redis.call('DEL', head)",
+        "tests/test_listing.py",
+        file="shorten",
+    ),
+    Mutant(
+        "a sweeper does not tell the register",
+        "Whatever a killed process hasn't told the register, a sweeper does.",
+        "turned = run.told == ''",
+        "turned = turned",
+        "tests/test_listing.py",
+        file="lib/turn",
+    ),
 )
 
 PYTHON = (
@@ -1586,6 +1635,27 @@ PYTHON = (
         "reply = engine.backend.owed(run_id, caller, generation=job.tag.generation)",
         "reply = engine.backend.owed(run_id, caller)",
         "tests/test_again.py::test_a_late_message_is_not_given_what_the_present_run_owes",
+    ),
+    python(
+        "a page shows what the register says",
+        "A page shows how its runs stand, whatever the register says.",
+        "for run_id, glance in glances if filters.want(glance)",
+        "for run_id, glance in glances",
+        "tests/test_listing.py",
+    ),
+    python(
+        "what the register could not be told is forgotten",
+        "What the register couldn't be told is told by a sweeper.",
+        "engine.remembered.unlisted[run_id] = True",
+        "pass",
+        "tests/test_listing.py",
+    ),
+    python(
+        "the status goes with the result",
+        "The status of a run that has succeeded stays for the history_ttl.",
+        'head["history"] = history_ttl',
+        "pass",
+        "tests/test_listing.py",
     ),
 )
 

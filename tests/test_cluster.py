@@ -9,9 +9,11 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware
+from dramatiq_clutch import Clutch, ClutchMiddleware, count_runs, runs
 from dramatiq_clutch.backends import RedisBackend
+from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunFailed
+from dramatiq_clutch.register import Keeping
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.cluster import cluster, cluster_client
@@ -103,3 +105,21 @@ def test_a_worker_does_the_next_job_itself_though_the_state_is_elsewhere(
 
     run = Clutch().then(first).then(*(jobs.job.message(name) for name in "abc")).run()
     assert run.get_result(block=True) == "c"
+
+
+def test_runs_are_looked_through_wherever_they_are(jobs: Jobs) -> None:
+    jobs.script["dies"] = ["die"]
+    done = [Clutch(name="fine").then(jobs.job.message("a")).run() for _ in range(30)]
+    dead = Clutch(name="dies").then(jobs.job.message("dies")).run()
+    for run in done:
+        run.get_result(block=True)
+    state_is(dead, "failed")
+    wait_until("all have been told", lambda: count_runs()["failed"] == 1 and not runs(state="running").runs)
+    page = runs(name="fine", limit=20)
+    rest = runs(name="fine", limit=20, cursor=page.cursor)
+    assert {run.run_id for run in (*page, *rest)} == {run.run_id for run in done}
+    assert [run.run_id for run in runs(state="failed", name="dies")] == [dead.run_id]
+    engine = engine_of(jobs.broker)
+    left = engine.backend.enlist([], engine.now(), Keeping(1, 10**9, 10**9), application=engine.application)
+    engine.backend.shorten(left)
+    assert sum(count_runs().values()) < 31

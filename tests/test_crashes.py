@@ -15,6 +15,7 @@ import redis
 from dramatiq_clutch import Run
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.register import Register
 from tests.support import actors
 from tests.support.actors import EVERYTHING, WAIT, Actors, mortal
 from tests.support.awaiting import wait_until
@@ -38,6 +39,7 @@ NOT_A_WORKERS = {
     "retell",
     "delete",
 } | {"at_rest", "occupants", "keeps", "listen", "say", "generation"}
+NOT_A_WORKERS |= Register.__abstractmethods__ - {"enlist"}
 
 #: What it may come to only when the run is over.
 LATE = {"due", "owed", "sweep", "look_again", "heard", "forget"}

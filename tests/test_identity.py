@@ -169,7 +169,7 @@ def test_the_id_of_a_finished_run_is_still_another_applications(shared: Pair) ->
     """Of a finished run only a mark is left in the end; that is the application's, too."""
     shop, mail = shared
     for broker in shared:  # such a short time to live that the status is gone at once
-        ours_of(broker).result_ttl = 1
+        ours_of(broker).result_ttl, ours_of(broker).history_ttl = 1, 0
     greet, other = greeter(shop, "shop"), greeter(mail, "mail")
     clutch = Clutch(broker=shop).then(greet.message("you"))
     clutch.run(run_id="daily")

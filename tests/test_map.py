@@ -19,7 +19,7 @@ from dramatiq_clutch import backends
 from dramatiq_clutch.about import Context
 from dramatiq_clutch.backend import Caller, Ending, Note, Record
 from dramatiq_clutch.backends.memory import Clock, StubBackend
-from dramatiq_clutch.backends.redis.keys import keys_of
+from dramatiq_clutch.backends.redis.keys import keys_of, register
 from dramatiq_clutch.backends.redis.scripts import Source, script_names
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.status import status_from
@@ -128,7 +128,7 @@ def fields_given_to_seal() -> set[str]:
     found = ask(store, "HGETALL", keys_of(store.namespace, "run", 0, "")["head"])
     fields = {re.sub(r"\d+$", "<stage>", name.decode()) for name in found[::2]}
     by_lua = set[str]().union(*(fields_written_by(code_of(path)) for path in lua_files().values()))
-    return fields - by_lua | {"told", "s<stage>", "spec"}
+    return fields - by_lua | {"told", "s<stage>", "spec", "history"}
 
 
 def ask(store: StubBackend, *command: str) -> Any:
@@ -142,7 +142,7 @@ def key_parts() -> set[str]:
     parts = {name.split("}:")[1].split(":")[0] for name in keys_of("n", "r", 0, GENERATION).values()}
     for path in REDIS.glob("*.py"):
         parts |= set(re.findall(r"""_key\([\w.]+, f?"(\w+)""", path.read_text()))
-    return parts | {"index"}
+    return parts | {"index"} | register("n", "app").keys()
 
 
 def words_of(name: str) -> set[str]:

@@ -38,6 +38,7 @@ Call = Sequence[Any]
 
 HASH: list[Call] = [("HSET", "key", "a", "1", "b", "", "c", "x")]
 SCORES: list[Call] = [("ZADD", "key", 2, "b", 1, "a", 2, "a2", 2**53, "high", -1, "low")]
+NAMES: list[Call] = [("ZADD", "key", 0, "b", 0, "a", 0, "a1", 0, b"\xff", 0, "B")]
 LIST: list[Call] = [("RPUSH", "key", "0", "1", "2", "3")]
 
 #: For each command some short stories. All that is asked in them, and what is there in the end, is compared.
@@ -124,6 +125,16 @@ CASES: dict[str, list[list[Call]]] = {
     ],
     "ZSCORE": [[*SCORES, ("ZSCORE", "key", "a"), ("ZSCORE", "key", "none")], [("ZSCORE", "none", "a")]],
     "ZMSCORE": [[*SCORES, ("ZMSCORE", "key", "a", "none", "high")], [("ZMSCORE", "none", "a")]],
+    "ZLEXCOUNT": [
+        [*NAMES, *[("ZLEXCOUNT", "key", *ends) for ends in [("[b", "[a"), ("[a", "[b"), ("(a", "(b"), ("[", "(c")]]],
+        [("ZLEXCOUNT", "none", "[a", "[b")],
+    ],
+    "ZREVRANGEBYLEX": [
+        [*NAMES, *[("ZREVRANGEBYLEX", "key", *ends, "LIMIT", 0, 9) for ends in [("[a", "[b"), ("[b", "[a")]]],
+        [*NAMES, ("ZREVRANGEBYLEX", "key", "(b", "(a", "LIMIT", 0, 9)],
+        [*NAMES, *[("ZREVRANGEBYLEX", "key", "(z", "[a", "LIMIT", *some) for some in [(0, 2), (1, 2), (3, 9), (0, 0)]]],
+        [("ZREVRANGEBYLEX", "none", "[b", "[a", "LIMIT", 0, 1)],
+    ],
     "ZRANGE": [[*SCORES, ("ZRANGE", "key", 0, -1), ("ZRANGE", "key", 1, 2)], [("ZRANGE", "none", 0, -1)]],
     "ZRANGEBYSCORE": [
         [*SCORES, ("ZRANGEBYSCORE", "key", "-inf", "+inf"), ("ZRANGEBYSCORE", "key", "(1", f"({2**53}")],

@@ -20,7 +20,7 @@ from dramatiq_clutch.errors import NestingError, RunCancelled, RunFailed, RunIdT
 from tests.conftest import result, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
-from tests.support.keyspace import clutch_keys, part_of
+from tests.support.keyspace import part_of, run_keys
 
 # Written down
 
@@ -81,7 +81,7 @@ def test_nothing_is_left_of_nested_runs(redis_broker: RedisBroker) -> None:
         assert run.get_result(block=True) == ["b", "b"]
         wait_until("the last duty is confirmed", lambda: any(key.endswith(":tombstone") for key in root_keys()))
 
-    keys = [part_of(key) for key in clutch_keys(redis_broker.client) if "}" in key]
+    keys = [part_of(key) for key in run_keys(redis_broker.client)]
     of_root = {key.rsplit("}:")[1] for key in keys if "~" not in key}
     assert of_root == {"head", "tombstone", "members:1"}
     assert {key.rsplit("}:")[1] for key in keys if "~" in key} == {"tombstone"}
@@ -89,7 +89,7 @@ def test_nothing_is_left_of_nested_runs(redis_broker: RedisBroker) -> None:
 
 def root_keys() -> list[str]:
     broker: Any = dramatiq.get_broker()
-    return [key for key in clutch_keys(broker.client) if "~" not in key]
+    return [key for key in run_keys(broker.client) if "~" not in key]
 
 
 # Dramatiq's own compositions
@@ -413,7 +413,7 @@ def test_a_first_stage_that_maps_over_the_results_of_many_copies_none_of_them(re
     run = clutch.run()
     with running_worker(redis_broker):
         wait_until("the nested run to be at work", lambda: "m" in jobs.began)
-        assert not [key for key in clutch_keys(redis_broker.client) if ":items:" in key]
+        assert not [key for key in run_keys(redis_broker.client) if ":items:" in key]
         jobs.gates["m"].set()
         assert run.get_result(block=True) == [["m", "a"], ["m", "b"]]
 

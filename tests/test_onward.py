@@ -87,7 +87,7 @@ def test_the_next_message_goes_with_the_record(series: Series) -> None:
         assert len(series.sent) == len(set(series.sent)) == stage + 2
         assert [known.id for known in series.engine.remembered.ahead.values()] == [f"send:{stage + 2}:0:1"][: 3 - stage]
     # Its id is claimed, so it may make room for another run.
-    assert replace(series.record(4), news=()) == Reply("counts", note="rests")
+    assert replace(series.record(4), news=(), turn=None) == Reply("counts", note="rests")
     assert series.run.status().state == "succeeded"
     assert len(series.sent) == 5
 

@@ -22,11 +22,12 @@ from dramatiq.brokers.stub import StubBroker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, count_runs, runs
 from dramatiq_clutch.backend import Caller, Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
+from dramatiq_clutch.register import Keeping
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
@@ -172,6 +173,11 @@ def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
                 assert tolerant.get_result(block=True) == ["bad"]
                 series = Clutch().then(*map(jobs.job.message, ("x", "y", "z"))).run()
                 assert series.get_result(block=True) == "z"
+                assert len(runs(state="succeeded")) == count_runs()["succeeded"] == 4
+                assert len(runs(parent=other.run_id)) == 0
+                engine = engine_of(broker)
+                few = Keeping(1, 10**9, 10**9)
+                engine.backend.shorten(engine.backend.enlist([], engine.now(), few, application=engine.application))
                 for middleware in broker.middleware:
                     if isinstance(middleware, ClutchMiddleware):
                         middleware.sweep(broker)

@@ -20,7 +20,7 @@ from tests.conftest import running_worker
 from tests.support.application import Application, application
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
-from tests.support.keyspace import NAMESPACE, clutch_keys, key_of, part_of
+from tests.support.keyspace import NAMESPACE, key_of, part_of, run_keys
 from tests.support.tags import tag_in
 
 LONG = 60
@@ -160,7 +160,7 @@ def test_a_job_that_works_for_longer_than_a_run_lives_succeeds_and_so_do_its_anc
 def test_a_callback_that_is_retried_later_finds_status_and_result_and_then_the_run_goes(
     redis_client: redis.Redis, end: str, nested: bool
 ) -> None:
-    with application(redis_client, result_ttl=100, run_ttl=600_000) as app:
+    with application(redis_client, result_ttl=100, history_ttl=None, run_ttl=600_000) as app:
         jobs, found = Jobs(app.broker), list[Any]()
         first: list[float] = []
 
@@ -200,7 +200,7 @@ def is_gone(run_id: str) -> bool:
 
 
 def test_without_callbacks_a_run_goes_after_its_result_ttl(redis_client: redis.Redis) -> None:
-    with application(redis_client, result_ttl=200) as app:
+    with application(redis_client, result_ttl=200, history_ttl=None) as app:
         run = (
             Clutch(on_finish=Jobs(app.broker).heard.message("root"))
             .then(app.broker.get_actor("job").message("a"))
@@ -215,8 +215,7 @@ def test_without_callbacks_a_run_goes_after_its_result_ttl(redis_client: redis.R
 
 
 def left(app: Application) -> set[str]:
-    keys = clutch_keys(app.broker.client)
-    return {part_of(key).removeprefix(f"{NAMESPACE}:") for key in keys if key != app.index_key}
+    return {part_of(key).removeprefix(f"{NAMESPACE}:") for key in run_keys(app.broker.client)}
 
 
 @pytest.mark.heavy

@@ -9,6 +9,7 @@ from dramatiq.logging import get_logger
 
 from ..backend import Caller, Note, Reply
 from ..engine import Engine
+from ..enlisting import enlist
 from ..errors import NewerRelease, is_final
 from ..failures import failure_details
 from ..news import log
@@ -46,7 +47,7 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
     in this package or in a hook. What wasn't done then stays owed.
     """
     if not reply.duties:  # as for most jobs
-        log(run_id, reply.news, caller.now)
+        _tell(engine, run_id, reply, caller)
         _heed(engine, run_id, reply, caller)
         return
     lease = Lease(engine)
@@ -63,7 +64,7 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
 def _all(lease: Lease, caused: Caused) -> Work:
     """Do the duties of a reply, and then what its note asks for."""
     engine, run_id, reply, caller = lease.engine, caused.run_id, caused.reply, caused.caller
-    log(run_id, reply.news, caller.now)
+    _tell(engine, run_id, reply, caller)
     mine = [(run_id, duty, caller) for duty in reply.duties]
     lease.held += mine
     try:
@@ -90,6 +91,13 @@ def _all(lease: Lease, caused: Caused) -> Work:
     finally:
         lease.held[:] = [held for held in lease.held if held not in mine]
     _heed(engine, run_id, reply, caller)
+
+
+def _tell(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
+    """Tell the log and the register what a transition has done, before anything that may have to wait for a broker."""
+    log(run_id, reply.news, caller.now)
+    if reply.turn is not None:
+        enlist(engine, run_id, reply.turn)
 
 
 def _heed(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:

@@ -9,6 +9,7 @@ from dramatiq.logging import get_logger
 
 from ..backend import LAST, Record
 from ..engine import Engine
+from ..enlisting import strike_out
 from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable, is_expected
 from ..failures import failure_details
 from ..stored import owners
@@ -97,6 +98,10 @@ def _look_at(
         hand_over(engine, run_id, reply, caller)
         if reply.note != "more" or is_stopping():
             break  # no share is left, or this worker stops
+    if engine.remembered.unlisted.pop(run_id, False):
+        return  # it stays in the index, so the register is told another time
+    if reply.word == "unknown":
+        strike_out(engine, run_id)
     if reply.word in ("unknown", "rests"):
         engine.backend.forget(run_id, at, application=engine.application)
     elif reply.word == "quiet":

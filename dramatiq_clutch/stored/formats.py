@@ -129,6 +129,17 @@ SPAN = 2**32
 ERA = 4 * SPAN
 
 
+def failing_scores(era: int) -> tuple[int, int]:
+    """The scores `low` ≤ s < `high` that failing members have in `standing`."""
+    low = ERA * era + SPAN * KINDS.index("failing")
+    return low, low + SPAN
+
+
+def dead_score(revival: int) -> int:
+    """The least score in `dead` of a member that doesn't wait to be sent again."""
+    return SPAN * revival
+
+
 def standing_of(field: bytes | None, standing: Any, dead: Any, *, era: int, revival: int) -> Standing | None:
     """How a member stands, by its field in `members` and its scores in `standing` and `dead` (None if it has none);
     None if it has had no attempt. A member whose score is of an earlier era or revival than the run's waits to be sent

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -252,7 +253,7 @@ class Replay:
     def begin(self, found: Listing) -> None:
         """Begin with what a server had when it was listed."""
         keyspace = self._backend.keyspace
-        keyspace.values, keyspace.expires = dict(found.values), dict(found.expires)
+        keyspace.values, keyspace.expires = deepcopy(found.values), dict(found.expires)
         self._promises = Promises.of(found.values)
         self._written_by.clear()
 

@@ -32,6 +32,11 @@ def clutch_keys(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
     return sorted(key.decode() for key in client.scan_iter(match=f"{namespace}:*", count=1_000))
 
 
+def run_keys(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
+    """Every key of the namespace that is of a run, sorted: neither the index nor the register."""
+    return [key for key in clutch_keys(client, namespace) if key.startswith(f"{namespace}:{{")]
+
+
 def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list[str]:
     """The keys of the namespace that nothing would ever remove."""
     found, keys = list[str](), clutch_keys(client, namespace)
@@ -46,7 +51,7 @@ def keys_without_expiry(client: redis.Redis, namespace: str = NAMESPACE) -> list
 
 def left_over(client: redis.Redis, *, allowed: Collection[str], namespace: str = NAMESPACE) -> list[str]:
     """The keys of the namespace that end in none of the allowed suffixes."""
-    return [key for key in clutch_keys(client, namespace) if not part_of(key).endswith(tuple(allowed))]
+    return [key for key in run_keys(client, namespace) if not part_of(key).endswith(tuple(allowed))]
 
 
 def remove_keys(backend: ClutchBackend, run_id: str = "") -> None:

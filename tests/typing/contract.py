@@ -4,7 +4,7 @@ marked with an ignored error must be one, or the ignore is unused, which is an e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,17 @@ from dramatiq_clutch import (
     RedisBackend,
     Run,
     RunFailed,
+    RunPage,
     RunStatus,
+    RunSummary,
     StageStatus,
     StubBackend,
+    count_runs,
     current_run,
     iter_previous_results,
     previous_failures,
     previous_results,
+    runs,
     with_result,
 )
 from dramatiq_clutch.testing import ClutchBroker, FakeJob, job, run_to_end, stubbed
@@ -166,6 +170,22 @@ async def the_run() -> None:
     assert_type(status.failures[0].allowed, bool)
     assert_type(status.stages[0].name, str | None)
     run.get_result(True)  # type: ignore[call-arg]
+
+
+def looking_through_runs(broker: dramatiq.Broker) -> None:
+    page = runs(state="failed", name="nightly", tag="eu", since=timedelta(days=1), limit=10)
+    assert_type(page, RunPage)
+    assert_type(page.cursor, str | None)
+    for run in runs(broker=broker, since=datetime.now(timezone.utc), cursor=page.cursor):
+        assert_type(run, RunSummary)
+        assert_type(run.progress, float)
+        assert_type(run.ended, int | None)
+    assert_type(runs(parent="nightly").runs, tuple[RunSummary, ...])
+    assert_type(count_runs(), dict[str, int])
+    runs(state="lost")  # type: ignore[arg-type]
+    runs(status="failed")  # type: ignore[call-arg]
+    ClutchMiddleware(history_ttl=timedelta(days=30), history_max=100_000)
+    ClutchMiddleware(history_ttl=None)
 
 
 def the_errors(clutch: Clutch) -> None:

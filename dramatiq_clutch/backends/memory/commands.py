@@ -11,7 +11,7 @@ from typing import Any
 
 from ..redis.lazily import redis
 from .keyspace import Hash, Keyspace, SortedSet
-from .numbers import between, in_order, integer_of, range_of, score_of, text_of
+from .numbers import between, between_names, in_order, integer_of, range_of, score_of, text_of
 
 Command = Callable[..., Any]
 
@@ -280,6 +280,19 @@ def zrangebyscore(keys: Keyspace, key: bytes, least: bytes, most: bytes, *option
     if offset < 0:
         return []
     return found[offset:] if count < 0 else found[offset : offset + count]
+
+
+@command
+def zlexcount(keys: Keyspace, key: bytes, least: bytes, most: bytes) -> int:
+    return len(between_names(keys.find(key, SortedSet), least, most))
+
+
+@command
+def zrevrangebylex(
+    keys: Keyspace, key: bytes, most: bytes, least: bytes, _limit: bytes, offset: bytes, count: bytes
+) -> list[bytes]:
+    found = between_names(keys.find(key, SortedSet), least, most)[::-1]
+    return found[integer_of(offset) : integer_of(offset) + integer_of(count)]
 
 
 @command

@@ -67,3 +67,13 @@ def range_of(values: Sequence[bytes], start: bytes, stop: bytes) -> list[bytes]:
     first = max(first + len(values), 0) if first < 0 else first
     last = last + len(values) if last < 0 else last
     return list(islice(values, first, max(last + 1, first)))
+
+
+def between_names(scores: SortedSet | None, least: bytes, most: bytes) -> list[bytes]:
+    """The members whose names lie between two bounds, in order. All of them must have the same score."""
+    (low, with_low), (high, with_high) = ((bound[1:], bound.startswith(b"[")) for bound in (least, most))
+    return sorted(
+        name
+        for name in (scores or ())
+        if (name > low or (with_low and name == low)) and (name < high or (with_high and name == high))
+    )

@@ -12,6 +12,7 @@ from ...stored.formats import refuse_newer
 from ...stored.places import Tag
 from .keeping import RedisKeeping
 from .keys import keys_of
+from .registering import RedisRegister
 from .replies import reply_from
 from .scripts import script
 
@@ -31,7 +32,7 @@ class At:
     generation: str
 
 
-class RedisCalling(RedisKeeping):
+class RedisCalling(RedisKeeping, RedisRegister):
     """The part of a `RedisBackend` that calls its scripts."""
 
     def _draft(self, run_id: str, draft: str) -> str:

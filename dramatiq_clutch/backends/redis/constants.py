@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...backend import LAST
 from ...status import MOST_FAILURES, MOST_TRACEBACKS
+from ...stored.entries import LABEL
 from ...stored.formats import ERA, SPAN
 from ...stored.places import GENERATION_DIGITS
 
@@ -36,6 +37,9 @@ CONSTANTS: dict[str, int] = {
     "MOST_PAST": 8 * (GENERATION_DIGITS + 1),
     # How many members one script works on, at most.
     "MANY": 1_000,
+    # How many digits a label of the register has, and how many runs that have ended leave it in one call, at most.
+    "LABEL": LABEL,
+    "STEP": 100,
     # These are in milliseconds.
     "DRAFT_TTL": DRAFT_TTL,
     "A_DAY": 86_400_000,

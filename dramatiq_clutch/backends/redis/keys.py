@@ -41,6 +41,12 @@ def keys_of(namespace: str, run_id: str, stage: int, generation: str) -> dict[st
     return keys
 
 
+def register(namespace: str, application: str) -> dict[str, str]:
+    """The keys of the register of an application's runs. The braces make them lie in one slot of a Redis Cluster."""
+    begin = f"{namespace}:register:{{register:{application}}}:"
+    return {part: begin + part for part in ("entries", "places", "ended", "stopped")}
+
+
 def index(namespace: str, application: str) -> str:
     """The sorted set of an application's runs that are at work, by when a sweeper looks at them next."""
     return f"{namespace}:index:{application}"

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ...backend import Note, Reply
 from ...news import News
 from ...stored.duties import Duty, SendMembers, parse
+from ...stored.entries import Turn, tags_in
 from ...stored.formats import FORMAT, decode_snapshot
 from .along import Along
 
@@ -25,10 +26,11 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
         if b"sent" in did and along.duty is not None:
             sent = replace(along.duty, ahead=_ahead_from(along.duty, ahead))
     news = tuple(map(news_from, duties.pop()[1:])) if duties and duties[-1][0] == b"news" else ()
+    turn = turn_from(duties.pop(), generation) if duties and duties[-1][0] == b"turn" else None
     found = tuple(duty_from(duty, generation) for duty in duties)
     text, _, by = note.decode().partition(" ")
     more = {"kept": b"kept" in did, "acked": b"acked" in did}
-    return Reply(word.decode(), found, sent, cast(Note, text), **more, news=news, by=int(by or 0))
+    return Reply(word.decode(), found, sent, cast(Note, text), **more, news=news, by=int(by or 0), turn=turn)
 
 
 def news_from(raw: Any) -> News:
@@ -47,6 +49,26 @@ def news_from(raw: Any) -> News:
         failure.decode(errors="replace"),
         released.decode(errors="replace"),
     )
+
+
+def turn_from(raw: Any, generation: str) -> Turn:
+    """What `lib/turn.lua` tells of a run. It is for the register only, so what is damaged there is left out."""
+    _, turn, created, ended, name, tags, stalled = raw
+    number, state = turn.decode().split(" ")
+    return Turn(
+        generation,
+        int(number),
+        state,
+        _number_in(created) or 0,
+        _number_in(ended) if state not in ("running", "failing") else None,
+        (name or b"").decode(errors="replace"),
+        tags_in(tags),
+        bool(stalled),
+    )
+
+
+def _number_in(text: Any) -> int | None:
+    return int(text) if isinstance(text, int) or (text or b"").isdigit() else None
 
 
 def duty_from(raw: Any, generation: str) -> Duty:

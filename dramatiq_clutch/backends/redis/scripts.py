@@ -27,9 +27,9 @@ from .constants import CONSTANTS
 
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
-    *("run", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
+    *("run", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
     *("timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
-    *("completion", "parent", "life", "tombstone", "expiry", "revival"),
+    *("completion", "parent", "life", "tombstone", "expiry", "revival", "entry"),
 )
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.

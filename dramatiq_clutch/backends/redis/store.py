@@ -127,6 +127,7 @@ class RedisBackend(RedisCalling):
         share: int = SHARE,
         frees: bool = False,
         keeps: bool = False,
+        history_ttl: int = 0,
     ) -> Reply:
         spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
         times: dict[str, Any] = {"run_ttl": run_ttl, "soonest": plan.soonest}
@@ -147,6 +148,8 @@ class RedisBackend(RedisCalling):
             **({"context": spec.context.to_json()} if spec.context else {}),
             **({"tags": json.dumps(tags)} if tags else {}),
         }
+        if history_ttl:
+            head["history"] = history_ttl
         if not draft:
             draft = new_token()
             for at in range(0, len(plan.rows) or 1, CHUNK):
@@ -272,7 +275,10 @@ class RedisBackend(RedisCalling):
 
     def sweep(self, run_id: str, caller: Caller, *, stalled_after: int, waits_for_jobs: bool = False) -> Reply:
         given = {"stalled_after": stalled_after, "waits_for_jobs": "1" if waits_for_jobs else ""}
-        return self._present("sweep", run_id, caller, given)
+        reply = self._present("sweep", run_id, caller, given)
+        if reply.word == "stalled" and reply.turn is not None:  # the script has made its reply before it found that out
+            return replace(reply, turn=replace(reply.turn, stalled=True))
+        return reply
 
     def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         raw = self._call("open", At(run_id, duty.stage, duty.generation), caller, {"id": duty.id, "total": total})

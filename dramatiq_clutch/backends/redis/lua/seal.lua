@@ -1,5 +1,5 @@
 -- Make a run of a plan whose rows are written, and owe its first stage.
--- USES take, life, tombstone, expiry
+-- USES take, turn, life, tombstone, expiry
 -- KEYS draft
 -- ARGV run_ttl number, result_ttl, claim, parent_epoch, rows number, app, due number, fresh_for number, more...
 -- `draft` is the list of written rows, and `rows` is how many it must have. `claim` is the clutch's fingerprint, or ''.
@@ -14,6 +14,7 @@ if run.state or (stranger and not nested) then
   if its_app ~= app then return {'foreign', its_app} end
   if run.claim ~= claim then return {'taken', ''} end
   if stranger then return {'exists', ''} end
+  if token == owner then say_turn() end
   return answer(token == owner and 'created' or 'exists')
 end
 local what, whose, detail = read_tombstone()
@@ -30,15 +31,14 @@ end
 if call('LLEN', draft) ~= math.max(rows, 1) then return {'expired', ''} end
 if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
 clear_tombstone()
-if stranger then -- it was nested in an earlier run under our parent's id
-  remember_past(run.generation, A_DAY)
-  call('UNLINK', head)
-end
+if stranger then remember_past(run.generation, A_DAY) end
+if stranger then call('UNLINK', head) end -- it was nested in an earlier run under our parent's id
 
 for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
   'token', owner, 'since', nested and parent_epoch or 0, 'created', now, 'updated', now, 'gen', generation, 'app', app)
 read_run()
+turn('running')
 wait_until(due)
 call('PEXPIRE', head, lifetime())
 report('started', 0, 0)

@@ -1,5 +1,5 @@
 -- Do what `owed` does, for a sweeper, which also has to find out whether anything happens to the run.
--- USES take, life, expiry
+-- USES take, turn, life, expiry
 -- ARGV stalled_after number, waits_for_jobs flag
 -- The run is stalled when nothing has happened to it for `stalled_after` ms. `waits_for_jobs` says that the caller has
 -- found an unsettled member that is a job: in a stage with nested runs this script can't tell jobs from runs.
@@ -11,6 +11,7 @@ if run.stage ~= stage then return {'moved'} end
 tells_by = true
 look()
 clean_up()
+say_turn() -- whoever has changed the run may have died before the register had it
 if run.state ~= 'running' or run.stage ~= stage then
   return answer(run.state == 'running' and 'works' or 'rests', 'owing')
 end

@@ -16,9 +16,9 @@ local function touch()
 end
 
 -- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates of its
--- messages are recognised. A nested run has told its parent by then, so only its tombstone stays. While callbacks
--- haven't ended, the status stays in any case, because they may read it. A run that keeps its results keeps those of
--- all stages, and the plan.
+-- messages are recognised; the status may stay for longer (`history`). A nested run has told its parent by then, so
+-- only its tombstone stays. While callbacks haven't ended, the status stays in any case, because they may read it. A run
+-- that keeps its results keeps those of all stages, and the plan.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do
@@ -40,10 +40,9 @@ local function clean_up()
     call('HDEL', head, 'spec')
   end
   local ttl = called and lifetime() or run.result_ttl
-  for _, key in ipairs({head, here.members, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
+  local results = {here.members, plan, before.members, before.standing, before.dead, before.attempts}
+  for index = 1, run.keeps and #results or 1 do call('PEXPIRE', results[index], ttl) end
+  ttl = math.max(ttl, run.history)
+  for _, key in ipairs({head, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
   for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
-  if not run.keeps then return end
-  for _, key in ipairs({plan, before.members, before.standing, before.dead, before.attempts}) do
-    call('PEXPIRE', key, ttl)
-  end
 end

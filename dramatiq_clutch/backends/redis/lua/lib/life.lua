@@ -1,5 +1,5 @@
 -- Do what follows from how the members stand: complete the stage, let the run fail, or send more members.
--- USES completion, deadline, limit, parent, terms
+-- USES completion, deadline, limit, parent, terms, turn
 -- KEYS here.members, here.standing, here.dead
 
 local function judge()
@@ -29,6 +29,7 @@ local function judge()
     if alarms then report('failing', succeeded, dead) end
     fill(total, recorded)
   end
+  if run.state == 'running' then turn(run.stage == stage and failing + dead > 0 and 'failing' or 'running') end
 end
 
 -- Owe whatever follows from the state. That depends on the state alone, so this may be called at any time, by anybody,

@@ -1,5 +1,5 @@
 -- Bring the run to rest, or back to work.
--- USES callbacks, halt, news
+-- USES callbacks, halt, news, turn
 -- KEYS bell
 -- How many members of the stage have succeeded and are dead is for the log: see `report`.
 local function rest(state, succeeded, dead)
@@ -12,6 +12,7 @@ local function rest(state, succeeded, dead)
   end
   owe_callback('on_finish')
   set('state', state)
+  turn(state)
   redis.pcall('PUBLISH', bell, state) -- only a hint, so a user without permission to publish gets no error
   report(state, succeeded, dead)
 end
@@ -31,6 +32,7 @@ end
 local function heal(dead, succeeded)
   if run.state ~= 'running' then woken = true end
   set('state', 'running')
+  turn('running')
   set('alarmed', false)
   set('mourned', dead > 0)
   if run.broken then set('broken', false) end

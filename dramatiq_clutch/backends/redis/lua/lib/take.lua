@@ -1,11 +1,12 @@
--- Make a script's reply: a word, a note, the duties that are given to the caller, and, if there is any, the news.
--- USES outbox, timing, line, carry, news
+-- Make a script's reply: a word, a note, the duties that are given to the caller, and what else there is to tell.
+-- USES outbox, timing, line, carry, news, turn
 -- The note is '', 'ends' (the run has succeeded and owes nothing, and no other run will have its id), 'rests' (it is at
 -- rest otherwise, and owes nothing), 'wakes' (it was at rest, and works or owes something again) or 'more' (there are
 -- shares for anybody that the caller wasn't given). A time may follow it, after a space: by when somebody has to look.
 -- A duty is {id, lease, cursor, repeated, line, snapshot}. A `send` duty has four parts more: spec, {row...}, {line of
 -- the stage before, field of its only member} or {}, and {line, row} of the stage that follows or {}; see `lib/carry`.
--- The news are {'news', {event, ...}, ...}; see `lib/news`.
+-- Behind the duties come {'turn', ...}, if the register has to hear of the run (see `lib/turn`), and the news,
+-- {'news', {event, ...}, ...} (see `lib/news`).
 
 -- Give a duty to the caller, under the caller's lease.
 local function hand(id, duty)
@@ -54,6 +55,7 @@ local function answer(word, owing_word)
   if run.state ~= 'running' and not owing then note = not parked and how_it_ends() or 'rests' end
   table.insert(reply, 1, owing and owing_word or word)
   table.insert(reply, 2, noted(timed(note)))
+  if turned then reply[#reply + 1] = told_turn() end
   if #news > 0 then reply[#reply + 1] = {'news', unpack(news)} end
   return reply
 end

@@ -1,0 +1,120 @@
+"""The part of a store's contract that is about looking through runs: the register of an application's runs.
+
+The register is only a hint, and the runs are the truth: it may miss a run, have one that is gone, or have it under a
+state that it has left. Whoever looks through it therefore looks at the runs, too (`look_at`), and puts right what
+differs. What `backend.py` says of time, repetition and errors holds here, too.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import DamagedState
+from .stored.entries import Entry, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Enlisted:
+    """A run's new entry. `instead` is the generation of an entry that was found to be out of date, if that has another
+    one."""
+
+    run_id: str
+    entry: Entry
+    instead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How many runs that have ended are kept, and for how long: those that have succeeded, and those that have failed
+    or were cancelled. Times are in milliseconds."""
+
+    most: int
+    succeeded: int
+    stopped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in the register: runs and their entries, newest first. `left_off` is where to go on, or `''` at
+    the end."""
+
+    runs: tuple[tuple[str, Entry], ...] = ()
+    left_off: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """How a run stands, in brief. `state` is as a status shows it, `turns` counts how often that has changed. The
+    numbers are of members of the present `stage`; `total` is None as long as it isn't known. `created`, `updated`,
+    `ended` and `stalled` (since when) are UNIX milliseconds."""
+
+    generation: str
+    turns: int
+    state: str
+    stage: int
+    stages: int
+    created: int
+    updated: int
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    ended: int | None = None
+    stalled: int | None = None
+    total: int | None = None
+    succeeded: int = 0
+    failing: int = 0
+    dead: int = 0
+    nested: bool = False
+
+    @property
+    def turn(self) -> Turn:
+        """What the register has to know of it."""
+        stalled = self.stalled is not None
+        known = (self.generation, self.turns, self.state, self.created, self.ended, self.name, self.tags, stalled)
+        return Turn(*known)
+
+
+class Register(abc.ABC):
+    """Keeps the register of each application."""
+
+    @abc.abstractmethod
+    def enlist(
+        self, runs: Sequence[Enlisted], now: int, keeping: Keeping, *, application: str
+    ) -> Sequence[tuple[str, str]]:
+        """Put runs where they belong in the register. An entry that is older than what is known of its run changes
+        nothing; one without labels takes the run out.
+
+        Of the runs that have ended some then leave the register, at most 100 for each of these reasons: they ended too
+        long ago, or there are too many. Returns the (id, generation) of those that have succeeded and left because
+        there were too many: `shorten` is to be called for them.
+        """
+
+    @abc.abstractmethod
+    def look_through(
+        self, labels: Sequence[str], enough: int, *, after: str = "", since: int = 0, application: str
+    ) -> Found:
+        """Find runs that have all these labels (see `entries.label`), newest first: `enough` of them, or fewer if
+        others have to be looked through for that. `after` is where an earlier call has left off. `since` is when the
+        oldest wanted ones began (UNIX milliseconds)."""
+
+    @abc.abstractmethod
+    def entries(self, run_ids: Sequence[str], *, application: str) -> Sequence[Entry | None]:
+        """The entries of these runs; None for one that isn't in the register."""
+
+    @abc.abstractmethod
+    def count(self, labels: Sequence[str], *, application: str) -> Sequence[int]:
+        """How many runs have each of these labels. That takes the same time however many they are."""
+
+    @abc.abstractmethod
+    def look_at(self, run_ids: Sequence[str]) -> Sequence[Glance | DamagedState | None]:
+        """How these runs stand, in two round trips. None for a run that isn't there (any more); an error, which isn't
+        raised, for one that can't be read."""
+
+    @abc.abstractmethod
+    def nesting(self, run_id: str, stage: int, *, generation: str) -> int:
+        """How many members of a stage may be nested runs, or jobs that have nested some: all, or none."""
+
+    @abc.abstractmethod
+    def shorten(self, runs: Sequence[tuple[str, str]]) -> None:
+        """Keep these runs (id, generation), which have succeeded, only as long as their results are kept."""
