@@ -26,11 +26,13 @@ from .errors import (
     is_expected,
 )
 from .handover import delete, hand_over
+from .listing import RunPage, runs
 from .status import RunStatus, first_failure
 from .steps import Handle, shortened
 from .stored import owners
 from .stored.places import CallbackTag, Place, Tag
 from .waiting import Waiter, waiter_of
+from .watching import Watch
 from .working import in_worker, is_part_of
 
 #: How long `get_result(block=True)` waits by default, in milliseconds; as long as Dramatiq's own results.
@@ -98,6 +100,49 @@ class Run(Handle):
         return status
 
     status_async = for_coroutines(status)
+
+    def watch(self) -> Watch:
+        """The run's statuses: the present one, then one whenever it has changed, until the run is at rest::
+
+            for status in run.watch():
+                print(f"{status.progress:.0%}")
+
+        In a coroutine, ``async for status in run.watch()``. That the run has come to rest is heard at once; otherwise
+        it is looked at once a second. All who watch in a process share two threads and at most two connections. If the
+        state store goes away meanwhile, this goes on when it is back. It looks for as long as the run is at work,
+        stalled or not; end the loop when you have seen enough.
+
+        Raises NestingError in a job of the run, which would watch for ever. The loop raises RunNotFound, also if the
+        run goes meanwhile, as a nested one does that has succeeded; and StateUnavailable, if the state store is away
+        when it begins.
+        """
+        if is_part_of(self.run_id):
+            raise NestingError(f"a job of run {self.run_id!r} can't watch it: the run is at work as long as the job is")
+        return Watch(self.run_id, self.status, self._waiter)
+
+    def children(self, *, limit: int = 50, cursor: str | None = None) -> RunPage:
+        """The runs that are nested in this one and are still there, in written order, one page at a time: those that
+        haven't succeeded. For example, ``[run.run_id for run in run.children()]``. `runs` also takes filters.
+
+        Raises RunNotFound, ValueError or StateUnavailable.
+        """
+        return runs(broker=self._broker, parent=self.run_id, limit=limit, cursor=cursor)
+
+    @property
+    def parent(self) -> Run | None:
+        """A handle of the run that this one is nested in; None if it isn't nested. It is derived from the id, so
+        ``run.parent.status()`` may find that the run has gone."""
+        place = Place.of_child(self.run_id)
+        return Run(place.run_id, broker=self._broker) if place else None
+
+    @property
+    def root(self) -> Run | None:
+        """A handle of the outermost run that this one is nested in, as in ``run.root.cancel()``; None if it isn't
+        nested."""
+        place = Place.of_child(self.run_id)
+        while place is not None and (above := Place.of_child(place.run_id)) is not None:
+            place = above
+        return Run(place.run_id, broker=self._broker) if place else None
 
     def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:
         """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty

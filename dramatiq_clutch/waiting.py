@@ -118,12 +118,22 @@ class Waiter:
 
     async def look_async(self, name: str, look: Callable[[], Any]) -> Any:
         """What `look` returns or raises at present, for a coroutine; the reader calls it."""
+        return await asyncio.wrap_future(self._ask(name, look).outcome)
+
+    def look(self, name: str, look: Callable[[], Any]) -> Any:
+        """The same for a thread that looks again and again: so all such threads share the reader's connection."""
+        wait = self._ask(name, look)
+        while not concurrent.futures.wait([wait.outcome], PIECE).done:
+            pass
+        return wait.outcome.result()
+
+    def _ask(self, name: str, look: Callable[[], Any]) -> Wait:
         wait = Wait(name, look)
         with self._changed:
             self._once.append(wait)
             self._start_reader()
             self._changed.notify_all()
-        return await asyncio.wrap_future(wait.outcome)
+        return wait
 
     def watch(self, name: str, call: Callable[[], None]) -> None:
         """Have `call()` called, in the ear's thread, at each hint about a name. `call` must be quick and raise nothing.

@@ -1025,6 +1025,14 @@ SCRIPTS = (
     ),
     # The register
     Mutant(
+        "the status loses what is shown",
+        "The status of a run that is kept to be looked at shows what it showed.",
+        "local SPARED = {",
+        "local SPARED = {'name',",
+        "tests/test_listing.py",
+        file="lib/history",
+    ),
+    Mutant(
         "a late turn wins",
         "An older turn never takes the place of a newer one in the register.",
         "return tonumber(turns) >= tonumber(its_turns)",

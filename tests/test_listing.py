@@ -13,7 +13,17 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, ResultsGone, Run, RunNotFound, RunPage, count_runs, runs
+from dramatiq_clutch import (
+    Clutch,
+    ClutchMiddleware,
+    ResultsGone,
+    Run,
+    RunIdTaken,
+    RunNotFound,
+    RunPage,
+    count_runs,
+    runs,
+)
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.keys import register
@@ -494,6 +504,27 @@ def test_the_status_of_a_run_outlives_its_result(make: Make) -> None:
             run.get_result(block=True)
 
 
+def test_a_status_that_is_kept_shows_what_it_showed_and_takes_little_room(redis_broker: RedisBroker) -> None:
+    jobs = Jobs(redis_broker)
+    backend = engine_of(redis_broker).backend
+    run = Clutch(name="report").then(jobs.job.message("a")).parallel(*map(jobs.job.message, "bcd")).run(tags=["eu"])
+    before = runs().runs[0]
+    with running_worker(redis_broker):
+        run.get_result(block=True)
+        wait_until("it owes nothing", lambda: ask(backend, "HEXISTS", head_of(backend, run), "share") == 0)
+    status, (after,) = run.status(), runs()
+    assert [(stage.state, stage.total, stage.succeeded) for stage in status.stages] == [
+        ("succeeded", 1, 1),
+        ("succeeded", 3, 3),
+    ]
+    assert (status.name, status.created) == ("report", before.created)
+    assert (after.name, after.tags, after.created) == (before.name, before.tags, before.created)
+    assert ask(backend, "MEMORY", "USAGE", head_of(backend, run)) < 800
+    assert run.get_result() == ["b", "c", "d"]
+    with pytest.raises(RunIdTaken):
+        waiting(jobs).run(run_id=run.run_id)
+
+
 def is_gone(run: Run) -> bool:
     try:
         run.get_result()
@@ -528,7 +559,11 @@ def test_when_there_are_too_many_the_oldest_keep_only_their_results(make: Make) 
 
 def life(backend: ClutchBackend, run: Run) -> int:
     """For how many milliseconds the status is kept."""
-    return int(ask(backend, "PTTL", f"{backend.namespace}:{{{run.run_id}}}:head"))
+    return int(ask(backend, "PTTL", head_of(backend, run)))
+
+
+def head_of(backend: ClutchBackend, run: Run) -> str:
+    return f"{backend.namespace}:{{{run.run_id}}}:head"
 
 
 # What it costs

@@ -26,6 +26,7 @@ from dramatiq.results import ResultMissing, ResultTimeout
 from dramatiq_clutch import (
     Clutch,
     ClutchMiddleware,
+    ResultsGone,
     Run,
     RunCancelled,
     RunFailed,
@@ -142,6 +143,9 @@ def test_a_run_expires_when_its_time_has_come(clutch_broker: ClutchBroker) -> No
     run = Clutch().then(fetch.message(1)).run()
     clutch_broker.work()
     clutch_broker.advance(timedelta(minutes=11))
+    with pytest.raises(ResultsGone):
+        run.get_result()
+    clutch_broker.advance(timedelta(days=7))
     with pytest.raises(RunNotFound):
         run.status()
 

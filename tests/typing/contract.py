@@ -182,6 +182,10 @@ def looking_through_runs(broker: dramatiq.Broker) -> None:
         assert_type(run.ended, int | None)
     assert_type(runs(parent="nightly").runs, tuple[RunSummary, ...])
     assert_type(count_runs(), dict[str, int])
+    assert_type(Run("nightly").children(limit=10).cursor, str | None)
+    assert_type(Run("nightly").parent, Run | None)
+    for status in Run("nightly").watch():
+        assert_type(status, RunStatus)
     runs(state="lost")  # type: ignore[arg-type]
     runs(status="failed")  # type: ignore[call-arg]
     ClutchMiddleware(history_ttl=timedelta(days=30), history_max=100_000)

@@ -40,6 +40,8 @@ CONSTANTS: dict[str, int] = {
     # How many digits a label of the register has, and how many runs that have ended leave it in one call, at most.
     "LABEL": LABEL,
     "STEP": 100,
+    # How many fields of a head are written in one call, at most.
+    "FIELDS": 2_000,
     # These are in milliseconds.
     "DRAFT_TTL": DRAFT_TTL,
     "A_DAY": 86_400_000,

@@ -14,11 +14,12 @@ KEPT = ("members", "standing", "dead", "attempts")
 
 class RedisKeeping(RedisReading):
     """The part of a `RedisBackend` that looks after kept stages. A script names the keys of three stages at most; those
-    of the stages before them are given the same time to live as the head, right after the script that has changed that.
+    of the stages before them are given the same time to live as the last stage's results, right after the script that
+    has changed that.
     If the process dies in between, they live as long as they would have otherwise."""
 
     def _keep(self, run_id: str, generation: str) -> None:
-        """Have the kept stages of a run expire with its head."""
+        """Have the kept stages of a run expire with the results of its present stage, or else with its head."""
         head = self._key(run_id, "head")
         with translated():
             pipe: Any = self.client.pipeline(transaction=False)
@@ -27,6 +28,8 @@ class RedisKeeping(RedisReading):
             (stage, found), left = pipe.execute()
             if found is None or found.decode() != generation:
                 return
+            results: Any = self.client.pttl(self._key(run_id, f"members:{int(stage)}", generation))
+            left = results if results > 0 else left
             for names in self._kept(run_id, generation, int(stage)):
                 pipe = self.client.pipeline(transaction=False)
                 for name in names:

@@ -29,7 +29,7 @@ from .constants import CONSTANTS
 PIECES = (
     *("run", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
     *("timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
-    *("completion", "parent", "life", "tombstone", "expiry", "revival", "entry"),
+    *("completion", "parent", "life", "tombstone", "history", "expiry", "revival", "entry"),
 )
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.

@@ -1,5 +1,5 @@
 -- Renew the expiry of the run's keys, and delete what a succeeded run doesn't need.
--- USES outbox
+-- USES outbox, history
 -- KEYS plan, callbacks, tombstone, failures, tally
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
@@ -17,8 +17,8 @@ end
 
 -- Once a succeeded run owes nothing, only its status and result stay, and a tombstone by which late duplicates of its
 -- messages are recognised; the status may stay for longer (`history`). A nested run has told its parent by then, so
--- only its tombstone stays. While callbacks haven't ended, the status stays in any case, because they may read it. A run
--- that keeps its results keeps those of all stages, and the plan.
+-- only its tombstone stays. While callbacks haven't ended, the status stays in any case, because they may read it. A
+-- run that keeps its results keeps those of all stages, and the plan.
 local function clean_up()
   if run.state ~= 'succeeded' then return end
   for _, id in ipairs(call('HKEYS', outbox)) do
@@ -40,9 +40,10 @@ local function clean_up()
     call('HDEL', head, 'spec')
   end
   local ttl = called and lifetime() or run.result_ttl
+  if not (called or run.keeps) then shrink() end
   local results = {here.members, plan, before.members, before.standing, before.dead, before.attempts}
   for index = 1, run.keeps and #results or 1 do call('PEXPIRE', results[index], ttl) end
-  ttl = math.max(ttl, run.history)
+  ttl = math.max(ttl, history())
   for _, key in ipairs({head, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
   for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
 end

@@ -5,8 +5,7 @@
 -- shares for anybody that the caller wasn't given). A time may follow it, after a space: by when somebody has to look.
 -- A duty is {id, lease, cursor, repeated, line, snapshot}. A `send` duty has four parts more: spec, {row...}, {line of
 -- the stage before, field of its only member} or {}, and {line, row} of the stage that follows or {}; see `lib/carry`.
--- Behind the duties come {'turn', ...}, if the register has to hear of the run (see `lib/turn`), and the news,
--- {'news', {event, ...}, ...} (see `lib/news`).
+-- Behind the duties come {'turn', ...} for the register (see `lib/turn`), and {'news', {event, ...}, ...} (`lib/news`).
 
 -- Give a duty to the caller, under the caller's lease.
 local function hand(id, duty)
