@@ -100,6 +100,10 @@ def the_builder() -> None:
     assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch)
     assert_type(clutch.parallel([clutch, plain]), Clutch)
     assert_type(clutch.map(plain, allow_failures=True), Clutch)
+    assert_type(Clutch(fail_fast=True, deadline=timedelta(hours=1)).then(plain, deadline=60_000), Clutch)
+    assert_type(clutch.parallel(plain, allow_failures=0.1, fail_fast=True, deadline=60_000), Clutch)
+    assert_type(clutch.map(plain, enough=3, limit=5, fail_fast=False, deadline=timedelta(minutes=1)), Clutch)
+    clutch.parallel(plain, allow_failures="all")  # type: ignore[arg-type]
     named = clutch.then(plain, name="a").parallel(plain, name="b").map(plain, name="c")
     assert_type(named, Clutch)
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
