@@ -306,8 +306,10 @@ class ClutchMiddleware(EngineMiddleware):
             word = self._lives.patiently(job, lambda: job.engine.backend.guard(job.tag, job.engine.now()))
         except NotAcked:
             return "abandoned"
+        tag, remembered = job.tag, job.engine.remembered
         if word == "go":
-            job.engine.remembered.let_go(job.tag.run_id, job.tag.generation, job.tag.stage, job.tag.of)
+            note = remembered.expect_copies if tag.repeated else remembered.let_go
+            note(tag.run_id, tag.generation, tag.stage, tag.of)
         return word
 
     def _lead(self, job: Job) -> Any:

@@ -43,14 +43,16 @@ class AtWork:
 class Remembered:
     """What this process remembers of the runs of one broker.
 
-    `touched`: when it has put off the expiry of a run (UNIX milliseconds). `wanted`: when it has last sent or started a
-    job of a stage (monotonic seconds). `ahead`: which duty follows the stage that is at work. `left`: for which runs it
-    has logged that they are left to newer releases. `unlisted`: which runs it couldn't tell the register of. `at_work`:
-    the jobs that it works on. `has_waited`: one of them has waited for a run.
+    `touched`: when it has put off the expiry of a run (UNIX milliseconds). `wanted`: when it has last sent or
+    started a job of a stage (monotonic seconds). `copied`: of which stages there may be second copies. `ahead`:
+    which duty follows the stage that is at work. `left`: for which runs it has logged that they are left to newer
+    releases. `unlisted`: which runs it couldn't tell the register of. `at_work`: the jobs that it works on.
+    `has_waited`: one of them has waited for a run.
     """
 
     touched: Bounded[str, int] = field(default_factory=lambda: Bounded(10_000))
     wanted: Bounded[tuple[str, str, int, int], float] = field(default_factory=lambda: Bounded(10_000))
+    copied: Bounded[tuple[str, str, int, int], bool] = field(default_factory=lambda: Bounded(1_000))
     ahead: Bounded[tuple[str, int], SendMembers] = field(default_factory=lambda: Bounded(1_000))
     left: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
     unlisted: Bounded[str, bool] = field(default_factory=lambda: Bounded(1_000))
@@ -62,14 +64,22 @@ class Remembered:
 
     def renew(self) -> None:
         """Forget everything in a forked child, because the child does other work than its parent."""
-        for known in (self.touched, self.wanted, self.ahead, self.left, self.at_work):
+        for known in (self.touched, self.wanted, self.copied, self.ahead, self.left, self.at_work):
             known.clear()
         self.has_waited = False
 
     def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
         """Remember that jobs of this stage, which has `total` members, are wanted at present: the guard has just let
-        one run, or this process has just sent some."""
-        self.wanted[run_id, generation, stage, total] = time.monotonic()
+        one run, or this process has just sent some. Where there may be second copies, each job has to be asked for."""
+        key = (run_id, generation, stage, total)
+        if key not in self.copied:
+            self.wanted[key] = time.monotonic()
+
+    def expect_copies(self, run_id: str, generation: str, stage: int, total: int) -> None:
+        """Remember that jobs of this stage were sent again. The first copies don't say so, as the second ones do: they
+        may still be in their queue, and come after the second ones are done."""
+        self.copied[run_id, generation, stage, total] = True
+        self.wanted.pop((run_id, generation, stage, total), None)
 
     def was_let_go(self, tag: Tag) -> bool:
         """Whether this process has sent or started a job of this stage within the last second. Then the stage has as

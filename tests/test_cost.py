@@ -158,7 +158,8 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, 
 def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_copy(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client doesn't repeat it by itself: then nobody would know."""
+    """The client doesn't repeat it by itself: then nobody would know. The first copies, which say nothing of the
+    second ones, ask, too, whichever come first."""
     runs: list[int] = []
 
     @dramatiq.actor

@@ -18,6 +18,8 @@ from dramatiq_clutch import Clutch, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.backends.redis import resp
 from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.backends.redis.astray import Astray
+from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
@@ -254,7 +256,7 @@ def test_a_worker_that_is_told_to_stop_takes_nothing_more(redis_broker: RedisBro
 
 
 @pytest.mark.parametrize("lost", ["of a record", "of a hand-over"])
-def test_what_was_fetched_without_the_sender_knowing_is_given_back_at_once(
+def test_what_was_fetched_without_the_sender_knowing_is_given_back(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """The reply to the step that sent and fetched it was lost. It would only come again when the process has ended."""
@@ -286,6 +288,42 @@ def test_what_was_fetched_without_the_sender_knowing_is_given_back_at_once(
         wait_until("everything is acked", lambda: not unacked(redis_broker))
     assert losses == [lost]
     assert jobs.counts() == dict.fromkeys("abcd", 1)
+
+
+def test_what_a_consumer_has_fetched_stays_its_own_though_a_reply_was_lost(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the server it looks the same: the message is unacked, and the sender doesn't know of it."""
+    jobs = Jobs(redis_broker)
+    jobs.script["b"] = ["wait"]
+    losses, looks = list[str](), list[int]()
+    sends, look = resp.send, Astray.look
+    dispatch: Any = redis_broker.scripts["dispatch"].script
+    keep = script("keep", dispatch.decode()).sha
+
+    def send(client: redis.Redis, commands: Sequence[resp.Command]) -> list[Any]:
+        if losses or keep not in commands[-1]:
+            return sends(client, commands)
+        losses.append("all replies")
+        sends(client, commands[:-1])  # nothing fetches it in the same step, and so the consumer does
+        wait_until("the consumer has fetched it", lambda: len(unacked(redis_broker)) == 2)
+        raise redis.ConnectionError("the replies are lost")
+
+    def count(astray: Astray, unknown: set[str]) -> set[str]:
+        looks.append(len(unknown))
+        return look(astray, unknown)
+
+    monkeypatch.setattr(resp, "send", send)
+    monkeypatch.setattr(Astray, "look", count)
+    monkeypatch.setattr("dramatiq_clutch.backends.redis.astray.PAUSE", 0.02)
+    run = Clutch().then(jobs.job.message("a")).parallel(jobs.job.message("b"), jobs.job.message("c"), limit=1).run()
+    with running_worker(redis_broker, threads=1):
+        wait_until("it was looked for", lambda: len(looks) > 5)
+        jobs.gates["b"].set()
+        assert run.get_result(block=True) == ["b", "c"]
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert losses
+    assert jobs.counts() == dict.fromkeys("abc", 1)
 
 
 # Acks

@@ -100,8 +100,6 @@ class RedisCourier(Courier):
         self, record: Record, caller: Caller, duty: SendMembers | None = None, outgoing: Outgoing | None = None
     ) -> Reply:
         assert self._store is not None  # `records` says so
-        with self.translated():
-            self._desk.give_back()
         along, offer, prepared = self._ack_of(record), None, None
         if duty is not None and outgoing is not None:
             try:
@@ -210,7 +208,6 @@ class RedisCourier(Courier):
         returns. After a SCRIPT FLUSH, those that found no script have done nothing and are repeated.
 
         This thread's worker fetches in the same round trip what it has threads for."""
-        self._desk.give_back()
         sent = [(message, call[-1]) for (message, delay), call in zip(prepared, calls, strict=True) if delay is None]
         offers = self._desk.offers(sent)
         behind = [*along, *map(self._keep, offers)]

@@ -22,6 +22,7 @@ from dramatiq import Message, MessageProxy, Worker
 from dramatiq.brokers.redis import RedisBroker
 
 from ...forks import renew_in_children
+from .astray import Astray, Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Offer:
     ids: Sequence[str]
     messages: Sequence[bytes]
 
+    def missing(self) -> Iterator[Missing]:
+        for in_queue, message in zip(self.ids, self.messages, strict=True):
+            yield Missing(self.queue, in_queue, Message.decode(message).message_id)
+
 
 class _Here(threading.local):
     """Of this thread: the worker that it is one of, the message whose attempt it is about to have ended, and the id in
@@ -78,7 +83,7 @@ class Desk:
         """Begin anew in a forked child: the parent's workers aren't there."""
         self._workers: list[Worker] = []
         self._here = _Here()
-        self._astray: dict[str, str] = {}
+        self._astray = Astray(self._broker, self._has)
         self._left: set[str] = set()  # the queues in which messages are left that this process has sent
         self._looking = threading.Lock()
 
@@ -147,12 +152,11 @@ class Desk:
 
     @contextmanager
     def offering(self, *offers: Offer | None) -> Iterator[None]:
-        """While messages are offered: if it isn't known afterwards whether they were fetched, they are astray."""
+        """While messages are offered: if it isn't known afterwards whether they were fetched, they may be astray."""
         try:
             yield
         except BaseException:
-            for offer in offers:
-                self._astray |= dict.fromkeys(offer.ids, offer.queue) if offer else {}
+            self._astray.add({one.in_queue: one for offer in offers if offer for one in offer.missing()})
             raise
 
     def take(self, offer: Offer, count: int) -> None:
@@ -162,13 +166,6 @@ class Desk:
             offer.room.put(message)
         if count < len(offer.messages):
             self._left.add(offer.queue)
-
-    def give_back(self) -> None:
-        """Put messages that are astray back into their queues; does nothing to those that weren't fetched. Raises what
-        the broker raises."""
-        for in_queue, queue in list(self._astray.items()):
-            self._broker.do_requeue(queue, in_queue)
-            self._astray.pop(in_queue, None)
 
     def look_for_more(self) -> None:
         """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:
@@ -215,6 +212,11 @@ class Desk:
             ahead, threads = ahead + (acks and ending.queue_name == queue), threads + 1
         threads = min(threads, ahead)
         return Room(thread, consumer, threads, ahead) if threads > 0 else None
+
+    def _has(self, queue: str, message_id: str) -> bool:
+        """Whether a consumer of this process has this message of the queue."""
+        consumers = (getattr(worker.consumers.get(queue), "consumer", None) for worker in list(self._workers))
+        return any(message_id in getattr(consumer, "queued_message_ids", ()) for consumer in consumers)
 
     def _worker(self) -> Worker | None:
         """The worker of this thread, unless it is told to stop."""
