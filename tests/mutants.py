@@ -1029,7 +1029,7 @@ SCRIPTS = (
         "The status of a run that is kept to be looked at shows what it showed.",
         "local SPARED = {",
         "local SPARED = {'name',",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_a_status_that_is_kept_shows_what_it_showed_and_takes_little_room",
         file="lib/history",
     ),
     Mutant(
@@ -1037,7 +1037,7 @@ SCRIPTS = (
         "An older turn never takes the place of a newer one in the register.",
         "return tonumber(turns) >= tonumber(its_turns)",
         "return true",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_a_turn_that_comes_late_changes_nothing",
         file="lib/entry",
     ),
     Mutant(
@@ -1045,7 +1045,7 @@ SCRIPTS = (
         "A run is found under its present state only.",
         "if labels then call('ZREM', places,",
         "if false then call('ZREM', places,",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_a_turn_that_comes_late_changes_nothing",
         file="lib/entry",
     ),
     Mutant(
@@ -1053,7 +1053,7 @@ SCRIPTS = (
         "Of too many runs that have ended the oldest leave first.",
         "return one.at < other.at",
         "return one.at > other.at",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_of_too_many_runs_the_oldest_leave_a_hundred_at_a_time",
         file="enlist",
     ),
     Mutant(
@@ -1061,7 +1061,7 @@ SCRIPTS = (
         "A page has only runs that are wanted, and looks at no others.",
         "is_wanted and (other == label or call(",
         "is_wanted and (true or call(",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_only_runs_that_have_all_labels_are_found",
         file="page",
     ),
     Mutant(
@@ -1069,7 +1069,7 @@ SCRIPTS = (
         "A run that isn't kept to be looked through stays as long as its result.",
         "return redis.call('PEXPIRE', head, ttl)",
         "return redis.call('DEL', head)",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_when_there_are_too_many_the_oldest_keep_only_their_results",
         file="shorten",
     ),
     Mutant(
@@ -1077,7 +1077,7 @@ SCRIPTS = (
         "Whatever a killed process hasn't told the register, a sweeper does.",
         "turned = run.told == ''",
         "turned = turned",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_a_sweeper_tells_the_register_of_a_run_whose_producer_was_killed",
         file="lib/turn",
     ),
 )
@@ -1656,21 +1656,21 @@ PYTHON = (
         "A page shows how its runs stand, whatever the register says.",
         "for run_id, glance in glances if filters.want(glance)",
         "for run_id, glance in glances",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_what_the_register_has_not_heard_is_shown_and_put_right",
     ),
     python(
         "what the register could not be told is forgotten",
         "What the register couldn't be told is told by a sweeper.",
         "engine.remembered.unlisted[run_id] = True",
         "pass",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_nobody_waits_for_the_register_and_a_sweeper_tells_it_later",
     ),
     python(
         "the status goes with the result",
         "The status of a run that has succeeded stays for the history_ttl.",
         'head["history"] = history_ttl',
         "pass",
-        "tests/test_listing.py",
+        "tests/test_listing.py::test_the_status_of_a_run_outlives_its_result",
     ),
 )
 

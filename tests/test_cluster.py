@@ -65,7 +65,7 @@ def test_runs_are_steered(jobs: Jobs) -> None:
     assert run.retry()
     assert run.get_result(block=True) == ["dies"]
 
-    jobs.script["waits"] = ["wait"]
+    jobs.script["waits"] = ["wait", "wait"]
     run = Clutch().parallel(jobs.job.message("waits"), Clutch().then(jobs.job.message("nested"))).run()
     wait_until("one has succeeded", lambda: run.status().stages[0].succeeded == 1)
     assert run.resend()

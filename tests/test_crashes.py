@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from dramatiq_clutch import Run
+from dramatiq_clutch import Run, runs
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.register import Register
@@ -67,6 +67,8 @@ def producer(server: Server, verb: str, crash: str = "") -> int:
 
 def assert_same_end(world: Actors, run: Run) -> None:
     assert run.get_result(block=True, timeout=60_000) == EVERYTHING
+    (listed,) = runs(broker=world.broker)
+    assert (listed.run_id, listed.state) == (run.run_id, "succeeded")
     both = {"on_success succeeded", "on_finish succeeded"}
     wait_until("the callbacks", lambda: set(world.heard_by("root")) == both)
     # A crash between sending and confirming may send one again, and both may have been at work when it came.
@@ -129,7 +131,7 @@ def is_over(run: Run) -> bool:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("boundary", ["create", "_send", "confirm"])
+@pytest.mark.parametrize("boundary", ["create", "enlist", "_send", "confirm"])
 def test_a_run_whose_producer_is_killed_comes_to_the_same_end(
     server: Server, world: Actors, boundary: str, moment: str
 ) -> None:

@@ -480,6 +480,23 @@ def test_of_too_many_runs_the_oldest_leave_a_hundred_at_a_time(backend: ClutchBa
     assert {run_id for run_id, _ in found_under(backend, label("all"))} == {f"run-{n:03}" for n in range(250, 350)}
 
 
+def test_only_runs_that_have_all_labels_are_found(backend: ClutchBackend) -> None:
+    for number in range(40):
+        turn = Turn("g", 1, "running", number, name="n" if number % 2 else "m", tags=("t",) if number % 5 else ())
+        backend.enlist([Enlisted(f"run-{number}", turn.entry())], 0, KEEPING, application="app")
+    labels = [label("all"), label("name", "n"), label("tag", "t")]
+    wanted = [f"run-{number}" for number in reversed(range(40)) if number % 2 and number % 5]
+    found, after = list[str](), ""
+    for _ in range(10):
+        some = backend.look_through(labels, 3, after=after, since=7, application="app")
+        assert len(some.runs) <= 3
+        found += [run_id for run_id, _ in some.runs]
+        after = some.left_off
+        if not after:
+            break
+    assert found == [run_id for run_id in wanted if int(run_id[4:]) >= 7]
+
+
 def test_a_turn_that_is_told_twice_changes_nothing(backend: ClutchBackend) -> None:
     for _ in range(2):
         put(backend, Turn("g", 1, "running", 1_000, name="n", tags=("a", "a", "b")))
