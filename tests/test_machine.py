@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.register import Glance
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
@@ -474,6 +475,22 @@ class TwoBackends(RuleBasedStateMachine):
         return outbox
 
     @invariant()
+    def a_glance_shows_what_the_status_does_and_the_last_turn_led_there(self) -> None:
+        snapshot = self.stub.snapshot(self.run_id) if self.sizes else None
+        if snapshot is None:
+            return
+        status = status_from(self.run_id, snapshot)
+        (glance,) = self.both(lambda b: b.look_at([self.run_id]))
+        assert isinstance(glance, Glance)
+        assert (glance.state, glance.created, glance.updated) == (status.state, status.created, status.updated)
+        if status.state != "succeeded":
+            stage = status.stages[glance.stage]
+            shown = (glance.total, glance.succeeded, glance.failing, glance.dead)
+            assert shown == (stage.total, stage.succeeded, stage.failing, stage.dead)
+        if not glance.nested:
+            assert snapshot["head"]["turn"] == f"{glance.turns} {status.state}"
+
+    @invariant()
     def every_key_has_an_expiry(self) -> None:
         if self.client is not None:
             assert_all_expire(self.client)
@@ -702,6 +719,6 @@ def test_what_always_holds_does_on_one_store() -> None:
 @pytest.mark.search
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
     """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
-    reached = play(None, 60, 30, derandomize=True, database=None, phases=[Phase.generate])
-    for what in ("settled, and failed", "retried", "broken off", "overdue"):
-        assert reached[what] >= 6, (what, reached)
+    reached = play(None, 100, 30, derandomize=True, database=None, phases=[Phase.generate])
+    for what, often in {"settled, and failed": 6, "retried": 6, "broken off": 6, "overdue": 3}.items():
+        assert reached[what] >= often, (what, reached)
