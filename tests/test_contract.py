@@ -19,8 +19,10 @@ from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News
+from dramatiq_clutch.register import Enlisted, Keeping
 from dramatiq_clutch.status import RunStatus, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
+from dramatiq_clutch.stored.entries import label
 from dramatiq_clutch.stored.formats import Standing
 from dramatiq_clutch.stored.owners import SWEEPER
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
@@ -2518,3 +2520,24 @@ def test_a_sleeper_whose_duty_has_passed_on_can_neither_open_nor_fail_it(store: 
     assert store.backend.fail(store.run_id, mine, failure_details(LookupError("gone")), caller).word == "lost"
     assert store.open(mine, 0).word == "lost"
     assert store.open(theirs, 0).word == "opened"
+
+
+# The register (tests/test_listing.py has the rest)
+
+
+def test_a_run_that_was_enlisted_is_found_and_leaves_when_there_are_newer_ones(store: Store) -> None:
+    turn = store.create(1).turn
+    assert turn is not None
+    assert (turn.number, turn.state) == (1, "running")
+    backend, keeping = store.backend, Keeping(0, TTL, TTL)
+    backend.enlist([Enlisted(store.run_id, turn.entry())], store.now, keeping, application="")
+    found = backend.look_through([label("state", "running")], 10, application="")
+    assert found.runs == ((store.run_id, turn.entry()),)
+    ended = store.record(0, "succeeded", of=1).turn
+    assert ended is not None
+    assert (ended.number, ended.state, ended.ended) == (2, "succeeded", store.now)
+    left = backend.enlist([Enlisted(store.run_id, ended.entry())], store.now, keeping, application="")
+    assert list(left) == [(store.run_id, turn.generation)]
+    backend.shorten(left)
+    assert store.status().state == "succeeded"
+    assert backend.look_through([label("all")], 10, application="").runs == ()
