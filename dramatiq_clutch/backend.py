@@ -25,7 +25,7 @@ from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from .stored.entries import Turn
 from .stored.formats import Snapshot, Standing
 from .stored.places import CallbackTag, Place, Tag
-from .stored.plan import Plan
+from .stored.plan import Plan, Spec
 
 #: How an attempt ended, or how a nested run tells that it stands. Only a nested run tells `working`: it is at work, and
 #: hasn't told that it is failing since it began or was retried.
@@ -41,7 +41,8 @@ RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown
 #: run or no such place in it (`unknown`).
 GuardWord = Literal["go", "done", "over", "unknown"]
 
-#: What else a reply says of the run. `ends`: it has succeeded and owes nothing more, and no other run will have its id.
+#: What else a reply says of the run. `ends`: it has succeeded and owes nothing more, and nothing will work under its
+#: id.
 #: `rests`: it is at rest otherwise, and owes nothing more until somebody retries it, or runs a clutch under its id.
 #: `wakes`: it was at rest, and works or owes something again. `more`: there are shares for anybody that the caller
 #: wasn't given.
@@ -347,6 +348,23 @@ class ClutchBackend(Register):
         epoch doesn't cancel this run any more; and the run tells again that it is or was failing, because a cancelled
         parent hasn't heard it. Both happen once for each epoch of the parent. Raises ForeignRun.
         """
+
+    @abc.abstractmethod
+    def rewind(self, run_id: str, stage: int, spec: Spec, caller: Caller, *, generation: str) -> Reply:
+        """Put a run at rest that keeps its results back to work at a stage that has begun before. That stage and all
+        after it begin anew, and those before it keep what they have. The run of this `generation` gets that of the
+        `spec`, which is otherwise its spec; the earlier one is remembered: its late messages are `over`.
+
+        The word is `rewound`, also when the same call is repeated; `works` if the run isn't at rest; `owing` if it owes
+        something that others wait for, as for `delete`; `refused` if it keeps no results, or hasn't come to that stage;
+        `expired` if the results of the stage before are gone; `unknown` if there is no run of this `generation`. What
+        was nested in the earlier pass stays, and its plans, until they are deleted. Raises ForeignRun.
+        """
+
+    @abc.abstractmethod
+    def drop_pass(self, run_id: str, snapshot: Snapshot, stage: int) -> None:
+        """Delete what the stages from this one on have kept in an earlier pass, of which this is a snapshot, after
+        `rewind` has begun the next one. If nobody calls this, it expires."""
 
     @abc.abstractmethod
     def resend(self, run_id: str, caller: Caller, *, generation: str = "") -> Reply:

@@ -11,6 +11,7 @@ leaves only those for dead members. There is none for a job that succeeds, or th
 | `failed`, `succeeded`, `cancelled` | INFO | the run has come to rest |
 | `healed` | INFO | a member of a failed run works again, or has succeeded after all |
 | `retried`, `resent` | INFO | somebody has called `retry()` or `resend()` |
+| `rewound` | INFO | somebody has called `retry(from_stage=…)`: this stage and all after it are done again |
 | `dead` | WARNING | no more attempts of a member will come by themselves |
 
 For example:

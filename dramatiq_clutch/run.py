@@ -25,7 +25,7 @@ from .errors import (
     foreign_run,
     is_expected,
 )
-from .handover import delete, hand_over
+from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
 from .status import RunStatus, first_failure
 from .steps import Handle, shortened
@@ -39,7 +39,10 @@ from .working import in_worker, is_part_of
 DEFAULT_TIMEOUT = 10_000
 
 #: What to do when a coroutine that changes a run was cancelled.
-AGAIN = "It may be called again: what was done already isn't done a second time, but for a `resend`."
+AGAIN = (
+    "It may be called again: what was done already isn't done a second time, but for a `resend`, and for a "
+    "`retry(from_stage=…)` whose run is at rest again."
+)
 
 logger = get_logger(__name__)
 
@@ -294,25 +297,54 @@ class Run(Handle):
 
     cancel_async = for_coroutines(cancel, after=AGAIN)
 
-    def retry(self) -> bool:
+    def retry(self, *, from_stage: int | str | None = None) -> bool:
         """Send the dead members again, and only them, with fresh retries; those of nested runs, too:
         ``Run(run_id).retry()``. A failed run is then at work again, and `on_failure` and `on_death` may be sent again.
 
         In a cancelled run, all members that haven't succeeded are sent again. In a run that failed with an error of its
         own (`status().error`), the duty that failed is done again.
 
+        With `from_stage`, stages of a run at rest are done again, in place, whether it has succeeded, failed or was
+        cancelled: ``run.retry(from_stage="resize")``. It has to be a run of a ``Clutch(keep_results=True)``. That stage
+        and all after it begin anew, without the wait before that stage; the stages before it keep their results, which
+        the new jobs see. The status tells nothing any more of how the stages were done before, so `progress` goes back.
+        What is left of their messages is skipped, and the runs nested in them are deleted. All callbacks may be sent
+        again. One of the earlier pass that is attempted later has its status, but finds no result or context any more.
+
+        Parameters:
+          from_stage: the index or the name of a stage that has begun; default is to send the dead members again.
+
         Returns whether there was anything to do again. It is False for a run that has succeeded, and for one without
-        dead members; these stay as they are.
+        dead members; these stay as they are. With `from_stage` it is True.
 
         Raises:
           RunNotFound: there is no such run (any more).
           ForeignRun: it belongs to another application that keeps its runs in the same place.
           NewerRelease: a newer release has started it; only that can change it.
           StateUnavailable: the state store is away; try again.
+
+        With `from_stage` also:
+          ValueError: there is no such stage, or it hasn't begun yet, so that a `retry()` without `from_stage` does it.
+          ResultsGone: the run doesn't keep its results, or those of the stage before are gone.
+          RunAtWork: the run is at work: cancel it first. Or another process still sends a callback of it: try again.
+          NestingError: it is a nested run, which keeps no results.
+          BrokerUnavailable: the broker is away, and a callback is still to be sent; try again.
         """
+        if from_stage is not None:
+            return self._retry_from(from_stage)
         return self._change("retry", self._engine.backend.retry).word == "retried"
 
     retry_async = for_coroutines(retry, after=AGAIN)
+
+    def _retry_from(self, stage: int | str) -> bool:
+        if Place.of_child(self.run_id) is not None:
+            raise NestingError(
+                f"run {self.run_id!r} is nested in another one, and keeps no results, so no stage of it can be done "
+                "again by itself: retry the run around it from the stage in which this one is"
+            )
+        if not rewind(self._engine, self.run_id, stage):
+            raise self._not_found()
+        return True
 
     def resend(self) -> bool:
         """Send all unsettled members of the present stage again, because their messages were lost (say, by purging a

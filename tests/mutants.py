@@ -149,6 +149,27 @@ SCRIPTS = (
         "return note",
     ),
     Mutant(
+        "what is owed is lost when stages are done again",
+        "What others wait for, such as a callback, is done before a run is deleted or done again.",
+        "if not (parked or MOVES[string.match(id, '^%a+')]) then return true end",
+        "",
+        file="lib/awaited",
+    ),
+    Mutant(
+        "the earlier pass is forgotten",
+        "Late messages of the earlier pass of a run are known, and change nothing.",
+        "remember_past(earlier, A_DAY + math.max(run.due - now, 0))",
+        "",
+        file="rewind",
+    ),
+    Mutant(
+        "failures of the earlier pass stay",
+        "When stages are done again, the status tells nothing of how they were done before.",
+        "if tonumber(string.match(field, '^%d+')) >= stage then call('HDEL', key, field) end",
+        "",
+        file="rewind",
+    ),
+    Mutant(
         "allowed failures are forgotten",
         "Failures that were allowed stay in the status when their stage is over.",
         "if dead > 0 then call('HSET', head, 'd' .. stage, dead) end",
@@ -658,7 +679,7 @@ SCRIPTS = (
     Mutant(
         "a callback is deleted with its run",
         "A run isn't deleted before its callbacks are sent, and its nested runs cancelled.",
-        "if not (parked or MOVES[string.match(id, '^%a+')]) then return answer('owing') end",
+        "if is_awaited(outbox) then return answer('owing') end",
         "",
     ),
     Mutant(
@@ -682,7 +703,7 @@ SCRIPTS = (
     Mutant(
         "a run that may make room ends for good",
         "A run that takes the place of one that has just succeeded is found by sweepers, come what may.",
-        "return run.state == 'succeeded' and run.claim == '' and 'ends' or 'rests'",
+        "return run.state == 'succeeded' and run.claim == '' and not run.keeps and 'ends' or 'rests'",
         "return run.state == 'succeeded' and 'ends' or 'rests'",
     ),
     Mutant(
@@ -1617,9 +1638,23 @@ PYTHON = (
         "tests/test_testing.py::test_an_exception_stands_for_a_dead_member",
     ),
     python(
+        "only the last pass is looked through",
+        "Results of stages before those that are done again are found, however often that is done.",
+        "return next((whose for bound, whose in _bounds(kept) if stage < bound), generation)",
+        "return generation",
+        "contract",
+    ),
+    python(
+        "what the earlier pass has nested stays",
+        "The nested runs of the stages that are done again are deleted.",
+        "            delete_at(engine, place)\n            lease.renew()",
+        "            lease.renew()",
+        "tests/test_again.py::test_a_run_that_did_not_succeed_is_done_again_from_a_stage",
+    ),
+    python(
         "kept stages outlive a deleted run",
         "delete() deletes the results of all stages of a run that keeps them.",
-        'if reply.word == "deleted" and kept:',
+        'if reply.word == "deleted" and stage:',
         "if False:",
         "contract",
     ),
@@ -1640,8 +1675,8 @@ PYTHON = (
     python(
         "nested runs outlive a deleted run",
         "What is kept of nested runs is deleted with the run that they are nested in.",
-        "_delete_nested(engine, run_id, generation)\n            word = _ask(engine, run_id, generation).word",
-        "word = _ask(engine, run_id, generation).word",
+        "_delete_nested(engine, run_id, generation)\n            word = ask(engine, run_id, generation).word",
+        "word = ask(engine, run_id, generation).word",
         "tests/test_again.py::test_a_deleted_run_leaves_nothing_but_what_its_late_messages_are_known_by",
     ),
     python(

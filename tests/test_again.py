@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,8 +18,9 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.results import ResultMissing
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_failures, previous_results
 from dramatiq_clutch.backend import ClutchBackend, Record
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
@@ -25,15 +28,17 @@ from dramatiq_clutch.errors import (
     BrokerUnavailable,
     ForeignRun,
     NestingError,
+    ResultsGone,
     RunAtWork,
     RunIdTaken,
     RunNotFound,
     StateUnavailable,
 )
+from dramatiq_clutch.handover.deleting import ask
 from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
-from tests.support.jobs import Jobs, state_is
+from tests.support.jobs import Jobs, actor, state_is
 from tests.support.keyspace import clutch_keys
 from tests.support.messages import dead_letters, on_their_way
 from tests.support.server import Server
@@ -346,10 +351,11 @@ def test_whoever_breaks_off_anywhere_can_call_again(make: Any, if_exists: Any) -
         while not done:
             run_id = f"nightly-{len(cuts)}"
             if if_exists == "restart":
-                jobs.script["ends"] = ["die"]
+                jobs.script["ends"] = ["die"] * 20  # second copies die, too
                 clutch.run(run_id=run_id)
                 with running_worker(app.broker):
                     state_is(Run(run_id), "failed")
+                jobs.script["ends"].clear()
             else:
                 clutch.run(run_id=run_id)
             dead = dead_letters(app.broker)
@@ -383,7 +389,7 @@ def test_where_the_broker_is_away_nothing_is_deleted_whose_callback_is_unsent(
         with pytest.raises(BrokerUnavailable):
             clutch.run(run_id="nightly", if_exists="replace")
         assert Run("nightly").status().state == "cancelled"
-    monkeypatch.setattr("dramatiq_clutch.handover.deleting._tries", lambda engine: [None])
+    monkeypatch.setattr("dramatiq_clutch.handover.deleting.tries", lambda engine: [None])
     with pytest.raises(RunAtWork, match="is at rest, but what follows from that, such as a callback, isn't sent yet"):
         clutch.run(run_id="nightly", if_exists="replace")
     monkeypatch.undo()
@@ -651,3 +657,250 @@ def test_what_is_remembered_of_an_id_lives_a_day_longer_than_the_last_delayed_me
     (key,) = (name for name in clutch_keys(redis_client) if "{nightly}" in name)
     assert key.endswith(":past")
     assert 5.9 * 86_400_000 < redis_client.pttl(key) <= 6 * 86_400_000
+
+
+# Stages are done again
+
+
+class Stages:
+    """A clutch of four stages: a job; a map over what it returns; a nested clutch and a job that nests one; and a job
+    that returns what it sees. Job `x` is in the nested clutch."""
+
+    def __init__(self, broker: dramatiq.Broker, jobs: Jobs) -> None:
+        @actor(broker=broker, actor_name="sees")  # type: ignore[untyped-decorator]
+        def sees() -> Any:
+            jobs.began.append("sees")
+            return [previous_results(stage=name) for name in ("list", "map", "nest")]
+
+        @actor(broker=broker, actor_name="nests")  # type: ignore[untyped-decorator]
+        def nests() -> Run:
+            jobs.began.append("nests")
+            return Clutch().then(jobs.job.message("y")).nest()
+
+        self.jobs, self.nests, self.sees = jobs, nests, sees
+        self.clutch = self.with_job("x")
+
+    def with_job(self, name: str) -> Clutch:
+        """The clutch with another job in the place of `x`."""
+        jobs = self.jobs
+        clutch = Clutch(keep_results=True, **jobs.callbacks("root")).then(jobs.several.message("a", 3), name="list")
+        inner = Clutch().parallel(jobs.job.message(name), jobs.job.message("z"))
+        clutch = clutch.map(jobs.job.message(), name="map").parallel(inner, self.nests.message(), name="nest")
+        return clutch.then(self.sees, name="see")
+
+    #: What the jobs of each stage are named.
+    JOBS = (("a",), ("a0", "a1", "a2"), ("x", "z", "nests", "y"), ("sees",))
+    RESULT: Any = ([["a0", "a1", "a2"]], ["a0", "a1", "a2"], [["x", "z"], "y"])
+
+    def of(self, stage: int) -> list[str]:
+        """The jobs of this stage and those after it."""
+        return sorted(name for names in self.JOBS[stage:] for name in names)
+
+
+def has_come_to(run: Run, stage: int) -> None:
+    wait_until(f"it has come to stage {stage}", lambda: run.status().stages[stage].state != "waiting")
+
+
+def owes_nothing(broker: dramatiq.Broker, run: Run) -> None:
+    engine, whose = engine_of(broker), generation(broker, run.run_id) or ""
+    wait_until("it owes nothing", lambda: ask(engine, run.run_id, whose, asks=True).word == "rests")
+
+
+def is_quiet(broker: dramatiq.Broker) -> None:
+    wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
+
+
+def nothing_is_left_but(broker: dramatiq.Broker, run: Run) -> None:
+    """What is left of a deleted run: nothing of any of its passes."""
+    run.delete()
+    assert left_of(broker, run.run_id) <= {"past", "tombstone"}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("stage", range(4))
+def test_a_run_that_has_succeeded_is_done_again_from_a_stage(
+    broker: dramatiq.Broker, jobs: Jobs, stage: int, by_name: bool
+) -> None:
+    stages = Stages(broker, jobs)
+    run, before = stages.clutch.run(run_id="nightly"), 0
+    with running_worker(broker):
+        for turn in range(2):
+            assert run.get_result(block=True) == [*stages.RESULT]
+            jobs.wait_fired("root", " ".join(["S E"] * (turn + 1)))
+            is_quiet(broker)
+            if not turn:
+                before = len(jobs.began)
+                assert run.retry(from_stage=("list", "map", "nest", "see")[stage] if by_name else stage) is True
+    assert sorted(jobs.began[before:]) == stages.of(stage)
+    assert run.partial_results(stage=1) == {0: "a0", 1: "a1", 2: "a2"}
+    assert dead_letters(broker) == 0
+    nothing_is_left_but(broker, run)
+
+
+def test_while_a_stage_is_done_again_the_status_shows_it_at_work(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    stages = Stages(broker, jobs)
+    run = stages.clutch.run()
+    with running_worker(broker):
+        assert run.get_result(block=True) == [*stages.RESULT]
+        jobs.wait_fired("root", "S E")
+        is_quiet(broker)
+        jobs.script["x"] = ["wait"]
+        run.retry(from_stage="nest")
+        wait_until("it is at work", lambda: jobs.counts()["x"] == 2)
+        status = run.status()
+        assert [one.state for one in status.stages] == ["succeeded", "succeeded", "running", "waiting"]
+        assert 0.5 <= status.progress < 1.0
+        with pytest.raises(ResultMissing):
+            run.get_result()
+        with pytest.raises(RunAtWork, match=r"is at work, so no stage of it can be done again: cancel\(\) it first"):
+            run.retry(from_stage=0)
+        jobs.gates["x"].set()
+        assert run.get_result(block=True) == [*stages.RESULT]
+    nothing_is_left_but(broker, run)
+
+
+@pytest.mark.parametrize("stage", range(3))
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_run_that_did_not_succeed_is_done_again_from_a_stage(
+    broker: dramatiq.Broker, jobs: Jobs, state: str, stage: int
+) -> None:
+    stages = Stages(broker, jobs)
+    jobs.script["x"] = ["die"] if state == "failed" else ["wait"]
+    run = stages.clutch.run()
+    with running_worker(broker):
+        if state == "cancelled":
+            wait_until("it is at work", lambda: "x" in jobs.began)
+            assert run.cancel()
+        state_is(run, state)
+        wait_until("on_finish is heard of", lambda: jobs.fired("root").endswith("E"))
+        if state == "failed":
+            is_quiet(broker)
+        with pytest.raises(ValueError, match=r"stage 'see' .* hasn't begun yet, .*: retry\(\) without from_stage"):
+            run.retry(from_stage="see")
+        before, dead = len(jobs.began), dead_letters(broker)
+        run.retry(from_stage=stage)
+        jobs.gates["x"].set()  # the job of the earlier pass ends late
+        assert run.get_result(block=True) == [*stages.RESULT]
+        is_quiet(broker)
+    assert run.status().failures == ()
+    counts = Counter(jobs.began[before:])
+    late = {name for name in ("y", "z", "nests") if state == "cancelled"}  # may have begun while it was cancelled
+    assert {name: count for name, count in counts.items() if name not in late} == {
+        name: 1 for name in stages.of(stage) if name not in late
+    }
+    assert dead_letters(broker) == dead
+    nothing_is_left_but(broker, run)
+
+
+def test_failures_of_the_stages_before_stay_and_are_seen_by_those_done_again(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
+    jobs.script["a"] = ["die"]
+    clutch = Clutch(keep_results=True).parallel(
+        jobs.job.message("a"), jobs.job.message("b"), allow_failures=True, name="first"
+    )
+    seen: list[Any] = []
+
+    @dramatiq.actor(broker=broker)
+    def look() -> None:
+        seen.append((previous_results(stage="first"), [one.index for one in previous_failures(stage="first")]))
+
+    clutch = clutch.then(jobs.job.message("c")).then(jobs.job.message("d")).then(look)
+    run = clutch.run()
+    with running_worker(broker):
+        for turn, stage in enumerate((3, 2, 1)):
+            state_is(run, "succeeded")
+            assert len(seen) == turn + 1
+            is_quiet(broker)
+            assert [one.index for one in run.status().failures] == [0]
+            run.retry(from_stage=stage)
+        state_is(run, "succeeded")
+    assert seen == [([None, "b"], [0])] * 4
+
+
+def test_what_cannot_be_done_again_is_said(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    plain = clutch_of(jobs, "a").run()
+    kept = Clutch(keep_results=True).then(clutch_of(jobs, "b"), name="one").run()
+    with running_worker(broker):
+        for run in (plain, kept):
+            state_is(run, "succeeded")
+        is_quiet(broker)
+    with pytest.raises(ResultsGone, match=r"keeps no results .* say Clutch\(keep_results=True\)"):
+        plain.retry(from_stage=0)
+    for stage in (1, -1, True, "two"):
+        with pytest.raises(ValueError, match=r"there is no stage .* here, but these: 0 \('one'\)"):
+            kept.retry(from_stage=stage)
+    with pytest.raises(NestingError, match="keeps no results, so no stage of it can be done again by itself"):
+        Run(f"{kept.run_id}~0.0").retry(from_stage=0)
+    with pytest.raises(RunNotFound, match="never was, or has expired"):
+        Run("nobody").retry(from_stage=0)
+    assert [plain.status().state, kept.status().state] == ["succeeded"] * 2
+    assert asyncio.run(kept.retry_async(from_stage="one")) is True
+    assert kept.cancel()
+    assert kept.retry()
+    with running_worker(broker):
+        assert kept.get_result(block=True) == ["b"]
+
+
+@pytest.mark.parametrize("stage", range(3))
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_whoever_breaks_off_while_stages_are_to_be_done_again_loses_nothing(make: Any, state: str, stage: int) -> None:
+    """The process is gone between any two calls of the store. Either nothing has happened, or a sweeper goes on."""
+    with make(lease=20) as app:
+        jobs = Jobs(app.broker)
+        stages, cuts, done = Stages(app.broker, jobs), list[str](), False
+        before = {"failed", "cancelled", "succeeded"}
+        while not done:
+            name = f"x{len(cuts)}"  # late copies of other runs' jobs don't take what this one's is to do
+            jobs.script[name] = ["die"] * 20 if state == "failed" else []  # second copies die, too
+            run = stages.with_job(name).run(run_id=f"nightly-{len(cuts)}")
+            with running_worker(app.broker):
+                if state == "failed":
+                    state_is(run, state)
+                else:
+                    has_come_to(run, 2)
+                    run.cancel()
+                is_quiet(app.broker)
+                owes_nothing(app.broker, run)
+            jobs.script[name].clear()
+            with cut_after(app.broker, len(cuts)) as cut, suppress(Cut):
+                run.retry(from_stage=stage)
+            with running_worker(app.broker):
+                if run.status().state in before:
+                    assert run.retry(from_stage=stage)
+                assert run.get_result(block=True)[2] == [[name, "z"], "y"]
+                is_quiet(app.broker)
+            cuts += cut[:1]
+            done = not cut
+        assert {"snapshot", "delete", "spec", "rewind", "occupants"} <= set(cuts)
+        wait_until("what is owed is done", lambda: app.sweep() == 0)
+
+
+def test_of_several_callers_one_does_a_stage_again(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    run = Clutch(keep_results=True).then(jobs.job.message("a")).then(jobs.job.message("b")).run()
+    with running_worker(broker):
+        state_is(run, "succeeded")
+        is_quiet(broker)
+    barrier, backend = threading.Barrier(4), engine_of(broker).backend
+    works = backend.rewind
+
+    def rewind(*args: Any, **more: Any) -> Any:
+        if not barrier.broken:
+            with suppress(threading.BrokenBarrierError):
+                barrier.wait(PATIENCE)
+        return works(*args, **more)
+
+    def again() -> str:
+        try:
+            return str(run.retry(from_stage=1))
+        except RunAtWork:
+            return "at work"
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(backend, "rewind", rewind)
+        said = [future.result() for future in [pool.submit(again) for _ in range(4)]]
+    assert sorted(said) == ["True"] + ["at work"] * 3
+    with running_worker(broker):
+        assert run.get_result(block=True) == "b"
+        is_quiet(broker)
+    assert jobs.counts() == {"a": 1, "b": 2}

@@ -120,8 +120,8 @@ class Store:
             found[part] = client.execute_command("PTTL", begin + part)
         return found
 
-    def parts(self) -> set[str]:
-        """The parts of the keys that are stored of the run."""
+    def names(self) -> list[str]:
+        """The keys that are stored of the run, without what all of them begin with."""
         names: Any
         if isinstance(self.backend, StubBackend):
             names = self.backend.keyspace.values
@@ -129,7 +129,28 @@ class Store:
             assert isinstance(self.backend, RedisBackend)
             names = self.backend.client.keys("*")
         found = (name.decode().partition(f"{{{self.run_id}}}:") for name in names)
-        return {part.split(":")[0] for _, its, part in found if its}
+        return [part for _, its, part in found if its]
+
+    def parts(self) -> set[str]:
+        """The parts of the keys that are stored of the run."""
+        return {name.split(":")[0] for name in self.names()}
+
+    def generations(self) -> dict[str, set[str]]:
+        """The generations in which there are keys, by what the rest of the name is."""
+        found = dict[str, set[str]]()
+        for name in self.names():
+            part, _, generation = name.rpartition(":")
+            if part:
+                found.setdefault(part, set()).add(generation)
+        return found
+
+    def lives_of_members(self, stages: Sequence[int]) -> list[int]:
+        """For how long the members of these stages still live, in whichever generations they are."""
+        assert isinstance(self.backend, RedisBackend)
+        client: Any = self.backend.client
+        begin = f"{self.backend.namespace}:{{{self.run_id}}}:"
+        names = [name for name in self.names() if any(name.startswith(f"members:{stage}:") for stage in stages)]
+        return [client.execute_command("PTTL", begin + name) for name in names]
 
     def record(
         self,
@@ -2375,6 +2396,169 @@ def test_an_id_may_be_free_as_soon_as_its_run_is_at_rest(store: Store) -> None:
     assert store.create(1, generation=LATER, claim="other").word == "created"
     assert store.guard_of(EARLIER) == "over"
     assert store.occupant() == Occupant(LATER, "running", claimed=True)
+
+
+# Stages are done again
+
+
+def rewound(store: Store, stage: int, earlier: str, later: str) -> Reply:
+    data = store.backend.spec(store.run_id)
+    spec = replace(Spec("name") if data is None else Spec.from_bytes(data), generation=later)
+    before = store.backend.snapshot(store.run_id)
+    reply = store.backend.rewind(store.run_id, stage, spec, store.caller("retry:x"), generation=earlier)
+    if reply.word == "rewound" and before is not None and before["head"]["gen"] == earlier:
+        store.backend.drop_pass(store.run_id, before, stage)
+    return reply
+
+
+def succeed_all(store: Store, generation: str, *totals: int, first: int = 0) -> Reply:
+    """All members of these stages succeed, from the stage `first` on."""
+    for stage, of in enumerate(totals, first):
+        for duty in store.owed("retry:x").duties:
+            if isinstance(duty, OpenStage):
+                store.open(duty, of)
+        for member in range(of):
+            reply = store.record(member, "succeeded", stage=stage, of=of, generation=generation)
+        for duty in reply.duties:
+            if isinstance(duty, OpenStage) and stage + 1 - first < len(totals):
+                store.open(duty, totals[stage + 1 - first])
+    return reply
+
+
+def confirm_all(store: Store) -> None:
+    for _ in range(3):
+        store.now += LEASE
+        store.confirm(*store.owed(SWEEPER).duties)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_stages_are_done_again_and_those_before_keep_what_they_have(either_way: Store, stage: int) -> None:
+    store, totals = either_way, (2, 1, 3, 1)
+    store.create(2, 1, None, 1, events=("on_finish",), keeps=True, generation=EARLIER, tolerant=True, waits=(7,) * 4)
+    store.record(0, "dead", of=2, generation=EARLIER)
+    store.record(1, "succeeded", of=2, generation=EARLIER)
+    succeed_all(store, EARLIER, *totals[1:], first=1)
+    assert rewound(store, stage, EARLIER, LATER).word == "owing"
+    confirm_all(store)
+    before = store.status()
+    assert before.state == "succeeded"
+    store.now += 60_000
+    reply = rewound(store, stage, EARLIER, LATER)
+    assert (reply.word, reply.note) == ("rewound", "wakes")
+    assert [one.event for one in reply.news] == ["rewound"]
+    (duty,) = reply.duties
+    assert (duty.kind, duty.generation) == ("open" if stage == 2 else "send", LATER)
+    assert rewound(store, stage, EARLIER, LATER).word == "rewound"  # the same call, repeated
+    assert rewound(store, stage, EARLIER, "89abcdef").word == "unknown"  # another one
+    after = store.status()
+    assert (after.state, after.progress, after.created) == ("running", stage / 4, before.created)
+    assert [one.state for one in after.stages] == ["succeeded"] * stage + ["running"] + ["waiting"] * (3 - stage)
+    assert after.stages[2].total == (3 if stage > 2 else None)
+    assert [(one.stage, one.index) for one in after.failures] == ([(0, 0)] if stage else [])
+    assert after.failure_counts == ({"ValueError": 1} if stage else {})
+    line = StageLine.parse(store.backend.line(store.run_id, stage) or "")
+    assert line.start_at is not None
+    assert line.start_at < store.now  # it has waited before
+    for later in range(stage + 1, 4):
+        assert StageLine.parse(store.backend.line(store.run_id, later) or "").start_at is None
+    for index, of in enumerate(totals):
+        found = list(store.backend.results(store.run_id, index, 0, of, generation=LATER))
+        fields = [b"S%d" % member for member in range(of)]
+        assert found == ([b"", b"S1"] if index == 0 else fields) if index < stage else [None] * of
+    assert [member for member, _ in store.backend.failures(store.run_id, 0)] == ([0] if stage else [])
+    for tag in (Tag(store.run_id, stage, 0, totals[stage], generation=name) for name in (EARLIER, LATER)):
+        assert store.backend.guard(tag, store.now) == (
+            "over" if tag.generation == EARLIER else "unknown" if stage == 2 else "go"
+        )
+    assert store.record(0, "dead", stage=stage, of=totals[stage], generation=EARLIER).word == "over"
+    assert store.status().stages == after.stages
+    succeed_all(store, LATER, *totals[stage:], first=stage)
+    confirm_all(store)
+    assert store.status().state == "succeeded"
+    assert store.sweep() == "rests"
+    lives = store.backend.snapshot(store.run_id)
+    assert lives is not None
+    assert store.delete(LATER).word == "deleted"
+    assert store.parts() == {"past"}
+
+
+def test_what_is_kept_is_found_however_often_stages_are_done_again(store: Store) -> None:
+    """The keys of stages are in up to four generations then."""
+    totals, names = (1,) * 6, [f"{number:08x}" for number in range(8)]
+    store.create(*totals, events=(), keeps=True, generation=names[0])
+    succeed_all(store, names[0], *totals)
+    confirm_all(store)
+    for turn, stage in enumerate((5, 3, 5, 4, 2, 1, 0), 1):
+        assert rewound(store, stage, names[turn - 1], names[turn]).word == "rewound"
+        found = [list(store.backend.results(store.run_id, index, 0, 1)) for index in range(6)]
+        assert found == [[b"S0"]] * stage + [[None]] * (6 - stage)
+        confirm_all(store)
+        succeed_all(store, names[turn], *totals[stage:], first=stage)
+        confirm_all(store)
+        assert store.status().state == "succeeded"
+        assert [list(store.backend.results(store.run_id, index, 0, 1)) for index in range(6)] == [[b"S0"]] * 6
+        assert [store.guard_of(name) for name in names[:turn]] == ["over"] * turn
+    lives = store.lives_of_members(range(6))
+    assert len(lives) == 6
+    assert max(lives) - min(lives) < 60_000, lives
+    store.delete(names[-1])
+    assert store.parts() == {"past"}
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "broken off", "failed of a duty"])
+def test_whatever_a_run_came_to_is_forgotten_when_its_stage_is_done_again(store: Store, state: str) -> None:
+    said: Any = {"fail_fast": True} if state == "broken off" else {}
+    (duty,) = store.create(3, 1, events=("on_failure",), keeps=True, generation=EARLIER, **said).duties
+    store.record(0, "dead", generation=EARLIER)
+    if state == "failed of a duty":
+        store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), store.holder(duty))
+    elif state == "cancelled":
+        store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    elif state == "failed":
+        for member in (1, 2):
+            store.record(member, "dead" if member == 2 else "succeeded", generation=EARLIER)
+    confirm_all(store)
+    assert store.status().state == state.split()[0].replace("broken", "failed")
+    reply = rewound(store, 0, EARLIER, LATER)
+    assert members_of(*reply.duties) == [0, 1, 2]
+    status = store.status()
+    assert (status.state, status.failures, status.failure_counts, status.error) == ("running", (), {}, None)
+    for member in range(3):
+        assert store.record(member, "succeeded", generation=EARLIER).word == "over"
+    assert store.counts() == (0, 0, 0)
+    assert store.record(0, "failing", order=(0, 1), generation=LATER).word == "counts"
+    reply = succeed_all(store, LATER, 3)
+    assert kinds(reply) == ["send"]
+
+
+def test_what_cannot_be_done_again_stays_as_it_is(store: Store) -> None:
+    store.create(1, 1, 1, events=(), keeps=True, generation=EARLIER)
+    assert rewound(store, 0, EARLIER, LATER).word == "works"
+    store.record(0, "succeeded", of=1, generation=EARLIER)
+    store.record(0, "dead", stage=1, of=1, generation=EARLIER)
+    confirm_all(store)
+    before = store.backend.snapshot(store.run_id)
+    assert [rewound(store, stage, EARLIER, LATER).word for stage in (2, 3)] == ["refused"] * 2
+    assert rewound(store, 0, "89abcdef", LATER).word == "unknown"
+    with pytest.raises(ForeignRun):
+        store.backend.rewind(
+            store.run_id, 0, Spec(generation=LATER), replace(store.caller(), application="mine"), generation=EARLIER
+        )
+    assert isinstance(store.backend, RedisBackend)
+    client: Any = store.backend.client
+    client.execute_command("DEL", f"{store.backend.namespace}:{{{store.run_id}}}:members:0:{EARLIER}")
+    assert rewound(store, 1, EARLIER, LATER).word == "expired"
+    assert store.backend.snapshot(store.run_id) == before
+    assert rewound(store, 0, EARLIER, LATER).word == "rewound"
+
+
+def test_the_keys_of_an_earlier_pass_that_nobody_reads_go(store: Store) -> None:
+    store.create(1, 1, None, events=("on_failed",), keeps=True, generation=EARLIER)
+    succeed_all(store, EARLIER, 1, 1)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    confirm_all(store)
+    store.confirm(*rewound(store, 1, EARLIER, LATER).duties)
+    assert store.generations() == {"members:0": {LATER}, "members:1": {LATER}, "plan": {LATER}}
 
 
 def test_a_nested_run_that_is_deleted_with_its_parent_is_not_started_late(store: Store) -> None:

@@ -280,8 +280,8 @@ AGAIN = SendAgain(0, 1, 1, lease="a lease", generation=GENERATION)
 class Story:
     """A run in a store in memory, and what is asked of it."""
 
-    def __init__(self, *, mapped: bool = False) -> None:
-        self.mapped = mapped
+    def __init__(self, *, mapped: bool = False, keeps: bool = False) -> None:
+        self.mapped, self.keeps = mapped, keeps
         self.store = StubBackend(clock=Clock(at=1_000_000))
         self.held: list[Duty] = []
 
@@ -298,7 +298,8 @@ class Story:
 
     def create(self, owner: str, claim: str) -> Any:
         plan = plan_of("run", mapped=self.mapped)
-        return self.store.create("run", plan, caller(owner), run_ttl=TTL, result_ttl=TTL, claim=claim)
+        times: Any = {"run_ttl": TTL, "result_ttl": TTL}
+        return self.store.create("run", plan, caller(owner), **times, claim=claim, keeps=self.keeps)
 
     def tag(self, member: int, of: int = 2) -> Tag:
         return Tag("run", 0, member, of, generation=GENERATION)
@@ -314,6 +315,10 @@ class Story:
 
     def delete(self, *, asks: bool = False) -> str:
         return self.store.delete("run", caller("x"), generation=GENERATION, asks=asks).word
+
+    def rewind(self) -> str:
+        spec = replace(plan_of("run").spec, generation="89abcdef")
+        return self.store.rewind("run", 0, spec, caller("retry:2"), generation=GENERATION).word
 
     def open(self, total: int) -> str:
         return self.store.open("run", self.duty(OpenStage, OPENED), total, caller("x")).word
@@ -404,6 +409,10 @@ CALLS: dict[str, Callable[[Story], str]] = {
     "`create()`, after a `delete()`": lambda story: (story.delete(), story.create("run:2", "claim").word)[-1],
     "`record()`, after a `delete()`": lambda story: (story.delete(), story.record(1, "succeeded", 4))[-1],
     "`guard()`, after a `delete()`": lambda story: (story.delete(), story.store.guard(story.tag(1), 1_000_000))[-1],
+    "`rewind()`, of a run that keeps its results": lambda story: story.rewind(),
+    "`rewind()`, of one that doesn't": lambda story: story.rewind(),
+    "`record()`, after a `rewind()`": lambda story: (story.rewind(), story.record(1, "succeeded", 4))[-1],
+    "`guard()`, after a `rewind()`": lambda story: (story.rewind(), story.store.guard(story.tag(1), 1_000_000))[-1],
     "`touch()`": lambda story: story.store.touch("run", caller("x")),
     "`snapshot()`, shown by `status()`": stands,
 }
@@ -420,7 +429,8 @@ def test_the_table_of_transitions_has_a_row_for_each_call() -> None:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_answers_in_each_state_what_the_table_says(call: str, state: str) -> None:
-    story = Story(mapped="mapped" in call)
+    rewinds = "`rewind()`" in call and "doesn't" not in call
+    story = Story(mapped="mapped" in call, keeps=rewinds)
     story.go_to(state, retried="after a `retry()`" in call)
     (row,) = (row for row in transitions() if row[0] == call)
     assert names_in(row[1 + list(STATES).index(state)]) == [CALLS[call](story)]

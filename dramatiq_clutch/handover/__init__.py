@@ -7,6 +7,7 @@ nested runs have derived ids, and a second copy of a message is recognised by ho
 
 from .deleting import delete
 from .doing import hand_over
+from .rewinding import rewind
 from .sweeping import report_gone, sweep
 
-__all__ = ["delete", "hand_over", "report_gone", "sweep"]
+__all__ = ["delete", "hand_over", "report_gone", "rewind", "sweep"]

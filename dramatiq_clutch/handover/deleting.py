@@ -9,7 +9,7 @@ from ..backend import Reply
 from ..engine import Engine
 from ..errors import RunAtWork
 from ..stored import owners
-from ..stored.formats import present_stage
+from ..stored.formats import Snapshot, present_stage
 from ..stored.places import Place
 from ..stored.plan import StageLine
 from .doing import hand_over
@@ -28,11 +28,11 @@ def delete(engine: Engine, run_id: str, generation: str) -> str:
     that process doesn't. Raises RunAtWork if the run isn't at rest, or if others take too long; ForeignRun; and
     Unavailable.
     """
-    for _ in _tries(engine):
-        word = _ask(engine, run_id, generation, asks=True).word
+    for _ in tries(engine):
+        word = ask(engine, run_id, generation, asks=True).word
         if word == "rests":
             _delete_nested(engine, run_id, generation)
-            word = _ask(engine, run_id, generation).word
+            word = ask(engine, run_id, generation).word
         if word == "works":
             raise RunAtWork(f"run {run_id!r} is at work, so it can't be deleted: cancel() it first")
         if word != "owing":
@@ -42,7 +42,7 @@ def delete(engine: Engine, run_id: str, generation: str) -> str:
     )
 
 
-def _tries(engine: Engine) -> Iterator[None]:
+def tries(engine: Engine) -> Iterator[None]:
     """Yields now and then, for longer than others may hold the lease of what a run owes."""
     for tried in range(2 + int((2 * engine.lease_ms / 1000 + 1) / PAUSE)):
         if tried:
@@ -50,7 +50,7 @@ def _tries(engine: Engine) -> Iterator[None]:
         yield
 
 
-def _ask(engine: Engine, run_id: str, generation: str, *, asks: bool = False, bury: int | None = None) -> Reply:
+def ask(engine: Engine, run_id: str, generation: str, *, asks: bool = False, bury: int | None = None) -> Reply:
     """Delete the run, or ask whether that could be done; and do what it still owes, as far as that is for anybody."""
     caller = engine.caller(owners.call("delete"))
     reply = engine.backend.delete(run_id, caller, generation=generation, asks=asks, bury=bury)
@@ -62,37 +62,41 @@ def _ask(engine: Engine, run_id: str, generation: str, *, asks: bool = False, bu
     return reply
 
 
-def _delete_nested(engine: Engine, run_id: str, generation: str, *, first: int = 0) -> None:
-    """Delete the runs that are nested in the stages of this run, from the stage `first` on. Those that are still at
-    work are cancelled before: a run comes to rest before all of its nested runs do."""
-    for place in _nested_places(engine, run_id, generation, first):
-        child, its_generation = place.child_id, place.child_generation
-        for _ in _tries(engine):
-            word = _ask(engine, child, its_generation, asks=True, bury=place.epoch).word
-            if word == "works":
-                caller = engine.caller(owners.parent("halt", place.epoch))
-                reply = engine.backend.cancel(child, caller, generation=its_generation)
-                hand_over(engine, child, reply, caller)
-            if word == "rests":
-                _delete_nested(engine, child, its_generation)
-                word = _ask(engine, child, its_generation, bury=place.epoch).word
-            if word in ("deleted", "unknown"):
-                break
-        else:
-            raise RunAtWork(f"run {child!r}, which is nested in {run_id!r}, doesn't come to rest: try again")
+def _delete_nested(engine: Engine, run_id: str, generation: str) -> None:
+    """Delete the runs that are nested in this one."""
+    snapshot = engine.backend.snapshot(run_id)
+    if snapshot is not None and snapshot["head"].get("gen", "") == generation:
+        for place in nested_places(engine, run_id, snapshot):
+            delete_at(engine, place)
 
 
-def _nested_places(engine: Engine, run_id: str, generation: str, first: int) -> Iterator[Place]:
-    """The places at which something is left of runs that are nested in this one.
+def delete_at(engine: Engine, place: Place) -> None:
+    """Delete the run that is nested at this place. If it is still at work, it is cancelled before: a run comes to rest
+    before all of its nested runs do. Raises RunAtWork if that takes too long."""
+    child, generation = place.child_id, place.child_generation
+    for _ in tries(engine):
+        word = ask(engine, child, generation, asks=True, bury=place.epoch).word
+        if word == "works":
+            caller = engine.caller(owners.parent("halt", place.epoch))
+            reply = engine.backend.cancel(child, caller, generation=generation)
+            hand_over(engine, child, reply, caller)
+        if word == "rests":
+            _delete_nested(engine, child, generation)
+            word = ask(engine, child, generation, bury=place.epoch).word
+        if word in ("deleted", "unknown"):
+            return
+    raise RunAtWork(f"run {child!r}, which is nested in {place.run_id!r}, doesn't come to rest: try again")
+
+
+def nested_places(engine: Engine, run_id: str, snapshot: Snapshot, first: int = 0) -> Iterator[Place]:
+    """The places at which something is left of runs that are nested in the stages of this one, from the stage `first`
+    on; the snapshot says how it stood.
 
     Of those in stages that are complete only a tombstone is left, unless they are dead or were skipped, or callbacks of
     theirs are still to end. In the present stage they may be anywhere.
     """
-    snapshot, backend = engine.backend.snapshot(run_id), engine.backend
-    if snapshot is None:
-        return
-    head, (present, _, _) = snapshot["head"], present_stage(snapshot)
-    epoch = int(head.get("epoch", 0))
+    backend, head, (present, _, _) = engine.backend, snapshot["head"], present_stage(snapshot)
+    generation, epoch = head.get("gen", ""), int(head.get("epoch", 0))
     for stage in range(first, present + 1):
         line = StageLine.parse(head.get(f"s{stage}", "0 0 -"))
         anywhere = line.nested or any(int(head.get(f"{count}{stage}", 0)) for count in ("d", "k"))

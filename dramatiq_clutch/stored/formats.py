@@ -33,6 +33,10 @@ are only the grammars of these.
     tombstone       ("done " / "free ") GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
                     buried 76543210 3                         what is left of a run, and what is never to start
     past            *( GENERATION " " )                       those that have had the id, the latest first
+    kept            [ STAGE " " GENERATION *( " " STAGE " " GENERATION ) ]
+                    2 0123abcd 5 89abcdef                     a field of the head of a run that was rewound: the keys of
+                                                              stages below 2 are in the first generation, of those below
+                                                              5 in the second, of all others in the run's
     kept failure    STAGE "." MEMBER, and FAILURE             a field of the hash `failures`, and its value
     tally           STAGE " " [ TYPE ], and a number          a field of the hash `tally`, and its value: how many
                     0 ValueError                              members are dead of this exception; TYPE is as in JSON
@@ -175,6 +179,27 @@ def done_in(tombstone: bytes | None) -> tuple[str, str, str, bool] | None:
         return None
     generation, claim, application = [*rest.split(" ", 2), "", ""][:3]
     return generation, claim, application, word == "free"
+
+
+def holder_of(stage: int, kept: str, generation: str) -> str:
+    """In which generation the keys of a stage that is over are, by the field `kept` of a run of this `generation`."""
+    return next((whose for bound, whose in _bounds(kept) if stage < bound), generation)
+
+
+def kept_below(stage: int, kept: str, generation: str) -> str:
+    """The field `kept` for when the stages below `stage` stay where they are, and the run gets a new generation instead
+    of `generation`."""
+    said, known = list[str](), 0
+    for bound, whose in [*_bounds(kept), (stage, generation)]:
+        if min(bound, stage) > known:
+            known = min(bound, stage)
+            said += [str(known), whose]
+    return " ".join(said)
+
+
+def _bounds(kept: str) -> list[tuple[int, str]]:
+    words = kept.split()
+    return [(int(bound), whose) for bound, whose in zip(words[::2], words[1::2], strict=True)]
 
 
 def decode_snapshot(snapshot: dict[str, Any], unsettled: Iterable[Any] = ()) -> Snapshot:

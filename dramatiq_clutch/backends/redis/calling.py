@@ -20,7 +20,7 @@ from .scripts import script
 WORKERS = ("guard", "record", "succeed", "confirm")
 
 #: The scripts that may be called only by the application that the run belongs to.
-PRIVATE = ("owed", "sweep", "cancel", "retry", "resend", "delete")
+PRIVATE = ("owed", "sweep", "cancel", "retry", "resend", "delete", "rewind")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...stored.formats import holder_of
 from .calls import translated
 from .reading import MOST_LOOKED_AT, RedisReading
 
@@ -23,32 +24,46 @@ class RedisKeeping(RedisReading):
         head = self._key(run_id, "head")
         with translated():
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.hmget(head, "stage", "gen")
+            pipe.hmget(head, "stage", "gen", "kept")
             pipe.pttl(head)
-            (stage, found), left = pipe.execute()
+            (stage, found, kept), left = pipe.execute()
             if found is None or found.decode() != generation:
                 return
             results: Any = self.client.pttl(self._key(run_id, f"members:{int(stage)}", generation))
-            left = results if results > 0 else left
-            for names in self._kept(run_id, generation, int(stage)):
-                pipe = self.client.pipeline(transaction=False)
-                for name in names:
-                    pipe.pexpire(name, max(left, 1))
+        left = results if results > 0 else left
+        self._prolong(self._kept(run_id, generation, int(stage), (kept or b"").decode()), left)
+
+    def _drop_kept(self, run_id: str, generation: str, stage: int, kept: str) -> None:
+        """Delete the kept stages of a run whose present stage was `stage`."""
+        self._unlink(self._kept(run_id, generation, stage, kept))
+
+    def _kept(self, run_id: str, generation: str, stage: int, kept: str) -> Sequence[str]:
+        """The names of the keys of all stages before the last two; `kept` is the field of the head."""
+        return self._of_stages(run_id, range(stage - 1), KEPT, generation, kept)
+
+    def _of_stages(
+        self, run_id: str, stages: Iterable[int], parts: Sequence[str], generation: str, kept: str
+    ) -> Sequence[str]:
+        """The names of these keys of stages, each in the generation that has it."""
+        return [
+            self._key(run_id, f"{part}:{stage}", holder_of(stage, kept, generation))
+            for stage in stages
+            for part in parts
+        ]
+
+    def _prolong(self, names: Sequence[str], ttl: int) -> None:
+        """Have these keys live for `ttl` milliseconds from now."""
+        with translated():
+            for at in range(0, len(names), MOST_LOOKED_AT):
+                pipe: Any = self.client.pipeline(transaction=False)
+                for name in names[at : at + MOST_LOOKED_AT]:
+                    pipe.pexpire(name, max(ttl, 1))
                 pipe.execute()
 
-    def _drop_kept(self, run_id: str, generation: str, stage: int) -> None:
-        """Delete the kept stages of a run whose present stage was `stage`."""
+    def _unlink(self, names: Sequence[str]) -> None:
         with translated():
-            for names in self._kept(run_id, generation, stage):
+            for at in range(0, len(names), MOST_LOOKED_AT):
                 pipe: Any = self.client.pipeline(transaction=False)
-                for name in names:
+                for name in names[at : at + MOST_LOOKED_AT]:
                     pipe.unlink(name)
                 pipe.execute()
-
-    def _kept(self, run_id: str, generation: str, stage: int) -> Iterator[list[str]]:
-        """The names of the keys of all stages before the last two, some at a time."""
-        names = [
-            self._key(run_id, f"{part}:{index}", generation) for index in range(max(stage - 1, 0)) for part in KEPT
-        ]
-        for at in range(0, len(names), MOST_LOOKED_AT):
-            yield names[at : at + MOST_LOOKED_AT]

@@ -11,7 +11,7 @@ from dramatiq.logging import get_logger
 
 from ...backend import ClutchBackend, Listener, Occupant
 from ...status import part_done
-from ...stored.formats import Standing, done_in, failure_in, generation_in, standing_of
+from ...stored.formats import Standing, done_in, failure_in, generation_in, holder_of, standing_of
 from ...stored.places import Place
 from ...stored.plan import StageLine
 from .calls import Calls, translated
@@ -85,13 +85,26 @@ class RedisReading(ClutchBackend):
     def results(
         self, run_id: str, stage: int, start: int, end: int, *, generation: str = "", halted: bool = False
     ) -> Sequence[bytes | None]:
-        part = f"halted:{stage}" if halted else f"members:{stage}"
-        key_of_members = self._key(run_id, part, generation or self._generation(run_id))
+        generation = generation or self._generation(run_id)
+        found = self._fields(self._key(run_id, f"{'halted' if halted else 'members'}:{stage}", generation), start, end)
+        if halted or any(field is not None for field in found):
+            return found
+        holder = self._holder(run_id, stage, generation)
+        if holder == generation:
+            return found
+        return self._fields(self._key(run_id, f"members:{stage}", holder), start, end)
+
+    def _holder(self, run_id: str, stage: int, generation: str) -> str:
+        """In which generation the keys of a stage that is over are: a run that was rewound has some in earlier ones."""
+        kept = self._of_head(run_id, "kept", generation)
+        return holder_of(stage, (kept or b"").decode(), generation)
+
+    def _fields(self, members: str, start: int, end: int) -> list[bytes | None]:
         found: list[bytes | None] = []
         with translated():
             for at in range(start, end, CHUNK):
-                members = list(map(str, range(at, min(at + CHUNK, end))))
-                found += cast("list[bytes | None]", self.client.hmget(key_of_members, members))
+                names = list(map(str, range(at, min(at + CHUNK, end))))
+                found += cast("list[bytes | None]", self.client.hmget(members, names))
         return found
 
     def standing(
@@ -118,6 +131,19 @@ class RedisReading(ClutchBackend):
 
     def failures(self, run_id: str, stage: int, *, generation: str = "") -> Sequence[tuple[int, str]]:
         generation = generation or self._generation(run_id)
+        found = self._failures_of_stage(run_id, stage, generation)
+        if found:
+            return found
+        holder = self._holder(run_id, stage, generation)
+        found = [] if holder == generation else self._failures_of_stage(run_id, stage, holder)
+        if found:
+            return found
+        # It has none, or it is longer over.
+        listed: Any = self.calls.ask(lambda: self.client.hgetall(self._key(run_id, "failures", generation)))
+        places = ((name.decode().split("."), text.decode()) for name, text in listed.items())
+        return sorted((int(member), text) for (its, member), text in places if int(its) == stage)
+
+    def _failures_of_stage(self, run_id: str, stage: int, generation: str) -> list[tuple[int, str]]:
         dead, attempts = (self._key(run_id, f"{part}:{stage}", generation) for part in ("dead", "attempts"))
         found: list[tuple[int, str]] = []
         with translated():
@@ -128,10 +154,6 @@ class RedisReading(ClutchBackend):
                 found += [(int(one), failure_in(text).decode()) for one, text in zip(some, stored, strict=True) if text]
                 if len(some) < CHUNK:
                     break
-            if not found:  # it has none, or it is longer over
-                kept = client.hgetall(self._key(run_id, "failures", generation))
-                places = ((name.decode().split("."), text.decode()) for name, text in kept.items())
-                found = [(int(member), text) for (its, member), text in places if int(its) == stage]
         return sorted(found)
 
     def nested(self, run_id: str, stage: int, members: Sequence[int], *, generation: str = "") -> Mapping[int, bytes]:

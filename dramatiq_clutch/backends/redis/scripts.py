@@ -28,7 +28,7 @@ from .constants import CONSTANTS
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
     *("run", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
-    *("timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
+    *("awaited", "timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
     *("completion", "parent", "life", "tombstone", "history", "expiry", "revival", "entry"),
 )
 

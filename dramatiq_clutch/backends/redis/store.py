@@ -21,7 +21,7 @@ from ...stored.plan import EVENTS, Plan, Spec, rows_of
 from ...tokens import new_token
 from . import resp
 from .along import Along
-from .calling import At, RedisCalling
+from .calling import At
 from .calls import translated
 from .combining import Combining
 from .constants import DRAFT_TTL
@@ -30,6 +30,7 @@ from .lazily import redis
 from .outages import LARGE
 from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
+from .rewinding import RedisRewinding
 from .scripts import script
 
 #: A record in the common case, and what goes along with it.
@@ -40,7 +41,7 @@ Common: TypeAlias = tuple[Record, "Along | None"]
 LEAST_LEASE = 1_000
 
 
-class RedisBackend(RedisCalling):
+class RedisBackend(RedisRewinding):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
@@ -339,14 +340,12 @@ class RedisBackend(RedisCalling):
         self, run_id: str, caller: Caller, *, generation: str, bury: int | None = None, asks: bool = False
     ) -> Reply:
         given = {"bury": "" if bury is None else bury, "asks": "1" if asks else ""}
-        kept = (
-            self._of_head(run_id, "stage", generation)
-            if not asks and self.keeps(run_id, generation=generation)
-            else b""
-        )
+        stage, kept = b"", b""
+        if not asks and self.keeps(run_id, generation=generation):
+            stage, kept = (self._of_head(run_id, field, generation) or b"" for field in ("stage", "kept"))
         reply = self._present("delete", run_id, caller, given, generation=generation)
-        if reply.word == "deleted" and kept:
-            self._drop_kept(run_id, generation, int(kept))
+        if reply.word == "deleted" and stage:
+            self._drop_kept(run_id, generation, int(stage), kept.decode())
         return reply
 
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:

@@ -1,5 +1,5 @@
 -- Delete what is kept of a run at rest, and free its id. Late messages of it are known by its generation.
--- USES take, tombstone
+-- USES take, awaited, tombstone
 -- KEYS plan, callbacks, failures, tally
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
 -- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
@@ -20,10 +20,7 @@ if not run.state then
 end
 if run.stage ~= stage then return {'moved'} end
 if run.state == 'running' then return {'works', ''} end
-for _, id in ipairs(call('HKEYS', outbox)) do
-  local parked = cjson.decode(call('HGET', outbox, id)).parked
-  if not (parked or MOVES[string.match(id, '^%a+')]) then return answer('owing') end
-end
+if is_awaited(outbox) then return answer('owing') end
 if asks then return {'rests', ''} end
 
 call('UNLINK', head, plan, outbox, callbacks, failures, tally)

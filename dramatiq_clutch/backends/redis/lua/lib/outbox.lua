@@ -24,9 +24,10 @@ local function owe(id, shown, whose)
 end
 
 -- What is said of a run that rests and owes nothing. One whose id was claimed may make room for another run at any
--- time: so it doesn't end for good, lest it is that one which is taken out of the index.
+-- time, and one that keeps its results may be done again: so it doesn't end for good, lest what works by then is taken
+-- out of the index.
 local function how_it_ends()
-  return run.state == 'succeeded' and run.claim == '' and 'ends' or 'rests'
+  return run.state == 'succeeded' and run.claim == '' and not run.keeps and 'ends' or 'rests'
 end
 
 -- A note; with '+' behind it if the caller has to see to it that stages that are kept, of which this script has no
