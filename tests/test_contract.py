@@ -413,6 +413,19 @@ def test_a_run_that_keeps_its_results_has_those_of_all_stages_as_long_as_it_live
     assert store.parts() <= {"past"}
 
 
+def test_what_a_run_keeps_of_earlier_stages_is_put_off_with_the_run(store: Store) -> None:
+    """No script has the keys of stages before the last two, so the store does that after the script."""
+    assert isinstance(store.backend, RedisBackend)
+    store.confirm(*store.create(1, 1, 1, 1, events=(), keeps=True).duties)
+    for stage in range(3):
+        store.confirm(*store.record(0, "succeeded", stage=stage, of=1).duties)
+    client: Any = store.backend.client
+    name = f"{store.backend.namespace}:{{{store.run_id}}}:members:0"
+    assert client.execute_command("PEXPIRE", name, 5_000) == 1
+    store.record(0, "failing", stage=3, of=1)
+    assert client.execute_command("PTTL", name) > TTL // 2
+
+
 def test_an_empty_stage_completes_at_once_and_a_mapped_one_waits_to_be_opened(store: Store) -> None:
     (first,) = store.create(0, None, 1).duties
     assert first.kind == "open"
