@@ -38,7 +38,9 @@ NOT_A_WORKERS = {
     "touch",
     "retell",
     "delete",
-} | {"at_rest", "occupants", "keeps", "listen", "say", "generation"}
+    "rewind",
+    "drop_pass",
+} | {"at_rest", "occupants", "keeps", "listen", "say", "generation", "lines", "how_far"}
 NOT_A_WORKERS |= Register.__abstractmethods__ - {"enlist"}
 
 #: What it may come to only when the run is over.

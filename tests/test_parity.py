@@ -234,10 +234,9 @@ def test_no_keys_are_left_behind(world: World) -> None:
     wait_until("the last duty is confirmed", lambda: world.client.exists(f"dramatiq-clutch:{{{run.run_id}}}:tombstone"))
     own = f"dramatiq-clutch:{{{run.run_id}}}"
     assert_only_left(world.client, allowed=(":head", ":tombstone", ":members:2", ":callbacks"), namespace=own)
+    days = {f"{own}:tombstone": 1, f"{own}:head": 7}  # late duplicates; whoever looks at what has been
     for key in world.client.keys(f"{own}:*"):
-        assert world.client.pttl(key) <= (
-            86_400_000 if ":tombstone" in str(key) and ":members" not in str(key) else 600_000
-        )
+        assert world.client.pttl(key) <= days.get(key.decode(), 0) * 86_400_000 or world.client.pttl(key) <= 600_000
 
 
 # The callbacks' table, once on real workers: several processes, so each event is looked up by name, not by its turn.

@@ -124,7 +124,7 @@ FAULTS = (
         "a retry begins no new revival",
         "retry of a failed run",
         Bounds(workers=1),
-        script=("if ends_revival then set('revival', run.revival + 1) end", ""),
+        script=("    set('revival', run.revival + 1)\n", ""),
     ),
     Fault(
         "a nested run doesn't tell its parent",

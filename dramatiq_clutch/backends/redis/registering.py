@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from ...errors import DamagedState
 from ...register import Enlisted, Found, Glance, Keeping
 from ...stored.entries import Entry, time_of
@@ -15,6 +13,7 @@ from ...stored.plan import StageLine
 from .calls import translated
 from .glances import FIELDS, counting, glance_from, head_from
 from .keys import keys_of, register
+from .lazily import redis
 from .reading import INDEX_TTL, MOST_LOOKED_AT, RedisReading
 from .scripts import script
 
@@ -85,7 +84,7 @@ class RedisRegister(RedisReading):
                 pipe.execute_command(*command)
             answers = list(pipe.execute(raise_on_error=False))
             for answer in answers:
-                if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                if isinstance(answer, Exception) and not isinstance(answer, redis.exceptions.ResponseError):
                     raise answer
             return answers
 
