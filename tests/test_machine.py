@@ -580,7 +580,8 @@ class TwoBackends(RuleBasedStateMachine):
         status = self.both(lambda b: status_of(b, self.run_id))
         if self.keeps and status.state in ("succeeded", "failed"):
             self.hear()
-            self.stages_are_done_again(len(self.sizes) // 2, 3)
+            # One that its deadline has broken off may have begun no later stage.
+            self.stages_are_done_again(min(len(self.sizes) // 2, self.present_stage()), 3)
             assert self.state == "running"
             self.to_success()
         self.look_at_the_end()

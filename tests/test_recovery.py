@@ -248,6 +248,8 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
         "context",
     }
     of_lives = {
+        "rewind",
+        "drop_pass",
         "cancel",
         "retry",
         "resend",
