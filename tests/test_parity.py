@@ -235,7 +235,8 @@ def test_no_keys_are_left_behind(world: World) -> None:
     own = f"dramatiq-clutch:{{{run.run_id}}}"
     assert_only_left(world.client, allowed=(":head", ":tombstone", ":members:2", ":callbacks"), namespace=own)
     days = {f"{own}:tombstone": 1, f"{own}:head": 7}  # late duplicates; whoever looks at what has been
-    for key in world.client.keys(f"{own}:*"):
+    keys: Any = world.client.keys(f"{own}:*")
+    for key in keys:
         assert world.client.pttl(key) <= days.get(key.decode(), 0) * 86_400_000 or world.client.pttl(key) <= 600_000
 
 
