@@ -615,8 +615,8 @@ SCRIPTS = (
     Mutant(
         "who has only begun counts as succeeded in the log",
         "A line of the log has how many members have succeeded, whoever causes it.",
-        "return now.recorded - now.working - now.attempted - now.failing - now.dead, now.dead",
-        "return now.recorded, now.dead",
+        "return found.recorded - found.working - found.attempted - found.failing - found.dead, found.dead",
+        "return found.recorded, found.dead",
     ),
     Mutant(
         "a message whose stage is over isn't acked along",

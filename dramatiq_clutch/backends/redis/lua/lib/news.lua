@@ -4,8 +4,8 @@ local news = {}
 
 -- How many members of the present stage have succeeded, and how many are dead.
 local function how_many()
-  local now = counts()
-  return now.recorded - now.working - now.attempted - now.failing - now.dead, now.dead
+  local found = counts()
+  return found.recorded - found.working - found.attempted - found.failing - found.dead, found.dead
 end
 
 -- Report an event, and how many members of the present stage have succeeded and are dead; without these numbers they
