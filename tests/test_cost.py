@@ -155,6 +155,37 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, 
     assert runs == [0]
 
 
+def test_the_first_copies_ask_too_once_jobs_of_their_stage_were_sent_again(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They don't say that there are others, and may come after these are done."""
+    monkeypatch.setattr("dramatiq_clutch.remembered.REMEMBERED", 3_600.0)  # however busy the machine is
+    engine, asked = engine_of(redis_broker), list[tuple[int, bool]]()
+    works = engine.backend.guard
+
+    def guard(tag: Tag, now: int) -> Any:
+        asked.append((tag.member, tag.repeated))
+        return works(tag, now)
+
+    engine.backend.guard = guard  # type: ignore[method-assign]
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number
+
+    run = Clutch().parallel(job.message(number) for number in range(4)).run()
+    generation = engine.backend.generation(run.run_id) or ""
+    option = Tag(run.run_id, 0, 3, 4, repeated=True, generation=generation, actor="job")
+    copy = job.message(3).copy(message_id=option.message_id, options={"clutch": option.to_option()})
+    queue = f"{redis_broker.namespace}:default"
+    engine.courier.send([(copy, None)])
+    redis_broker.client.rpoplpush(queue, queue)  # it comes first
+    with running_worker(redis_broker, threads=1):
+        assert run.get_result(block=True) == [0, 1, 2, 3]
+        wait_until("all copies are done", lambda: redis_broker.client.hlen(f"{queue}.msgs") == 0)
+    assert asked == [(3, True), (0, False), (1, False), (2, False), (3, False)]
+
+
 def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_copy(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
