@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 #: What users read after it, subject by subject.
 GUIDE = ROOT / "examples" / "README.md"
+#: What they read who know Dramatiq's own compositions, Celery, or others.
+COMING_FROM = ROOT / "examples" / "coming_from" / "README.md"
 
 OPERATIONS = ROOT / "dramatiq_clutch" / "backends" / "redis" / "README.md"
 
@@ -60,7 +62,7 @@ def code(page: Path, text: str) -> CodeType:
 # The examples
 
 
-@pytest.mark.parametrize(("page", "shown"), [(README, 2), (GUIDE, 0)], ids=["README.md", "examples/README.md"])
+@pytest.mark.parametrize(("page", "shown"), [(README, 2), (GUIDE, 0), (COMING_FROM, 0)], ids=["README.md", "examples", "coming_from"])
 def test_every_python_block_of_a_page_runs_and_prints_what_it_shows(
     page: Path, shown: int, server: Server, redis_client: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +157,7 @@ def run_a_clutch_with(middleware: Any) -> None:
 
 
 def test_python_blocks_are_where_they_are_executed() -> None:
-    assert {page for page in READMES if blocks(page, "python")} == {README, GUIDE, OPERATIONS}
+    assert {page for page in READMES if blocks(page, "python")} == {README, GUIDE, COMING_FROM, OPERATIONS}
 
 
 def test_every_name_of_readme_is_dramatiqs_or_imported_from_the_package() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_readme import BLOCK, GUIDE, OPERATIONS, README
+from tests.test_readme import BLOCK, COMING_FROM, GUIDE, OPERATIONS, README
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.process
 def pages(tmp_path: Path) -> list[Path]:
     """The Python blocks of each README as a module, whose lines have the numbers that they have on the page."""
     made = []
-    for page, name in ((README, "readme"), (GUIDE, "guide"), (OPERATIONS, "operations")):
+    named = {README: "readme", GUIDE: "guide", COMING_FROM: "coming_from", OPERATIONS: "operations"}
+    for page, name in named.items():
         text, lines = page.read_text(), list[str]()
         for block in BLOCK.finditer(text):
             if block[1] == "python":
@@ -58,7 +59,7 @@ def test_mypy_takes_the_blocks_of_the_readmes(pages: list[Path]) -> None:
     told = outcome(["mypy", "--config-file=", "--check-untyped-defs", "--cache-dir", pages[0].parent / "cache", *pages])
     found = re.findall(r"^(.+?):(\d+): error: (.*)$", told, re.MULTILINE)
     assert unknown([(file, int(number), text) for file, number, text in found]) == []
-    assert re.search(r"checked 3 source files|no issues found in 3 source files", told), told
+    assert re.search(r"checked 4 source files|no issues found in 4 source files", told), told
 
 
 def test_pyright_takes_the_examples_the_readmes_and_the_public_names(pages: list[Path]) -> None:
