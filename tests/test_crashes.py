@@ -20,6 +20,7 @@ from tests.support import actors
 from tests.support.actors import EVERYTHING, WAIT, Actors, mortal
 from tests.support.awaiting import wait_until
 from tests.support.crashing import CRASHED
+from tests.support.keyspace import NAMESPACE
 from tests.support.server import Server
 from tests.support.workers import ROOT, Worker
 
@@ -119,7 +120,7 @@ def work_until_killed(server: Server, world: Actors, run: Run, crash: str) -> bo
     first = worker(server, crash)
     try:
         first.start()
-        wait_until("it dies, or has nothing more to do", lambda: client.exists(CRASHED) or is_over(run))
+        wait_until("it dies, or has nothing more to do", lambda: client.exists(CRASHED) or is_over(world, run))
         return bool(client.exists(CRASHED))
     except AssertionError:
         print(first.log)
@@ -128,8 +129,11 @@ def work_until_killed(server: Server, world: Actors, run: Run, crash: str) -> bo
         first.close()
 
 
-def is_over(run: Run) -> bool:
-    return run.status().state == "succeeded"
+def is_over(world: Actors, run: Run) -> bool:
+    """Whether the run has succeeded and nothing is owed any more, neither by it nor by those nested in it: it owes its
+    callbacks for a moment after it has come to rest."""
+    index = f"{NAMESPACE}:index:{engine_of(world.broker).application}"
+    return run.status().state == "succeeded" and not world.client.exists(index)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

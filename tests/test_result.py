@@ -17,6 +17,7 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ResultsGone, RunFailed
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.commands import executed
 from tests.support.keyspace import key_of
 
 
@@ -74,24 +75,16 @@ def test_many_waiters_are_all_woken(
         assert [waiter.result(PATIENCE) for waiter in waiters] == ["through"] * 20
 
 
-ASKING = ("evalsha", "eval", "hget", "publish", "subscribe", "unsubscribe", "blmove")
-
-
-def commands(broker: RedisBroker) -> int:
-    """How many clients have sent that ask for a run, or wait for it."""
-    stats: dict[str, Any] = broker.client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ASKING)
-
-
 def test_waiting_does_not_poll(redis_broker: RedisBroker) -> None:
     @dramatiq.actor
     def never() -> None: ...
 
     run = Clutch().then(never).run()
-    before = commands(redis_broker)
+    before = executed(redis_broker.client)
     with pytest.raises(ResultTimeout):
         run.get_result(block=True, timeout=3_000)
-    assert commands(redis_broker) - before <= 12
+    asked = executed(redis_broker.client) - before
+    assert asked.total() <= 12, asked
 
 
 def test_a_result_that_was_removed_by_hand_is_told(redis_broker: RedisBroker) -> None:
