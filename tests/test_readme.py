@@ -62,7 +62,9 @@ def code(page: Path, text: str) -> CodeType:
 # The examples
 
 
-@pytest.mark.parametrize(("page", "shown"), [(README, 2), (GUIDE, 0), (COMING_FROM, 0)], ids=["README.md", "examples", "coming_from"])
+@pytest.mark.parametrize(
+    ("page", "shown"), [(README, 2), (GUIDE, 0), (COMING_FROM, 0)], ids=["README.md", "examples", "coming_from"]
+)
 def test_every_python_block_of_a_page_runs_and_prints_what_it_shows(
     page: Path, shown: int, server: Server, redis_client: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
