@@ -3,11 +3,12 @@
     python examples/image_service.py
 
 It starts the service (FastAPI, by uvicorn), two worker processes and, without a REDIS_URL, an embedded Valkey, all of
-them on the loopback interface; then it plays a client, and stops everything. The service has three endpoints:
+them on the loopback interface; then it plays a client, and stops everything. The service has four endpoints:
 
-    POST /images          an image (PPM) is the body; starts its run, after ?delay= milliseconds
-    GET /images/{id}      how the run stands: its state, its progress, its failures, at the end its manifest
-    DELETE /images/{id}   cancels it
+    POST /images             an image (PPM) is the body; starts its run, after ?delay= milliseconds
+    GET /images/{id}         how the run stands: its state, its progress, its failures, at the end its manifest
+    GET /images/{id}/events  the same whenever it has changed, as server-sent events, until the run is at rest
+    DELETE /images/{id}      cancels it
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import urllib.error
 import urllib.request
 import uuid
 import zlib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,10 +31,10 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from running import REDIS_URL, free_port, interrupt_at_the_next_pause, pause, running, server_and_workers
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunNotFound, StateUnavailable, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunNotFound, RunStatus, StateUnavailable, previous_results
 
 broker = RedisBroker(url=REDIS_URL, namespace="image-service")
 broker.add_middleware(ClutchMiddleware())
@@ -94,16 +96,31 @@ async def start(request: Request, delay: Annotated[int, Query(ge=0)] = 0) -> dic
 
 @app.get("/images/{image}")
 async def show(image: ImageId) -> dict[str, Any]:
-    status = await Run(image).status_async()
-    shown: dict[str, Any] = {
+    return await shown(image, await Run(image).status_async())
+
+
+@app.get("/images/{image}/events")
+async def follow(image: ImageId) -> StreamingResponse:
+    watch = Run(image).watch()
+    await Run(image).status_async()  # where there is no such run, this says so before the answer has begun
+
+    async def events() -> AsyncIterator[str]:
+        async for status in watch:
+            yield f"data: {json.dumps(await shown(image, status))}\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+async def shown(image: str, status: RunStatus) -> dict[str, Any]:
+    answer: dict[str, Any] = {
         "state": status.state,
         "progress": status.progress,
         "stages": {stage.name: f"{stage.succeeded} of {stage.total}" for stage in status.stages},
         "failures": [f"{failure.actor}: {failure.exception_text}" for failure in status.failures],
     }
     if status.state == "succeeded":
-        shown["manifest"] = await Run(image).get_result_async(block=False)
-    return shown
+        answer["manifest"] = await Run(image).get_result_async(block=False)
+    return answer
 
 
 @app.delete("/images/{image}")
@@ -177,6 +194,14 @@ def call(method: str, url: str, body: bytes | None = None) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
+def follow_to_the_end(url: str) -> Iterator[dict[str, Any]]:
+    """What the service tells, event by event, until it ends the stream."""
+    with urllib.request.urlopen(url, timeout=30) as stream:
+        for line in stream:
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
 def wait_for(url: str, *states: str) -> dict[str, Any]:
     while True:
         _, shown = call("GET", url)
@@ -226,6 +251,10 @@ def play_a_client(address: str, folder: str) -> None:
     print(f"4. One that nobody has sent: {code}, {answer['detail']}.")
     code, _ = call("GET", f"{address}/images/..%2Fservice")
     print(f"5. One whose id is none: {code}.")
+
+    _, started = call("POST", f"{address}/images?delay=200", sunset)
+    events = list(follow_to_the_end(f"{address}{started['status']}/events"))
+    print(f"6. One that is followed: first it is {events[0]['state']}, at last {events[-1]['state']}.")
 
 
 if __name__ == "__main__":

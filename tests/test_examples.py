@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -43,15 +46,19 @@ def processes_with(mark: str) -> list[str]:
 
 @contextmanager
 def example(
-    name: str, *arguments: str | Path, env: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    name: str,
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    folder: Path = ROOT,
 ) -> Iterator[subprocess.Popen[str]]:
     """The example, started. It must have ended within the block, and leave nothing behind. What comes `before` its name
     says how it is started."""
     mark = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     process = subprocess.Popen(
-        [sys.executable, *before, f"examples/{name}.py" if name else "examples", *map(str, arguments)],
-        cwd=ROOT,
+        [sys.executable, *before, *([f"examples/{name}.py"] if name else []), *map(str, arguments)],
+        cwd=folder,
         env={**inherited, MARK: mark, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -209,8 +216,71 @@ def test_image_service_tells_a_client_how_its_runs_stand() -> None:
         "it is cancelled.",
         "4. One that nobody has sent: 404, there is no such image.",
         "5. One whose id is none: 404.",
+        "6. One that is followed: first it is running, at last succeeded.",
     ]
     assert process.returncode == 0
+
+
+def test_flask_app_starts_shows_and_cancels_reports() -> None:
+    pytest.importorskip("flask")
+    with example("flask_app") as process:
+        output = output_of(process)
+
+    assert output.splitlines() == [
+        "1. A report: {'failures': [], 'report': {'months': 3, 'sold': 600}, 'state': 'succeeded'}",
+        "2. One of a month that there isn't: {'failures': [\"there is no month '<b>May</b>'\"], 'state': 'failed'}",
+        "3. One that is cancelled: {'cancelled': True}, {'failures': [], 'state': 'cancelled'}",
+        "4. One that nobody has asked for: 404 {'error': 'there is no such report'}",
+    ]
+    assert process.returncode == 0
+
+
+@contextmanager
+def managed(*command: str, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A command of the shop's manage.py, at work in the block."""
+    with example("", before=["manage.py", *command], env=env, folder=ROOT / "examples" / "django_shop") as process:
+        yield process
+
+
+def test_the_django_shop_starts_a_run_when_an_order_is_committed(tmp_path: Path) -> None:
+    pytest.importorskip("django_dramatiq")
+    port = free_port()
+    shop = f"http://127.0.0.1:{port}/orders/"
+    with Server() as server:
+        env = {"REDIS_URL": server.url, "SHOP_FOLDER": str(tmp_path), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+        with managed("migrate", env=env) as migrating:
+            assert "Applying shop.0001_initial... OK" in output_of(migrating)
+        with (
+            managed("runserver", "--noreload", f"127.0.0.1:{port}", env=env) as service,
+            managed("rundramatiq", "--processes", "1", "--threads", "2", env=env) as worker,
+        ):
+            wait_until("the shop to answer", lambda: answers(shop))
+            assert ordered(shop, card="fine", pieces=3) == {"order": 1}
+            assert ordered(shop, card="stolen", pieces=1) == {"order": 2}
+            paid = {
+                "state": "paid",
+                "run": "succeeded",
+                "stages": dict.fromkeys(("prepare", "charge", "confirm"), "succeeded"),
+            }
+            wait_until("the order to be paid", lambda: shown(f"{shop}1/") == paid)
+            refused = {"state": "refused", "run": "failed"}
+            wait_until("the other one to be refused", lambda: refused.items() <= shown(f"{shop}2/").items())
+            assert get(f"{shop}3/").startswith("404")
+            with managed("runs", "--state", "failed", env=env) as listing:
+                assert output_of(listing).split() == ["order-2", "failed", "33%"]
+            for process in (worker, service):
+                process.send_signal(signal.SIGINT)
+                output_of(process)
+
+
+def ordered(shop: str, **order: str | int) -> Any:
+    with urllib.request.urlopen(shop, urllib.parse.urlencode(order).encode(), timeout=PATIENCE) as answer:
+        return json.load(answer)
+
+
+def shown(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+        return json.load(answer)
 
 
 def get(url: str, method: str = "GET") -> str:
@@ -232,10 +302,13 @@ def answers(url: str) -> bool:
 
 def test_image_service_answers_others_while_a_request_waits_for_the_server(tmp_path: Path) -> None:
     port = free_port()
-    address, service = f"http://127.0.0.1:{port}", ["-m", "uvicorn", "image_service:app", "--port", str(port)]
+    address, service = (
+        f"http://127.0.0.1:{port}",
+        ["-m", "uvicorn", "image_service:app", "--port", str(port), "--app-dir", "examples"],
+    )
     with Server() as server, ThreadPoolExecutor(2) as pool:
         env = {"REDIS_URL": server.url, "CLUTCH_EXAMPLE_IMAGES": str(tmp_path)}
-        with example("", before=[*service, "--app-dir"], env=env) as process:
+        with example("", before=service, env=env) as process:
             wait_until("the service to answer", lambda: answers(f"{address}/openapi.json"))
             server.pause()
             waiting = [
