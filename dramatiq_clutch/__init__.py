@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .callbacks import with_result
 from .clutch import Clutch
+from .detached import detached
 from .errors import (
     BrokerUnavailable,
     ClutchError,
@@ -29,6 +30,7 @@ from .errors import (
     StateUnavailable,
     Unavailable,
 )
+from .explaining import FailureGroup
 from .failures import JobFailure
 from .job import current_run, iter_previous_results, previous_failures, previous_results
 from .listing import RunPage, RunSummary, count_runs, runs
@@ -45,6 +47,7 @@ __all__ = [
     "ClutchError",
     "ClutchMiddleware",
     "DamagedState",
+    "FailureGroup",
     "ForeignRun",
     "HandOverFailed",
     "HookFailed",
@@ -72,6 +75,7 @@ __all__ = [
     "Unavailable",
     "count_runs",
     "current_run",
+    "detached",
     "iter_previous_results",
     "previous_failures",
     "previous_results",

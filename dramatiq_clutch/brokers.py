@@ -19,13 +19,16 @@ from .errors import NotConfigured
 if TYPE_CHECKING:
     from dramatiq.brokers.redis import RedisBroker
 
+#: What the namespace of a `RedisBroker` is followed by in that of its runs.
+ENDING = "-clutch"
+
 
 def backend_of(broker: Broker) -> ClutchBackend:
     """The store for a broker if the user has given none. Raises NotConfigured if the broker has none to offer."""
     if _is_redis(broker):
         from .backends import RedisBackend
 
-        return RedisBackend(client=broker.client, namespace=f"{broker.namespace}-clutch")
+        return RedisBackend(client=broker.client, namespace=broker.namespace + ENDING)
     if isinstance(broker, StubBroker):
         from .backends import StubBackend
 
@@ -54,6 +57,15 @@ def application_of(broker: Broker) -> str:
     first = parameters[0] if isinstance(parameters, list | tuple) and parameters else parameters
     host = first.get("virtual_host", "") if isinstance(first, dict) else getattr(first, "virtual_host", "")
     return str(host)
+
+
+def application_in(backend: ClutchBackend) -> str:
+    """The name of the application that keeps its runs in this store, if neither its name nor its store is of its own
+    choice: then one follows from the other. A store in memory is a `StubBroker`'s, which has no name."""
+    module = sys.modules.get("dramatiq_clutch.backends.memory")
+    if module is not None and isinstance(backend, module.StubBackend):
+        return ""
+    return backend.namespace.removesuffix(ENDING)
 
 
 def warnings_of(broker: Broker) -> Iterator[str]:

@@ -25,6 +25,13 @@ from .tokens import new_token
 #: After how many milliseconds in which nothing happens to it a run at work counts as stalled: an hour.
 DEFAULT_STALLED_AFTER = 3_600_000
 
+#: Within how many milliseconds a detached broker has to have changed a run that it has put down in the index.
+DETACHED_LEASE = 5_000
+
+#: Since how many milliseconds the lease has lapsed under which a detached broker is given duties: longer than clocks
+#: differ, so that a sweeper can take them at once.
+LAPSED = 60_000
+
 #: How many runs that have ended are kept to be looked through, at most.
 DEFAULT_HISTORY_MAX = 10_000
 
@@ -34,7 +41,8 @@ logger = get_logger(__name__)
 @dataclass(frozen=True)
 class Engine:
     """What every transition and every hand-over needs: a broker, the store of its runs, the courier between them, and
-    the settings (times in milliseconds); and what this process remembers of the runs."""
+    the settings (times in milliseconds); and what this process remembers of the runs. `is_detached` says that nothing
+    can be sent from here, so that what a transition owes is left to workers."""
 
     broker: Broker
     backend: ClutchBackend
@@ -49,6 +57,7 @@ class Engine:
     defaults: Defaults = field(default_factory=Defaults)
     history_ttl: int = 0
     history_max: int = DEFAULT_HISTORY_MAX
+    is_detached: bool = False
     remembered: Remembered = field(default_factory=Remembered)
 
     @cached_property
@@ -77,8 +86,9 @@ class Engine:
         return self.backend.now()
 
     def caller(self, owner: str, *, touch: bool = True) -> Caller:
-        """A caller for this owner, with the present time and a new lease."""
-        return Caller(owner, self.now(), new_token(), self.lease_ms, touch, self.application)
+        """A caller for this owner, with the present time and a new lease; of a detached broker it has lapsed."""
+        lease_ms = -LAPSED if self.is_detached else self.lease_ms
+        return Caller(owner, self.now(), new_token(), lease_ms, touch, self.application)
 
     # The index
 
@@ -112,6 +122,11 @@ class Engine:
             self.backend.say(SWEEP)
         elif by and by < lapses:  # somebody may have put it down for when the lease lapses
             self.look_again(run_id, by, known=True)
+
+    def leave_to_workers(self, run_id: str) -> None:
+        """Have a worker's sweeper do at once what a run owes."""
+        self.look_again(run_id, self.now() - LAPSED)
+        self.backend.say(SWEEP)
 
     def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:
         """Log that a run is left to workers of a newer release, once for each run."""

@@ -393,7 +393,7 @@ class Run(Handle):
         engine = self._engine
         caller = engine.caller(owners.call(verb))
         # The index comes first: whatever happens from here on, a sweeper finds what is owed.
-        engine.look_again(self.run_id, caller.now + caller.lease_ms)
+        engine.look_again(self.run_id, caller.now + engine.lease_ms)
         reply = transition(self.run_id, caller)
         if reply.word == "unknown":
             raise self._not_found()

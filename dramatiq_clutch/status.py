@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .explaining import FailureGroup, grouped, in_utc, waits_for
 from .failures import JobFailure, failure_details, failure_from, stored_under, unescaped
 from .stored.formats import Snapshot
 from .stored.places import BELOW, Place
@@ -105,6 +106,22 @@ class RunStatus:
     def root(self) -> str | None:
         """The id of the outermost run that this one is nested in; None if it isn't nested."""
         return self.run_id.partition(BELOW)[0] if self.parent else None
+
+    def waits_for(self, at: Callable[[int], str] = in_utc) -> str:
+        """What the run waits for, in a sentence or two, such as `It waits for stage 1 ('load', 2 of 4): 3 of 500
+        members not done, 2 of them to be attempted again.` It holds names and texts of the application's, which whoever
+        shows it has to escape. For example, ``print(run.status().waits_for())``.
+
+        Parameters:
+          at: makes a text of a time in UNIX milliseconds. Default is like `2026-11-28 14:02:07 UTC`.
+        """
+        return waits_for(self, at)
+
+    def grouped_failures(self) -> tuple[FailureGroup, ...]:
+        """The failures by their actor and the type of their exception: first that of the run itself, then what keeps it
+        from succeeding, then what is allowed, each time in the order in which they began. For example,
+        ``[group.first.exception_text for group in run.status().grouped_failures()]``."""
+        return grouped(self.failures)
 
     def to_dict(self) -> dict[str, Any]:
         """The status as a dict that JSON can write: ``json.dumps(run.status().to_dict())``.

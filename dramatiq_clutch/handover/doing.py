@@ -44,11 +44,15 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
     """Log what a transition has done, and do its duties, and all duties that follow from them, in order.
 
     An error that is known to be final fails the run. All other errors are raised: Unavailable, NewerRelease, and faults
-    in this package or in a hook. What wasn't done then stays owed.
+    in this package or in a hook. What wasn't done then stays owed. A detached broker leaves all duties to workers.
     """
     if not reply.duties:  # as for most jobs
         _tell(engine, run_id, reply, caller)
         _heed(engine, run_id, reply, caller)
+        return
+    if engine.is_detached:
+        _tell(engine, run_id, reply, caller)
+        engine.leave_to_workers(run_id)
         return
     lease = Lease(engine)
     stack: list[Work] = [_all(lease, Caused(run_id, reply, caller))]

@@ -81,7 +81,7 @@ def _rewind(engine: Engine, run_id: str, stage: int, snapshot: Snapshot) -> str:
         return "unknown"  # by now there is another run, or another pass
     spec, caller = replace(Spec.from_bytes(data), generation=new_generation()), engine.caller(owners.call("retry"))
     # The index comes first: whatever happens from here on, a sweeper finds what is owed.
-    engine.look_again(run_id, caller.now + caller.lease_ms)
+    engine.look_again(run_id, caller.now + engine.lease_ms)
     reply = backend.rewind(run_id, stage, spec, caller, generation=generation)
     if reply.word != "rewound":
         return reply.word
