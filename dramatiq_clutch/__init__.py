@@ -83,6 +83,9 @@ __all__ = [
     "with_result",
 ]
 
+#: The release. Nothing else says it: the wheel's metadata is made of this line.
+__version__ = "0.1.0"
+
 #: What is imported when it is first asked for: the stores import redis, which is a large part of what an import takes.
 _STORES = frozenset({"RedisBackend", "StubBackend"})
 

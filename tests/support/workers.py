@@ -32,13 +32,20 @@ class Worker:
       threads: How many jobs it works on at a time.
       env: Added to this process's own environment.
       root: The folder from which it imports.
+      python: What it is run by, such as the Python of another environment.
     """
 
     def __init__(
-        self, module: str, *, threads: int = 4, env: Mapping[str, str] | None = None, root: Path = ROOT
+        self,
+        module: str,
+        *,
+        threads: int = 4,
+        env: Mapping[str, str] | None = None,
+        root: Path = ROOT,
+        python: Path | str = sys.executable,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
-        self._command = [sys.executable, "-m", "dramatiq", module, "-p", "1", "-t", str(threads)]
+        self._command = [str(python), "-m", "dramatiq", module, "-p", "1", "-t", str(threads)]
         self._env, self._root = {**os.environ, **(env or {})}, root
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
