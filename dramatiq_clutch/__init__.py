@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .bulk import RunOutcome, RunSelection, select_runs
 from .callbacks import with_result
 from .clutch import Clutch
 from .detached import detached
@@ -66,7 +67,9 @@ __all__ = [
     "RunFailed",
     "RunIdTaken",
     "RunNotFound",
+    "RunOutcome",
     "RunPage",
+    "RunSelection",
     "RunStatus",
     "RunSummary",
     "StageStatus",
@@ -80,6 +83,7 @@ __all__ = [
     "previous_failures",
     "previous_results",
     "runs",
+    "select_runs",
     "with_result",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
@@ -16,7 +16,7 @@ from .enlisting import looked_at
 from .errors import DamagedState, RunNotFound
 from .register import Glance
 from .status import State
-from .stored.entries import DIGITS, label, place_of
+from .stored.entries import DIGITS, Entry, label, place_of, time_of
 from .stored.places import Place
 
 #: What `runs` may be asked for: a state as a status shows it, or `stalled`.
@@ -93,6 +93,7 @@ def runs(
     name: str | None = None,
     tag: str | None = None,
     since: datetime | timedelta | int | None = None,
+    before: datetime | timedelta | int | None = None,
     parent: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
@@ -115,6 +116,7 @@ def runs(
       name: only runs of clutches with this name.
       tag: only runs that were given this tag.
       since: only runs that began then or later: a datetime, UNIX milliseconds, or how long ago as a timedelta.
+      before: only runs that began earlier than that, which is said in the same way.
       parent: the id of a run: only runs that are nested in it and are still there, in written order. Of a nested run
         that has succeeded nothing stays. Without this, only runs that aren't nested are listed.
       limit: how many runs the page may have, from 1 to 1,000.
@@ -122,7 +124,7 @@ def runs(
 
     Raises:
       ValueError: a `state` that there isn't, a `limit` out of range, or a `cursor` that no page has given.
-      TypeError: `since` isn't a time.
+      TypeError: `since` or `before` isn't a time.
       RunNotFound: there is no run `parent`.
       NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
       StateUnavailable: the state store is away.
@@ -130,12 +132,12 @@ def runs(
     engine = engine_of(broker or get_broker())
     if type(limit) is not int or not 1 <= limit <= MOST:
         raise ValueError(f"limit is {limit!r}; it is how many runs the page may have, from 1 to {MOST:,}")
-    filters = Filters(_valid(state), name, tag, _time(engine, since))
+    filters = filters_of(engine, state=state, name=name, tag=tag, since=since, before=before)
     if cursor is not None and not (AFTER if parent is None else MEMBER).fullmatch(cursor):
         raise ValueError(f"no page has given the cursor {cursor!r}: it takes the cursor of a page, with its filters")
     if parent is not None:
         return _nested(engine, parent, filters, limit, cursor or "0.0")
-    return _listed(engine, filters, limit, cursor or "")
+    return _listed(engine, filters, limit, filters.after(cursor))
 
 
 def count_runs(broker: Broker | None = None) -> dict[str, int]:
@@ -155,12 +157,13 @@ def count_runs(broker: Broker | None = None) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which runs are wanted. `since` is UNIX milliseconds."""
+    """Which runs are wanted. `since` and `before` are UNIX milliseconds."""
 
     state: Wanted | None
     name: str | None
     tag: str | None
     since: int
+    before: int | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -169,6 +172,12 @@ class Filters:
         labels += [label("name", self.name)] if self.name is not None else []
         labels += [label("tag", self.tag)] if self.tag is not None else []
         return labels or [label("all")]
+
+    def after(self, cursor: str | None = None) -> str:
+        """Where to begin to look through the register: at the cursor, but not at runs that are too new. Of two places
+        the one that comes first as a text has the older run."""
+        latest = "" if self.before is None else time_of(self.before)
+        return min(filter(None, (cursor, latest)), default="")
 
     def want(self, glance: Glance) -> bool:
         """Whether a run is wanted that stands like this."""
@@ -181,7 +190,38 @@ class Filters:
             and (self.name is None or glance.name == self.name)
             and (self.tag is None or self.tag in glance.tags)
             and glance.created >= self.since
+            and (self.before is None or glance.created < self.before)
         )
+
+
+def filters_of(
+    engine: Engine,
+    *,
+    state: Wanted | None,
+    name: str | None,
+    tag: str | None,
+    since: datetime | timedelta | int | None,
+    before: datetime | timedelta | int | None,
+) -> Filters:
+    """The filters that a user asks for, checked. Raises ValueError or TypeError."""
+    earliest, latest = _time(engine, since, "since"), _time(engine, before, "before")
+    return Filters(_valid(state), name, tag, earliest or 0, latest)
+
+
+def looked_through(
+    engine: Engine, filters: Filters, after: str, together: int
+) -> Iterator[Sequence[tuple[str, Entry]]]:
+    """What the register has of the wanted runs, newest first, some of them at a time, at most so many `together`. Each
+    lot is asked for when it is wanted. They go on from a place: so it changes nothing which runs come or go meanwhile,
+    or turn, and each is there once. Raises StateUnavailable."""
+    while True:
+        found = engine.backend.look_through(
+            filters.labels, together, after=after, since=filters.since, application=engine.application
+        )
+        yield found.runs
+        after = found.left_off
+        if not after:
+            return
 
 
 def _listed(engine: Engine, filters: Filters, limit: int, after: str) -> RunPage:
@@ -266,15 +306,15 @@ def _valid(state: Wanted | None) -> Wanted | None:
     return state
 
 
-def _time(engine: Engine, since: datetime | timedelta | int | None) -> int:
+def _time(engine: Engine, time: datetime | timedelta | int | None, what: str) -> int | None:
     """The time in UNIX milliseconds."""
-    if since is None:
-        return 0
-    given: Any = since
+    if time is None:
+        return None
+    given: Any = time
     if isinstance(given, datetime):
         return int(given.timestamp() * 1000)
     if isinstance(given, timedelta):
-        return engine.now() - milliseconds(given, "since")
+        return engine.now() - milliseconds(given, what)
     if isinstance(given, int) and not isinstance(given, bool):
         return given
-    raise TypeError(f"since is {since!r}; it takes a datetime, UNIX milliseconds, or how long ago as a timedelta")
+    raise TypeError(f"{what} is {time!r}; it takes a datetime, UNIX milliseconds, or how long ago as a timedelta")

@@ -1694,6 +1694,27 @@ PYTHON = (
         "tests/test_listing.py::test_what_the_register_has_not_heard_is_shown_and_put_right",
     ),
     python(
+        "a walk does what is not wanted any more",
+        "A run that isn't as wanted any more when its turn comes is left alone.",
+        "in looked_at(self._engine, found) if self._wants(glance)]",
+        "in looked_at(self._engine, found)]",
+        "tests/test_bulk.py::test_a_run_that_is_not_as_wanted_any_more_when_its_turn_comes_is_left_alone",
+    ),
+    python(
+        "a walk goes on while the store is away",
+        "Whoever goes on with a cursor passes over no run that was left out because the store was away.",
+        "return outcomes, away",
+        "return outcomes, None",
+        "tests/test_bulk.py::test_while_the_store_is_away_a_walk_breaks_off_and_its_cursor_leaves_nobody_out",
+    ),
+    python(
+        "everything is changed by accident",
+        "A selection without a filter is changed only if it is said to be of everything.",
+        "if not self._is_bounded:",
+        "if False:",
+        "tests/test_bulk.py::test_without_a_filter_runs_are_changed_only_if_everything_is_meant",
+    ),
+    python(
         "what the register could not be told is forgotten",
         "What the register couldn't be told is told by a sweeper.",
         "engine.remembered.unlisted[run_id] = True",

@@ -9,7 +9,7 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, count_runs, runs
+from dramatiq_clutch import Clutch, ClutchMiddleware, count_runs, runs, select_runs
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunFailed
@@ -123,3 +123,16 @@ def test_runs_are_looked_through_wherever_they_are(jobs: Jobs) -> None:
     left = engine.backend.enlist([], engine.now(), Keeping(1, 10**9, 10**9), application=engine.application)
     engine.backend.shorten(left)
     assert sum(count_runs().values()) < 31
+
+
+def test_many_runs_are_steered_wherever_they_are(jobs: Jobs) -> None:
+    jobs.script["dies"] = ["die"] * 20
+    dead = [Clutch(name="many").then(jobs.job.message("dies")).run() for _ in range(20)]
+    for run in dead:
+        state_is(run, "failed")
+    wait_until("all have been told", lambda: select_runs(state="failed", name="many").count() == 20)
+    outcomes = list(select_runs(state="failed", name="many").retry())
+    assert {one.run_id for one in outcomes if one.done} == {run.run_id for run in dead}
+    assert [run.get_result(block=True) for run in dead] == ["dies"] * 20
+    assert len([one for one in select_runs(name="many").delete() if one.done]) == 20
+    assert select_runs(name="many").count() == 0

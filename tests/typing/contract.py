@@ -22,7 +22,9 @@ from dramatiq_clutch import (
     RedisBackend,
     Run,
     RunFailed,
+    RunOutcome,
     RunPage,
+    RunSelection,
     RunStatus,
     RunSummary,
     StageStatus,
@@ -33,6 +35,7 @@ from dramatiq_clutch import (
     previous_failures,
     previous_results,
     runs,
+    select_runs,
     with_result,
 )
 from dramatiq_clutch.testing import ClutchBroker, FakeJob, job, run_to_end, stubbed
@@ -194,6 +197,23 @@ def looking_through_runs(broker: dramatiq.Broker) -> None:
     runs(status="failed")  # type: ignore[call-arg]
     ClutchMiddleware(history_ttl=timedelta(days=30), history_max=100_000)
     ClutchMiddleware(history_ttl=None)
+
+
+def steering_many_runs(broker: dramatiq.Broker) -> None:
+    found = select_runs(broker=broker, state="failed", tag="eu", before=timedelta(days=1))
+    assert_type(found, RunSelection)
+    assert_type(found.count(up_to=100), int)
+    for outcome in found.retry(from_stage="load"):
+        assert_type(outcome, RunOutcome)
+        assert_type(outcome.error, Exception | None)
+        found.delete(cursor=outcome.cursor)
+    select_runs(state="lost")  # type: ignore[arg-type]
+    select_runs(parent="nightly")  # type: ignore[call-arg]
+
+
+async def steering_them_in_a_coroutine() -> None:
+    async for outcome in select_runs(everything=True).cancel():
+        assert_type(outcome.done, bool)
 
 
 def the_errors(clutch: Clutch) -> None:
