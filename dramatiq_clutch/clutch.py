@@ -10,7 +10,7 @@ from typing import Any
 
 from dramatiq import Broker, get_broker
 
-from . import job, mermaid, terms
+from . import carrying, job, mermaid, terms
 from .about import Context, valid_tags
 from .asynchronous import for_coroutines
 from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
@@ -298,6 +298,7 @@ class Clutch(Description):
         args: Any = NO_ARGS,
         context: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
+        carry: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
         the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
@@ -326,6 +327,9 @@ class Clutch(Description):
             may each with that of a clutch nested in it. For example, ``run(context={"tenant": 7})``.
           tags: up to 20 strings of 1 to 100 characters, shown in the status, such as ``tags=["nightly", "eu"]``. Nested
             runs don't have them.
+          carry: options that all messages of the run carry, those of nested runs and callbacks too, for your own
+            middleware to read: ``run(carry={"correlation_id": "f00"})``. It is laid over what the middleware's `carry`
+            finds by itself. Up to 4,096 bytes of what JSON can hold. Like the context, it isn't compared.
 
         Raises:
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
@@ -333,16 +337,19 @@ class Clutch(Description):
             `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative, or as
             long as a deadline of the run or its first stage; the first stage pipes or maps, or that of a clutch in it,
             though nothing comes before it and there are no `args`, or it maps over `args` that are no list; a wait has
-            no stage after it; the context is too large; there are too many tags, or one isn't valid; or a callable
-            given to `parallel` has returned an iterator that is used up.
+            no stage after it; the context is too large, or what is carried; an option belongs to one message alone, and
+            so can't be carried; there are too many tags, or one isn't valid; or a callable given to `parallel` has
+            returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch was run under this id; or, with ``if_exists="refuse"``, any clutch was.
           RunAtWork: the run that was to make room is at rest, but another process still sends what follows from that,
             such as a callback, and doesn't come to an end: try again. Nothing was started.
           ForeignRun: another application that shares the state store has run a clutch under this id.
           TypeError: what a callable given to `parallel` returned isn't an iterable of steps, the `delay` isn't a time,
-            the `run_id` isn't a string, the `args` can't be encoded, the `context` isn't a dict of what JSON can hold,
-            or a tag isn't a string.
+            the `run_id` isn't a string, the `args` can't be encoded, the `context`, or what is carried, isn't a dict of
+            what JSON can hold, or a tag isn't a string.
+          HookFailed: a middleware's `before_enqueue`, asked for what is to be carried, doesn't let the first message
+            through; nothing was started.
           DamagedState: such an iterable paused for minutes, and what had been written expired; nothing was started.
           StateUnavailable: the state store is away; nothing was started, but what was to make room may have been
             cancelled or deleted. Call it again.
@@ -364,6 +371,7 @@ class Clutch(Description):
             args=args,
             context=None if context is None else Context.given(context, "context"),
             tags=valid_tags(tags),
+            carry=None if carry is None else carrying.given(carry),
             keeps=self.keep_results,
         )
 
@@ -387,7 +395,10 @@ class Clutch(Description):
           NestingError: this isn't called in a job of a clutch.
           ValueError: nobody has declared the queue, or an actor belongs to another broker; the first stage pipes or
             maps, though it sees nothing; a wait has no stage after it; the clutch's context, with that of the job's
-            run, is too large; or a callable given to `parallel` has returned an iterator that is used up.
+            run, is too large, or what is carried; or a callable given to `parallel` has returned an iterator that is
+            used up.
+          TypeError: a middleware has an option carried that JSON can't hold.
+          HookFailed: its `before_enqueue` doesn't let the first message through.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           StateUnavailable: the clutch has a context, and that of the job's run, over which it is laid, can't be read.
         """

@@ -58,6 +58,7 @@ class Engine:
     history_ttl: int = 0
     history_max: int = DEFAULT_HISTORY_MAX
     is_detached: bool = False
+    carry: tuple[str, ...] = ()
     remembered: Remembered = field(default_factory=Remembered)
 
     @cached_property

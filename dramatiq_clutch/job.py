@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dramatiq import Message, MessageProxy
 
 from .about import Context
+from .carrying import captured
 from .engine import Engine
 from .errors import NestingError, NewerRelease, NotInAJob
 from .failures import JobFailure
@@ -81,11 +82,13 @@ class Job(Attempt):
 
     def nest(self, description: Description) -> NestedRun:
         """Have a run start when this attempt succeeds. Raises NestingError if the attempt has ended; StateUnavailable
-        if the context around it can't be read; and what `plan_of` raises."""
+        if the context around it can't be read; and what `plan_of` and `captured` raise."""
         if self.exit is not None:
             raise NestingError(f"{self.tag} has ended: call nest() in the actor, before it returns")
         around = None if description.context is None else self.context()
-        self.nested.append(plan_of(description, self.engine.broker, inherits=False, around=around))
+        plan = plan_of(description, self.engine.broker, inherits=False, around=around)
+        carried = captured(self.engine.broker, self.engine.carry, plan.rows[0] if plan.rows else None)
+        self.nested.append(replace(plan, spec=replace(plan.spec, carried=carried or None)))
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
 
     @property

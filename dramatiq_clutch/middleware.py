@@ -4,6 +4,7 @@ state of runs."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,8 +12,8 @@ from dramatiq import Broker, Message, MessageProxy, Worker
 from dramatiq.logging import get_logger
 from dramatiq.middleware import SkipMessage
 
+from . import carrying, remarks
 from . import job as jobs
-from . import remarks
 from .backend import ClutchBackend
 from .brokers import application_of, backend_of, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
@@ -83,6 +84,13 @@ class ClutchMiddleware(EngineMiddleware):
         names, of actors that are declared later, are looked up when a clutch is run, in the process that runs it.
       callback_queue: the queue of all callbacks of these runs, unless a clutch sets another one. It must be declared
         when a clutch is run.
+      carry: the names of message options that reach all messages of a run, those of nested runs and callbacks too,
+        though another process sends them: ``carry=["correlation_id"]``. Their values are what the `before_enqueue` of
+        another middleware puts into a message where `run()` or `nest()` is called (it is shown a copy of the first
+        job's message for that, which isn't sent); else those of the message that is worked on there; and ``run(carry=
+        {"correlation_id": "f00"})`` gives them by itself. They are kept in the run, up to 4,096 bytes as JSON. A
+        message that is written with such an option keeps its own value; what a `before_enqueue` makes of a carried one
+        later isn't sent.
 
     Raises ValueError for a time that is too short, and TypeError for what isn't a time, or not a backend; and both for
     callbacks, as a `Clutch` does.
@@ -107,6 +115,7 @@ class ClutchMiddleware(EngineMiddleware):
         on_failed: Callbacks | None = None,
         on_finish: Callbacks | None = None,
         callback_queue: str | None = None,
+        carry: Iterable[str] = (),
     ) -> None:
         self.backend, self.resend_stalled, self.application = _valid_backend(backend), resend_stalled, application
         self.run_ttl = _valid_run_ttl(run_ttl)
@@ -120,6 +129,7 @@ class ClutchMiddleware(EngineMiddleware):
         self.stalled_after = milliseconds(stalled_after, "stalled_after", least=1)
         callbacks = (on_failure, on_death, on_success, on_failed, on_finish)
         self._defaults = Defaults.of(dict(zip(CALLBACKS, callbacks, strict=True)), callback_queue)
+        self.carry = carrying.valid_names(carry)
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
         self._closing = Closing(self._lives)
@@ -137,6 +147,7 @@ class ClutchMiddleware(EngineMiddleware):
             "stalled_after": DEFAULT_STALLED_AFTER,
             "resend_stalled": False,
             "application": None,
+            "carry": (),
         }
         changed = ((name, getattr(self, name)) for name, default in settings.items() if getattr(self, name) != default)
         shown += [f"{name}={value:_}" if type(value) is int else f"{name}={value!r}" for name, value in changed]
@@ -161,6 +172,7 @@ class ClutchMiddleware(EngineMiddleware):
                 defaults=self._defaults,
                 history_ttl=self.history_ttl,
                 history_max=self.history_max,
+                carry=self.carry,
             )
             engine = self._engines.setdefault(broker, engine)
         return engine
@@ -196,8 +208,13 @@ class ClutchMiddleware(EngineMiddleware):
 
     # A message's life
 
+    def before_delay_message(self, broker: Broker, message: MessageProxy) -> None:
+        carrying.keep(message)
+
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         begin(None)
+        carrying.keep(message)
+        carrying.begin(message.options)
         try:
             job = self._attempt(broker, message)
         except DamagedState as error:
@@ -289,6 +306,7 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
         end()
+        carrying.begin({})
         self._closing.close(message, lambda: self._attempt_if_any(broker, message))
 
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:

@@ -15,6 +15,7 @@ from dramatiq.logging import get_logger
 
 from .about import Context
 from .backend import Caller, Reply
+from .carrying import captured, check_size
 from .engine import Engine, engine_of
 from .errors import OutcomeUnknown, RunAtWork, RunIdTaken, Unavailable, foreign_run, is_expected
 from .handover import delete, hand_over
@@ -60,13 +61,14 @@ def start(
     args: Any,
     context: Context | None,
     tags: Sequence[str],
+    carry: Context | None,
     keeps: bool,
 ) -> Run:
     """Start a run of this clutch: see `Clutch.run`. The `delay` is in milliseconds; `args` are NO_ARGS if there are
     none; `keeps`: the results of all stages are kept."""
     _check(run_id, if_exists, unique)
     engine = engine_of(broker)
-    more = {"start_at": engine.now() + delay if delay else None, "context": context}
+    more: dict[str, Any] = {"start_at": engine.now() + delay if delay else None, "context": context, "carry": carry}
     claimed, run_id = run_id is not None, run_id or str(uuid4())
     while True:
         plan, claim, draft, caller = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
@@ -114,7 +116,7 @@ def _check(run_id: Any, if_exists: Any, unique: Any) -> None:
 
 
 def _draft(
-    engine: Engine, clutch: Description, run_id: str, *, claimed: bool, args: Any, **more: Any
+    engine: Engine, clutch: Description, run_id: str, *, claimed: bool, args: Any, carry: Context | None, **more: Any
 ) -> tuple[Plan, str, str, Caller]:
     """Write the rows of the clutch's plan; `more` is for `read`. Returns the plan, whose rows are those; its claim; the
     draft's name; and the caller that is to seal it."""
@@ -124,12 +126,17 @@ def _draft(
     # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
     stored = with_defaults(spec, clutch, engine.broker, engine.defaults)
     fingerprint, draft, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
+    carried: Context | None = None
     for offset, chunk in chunks(rows):
+        if carried is None:
+            carried = captured(engine.broker, engine.carry, next(iter(chunk), None)).overlaid(carry)
+            check_size(carried)
         caller = dataclasses.replace(caller, now=engine.now())
         times: dict[str, Any] = {"run_ttl": engine.run_ttl, "soonest": soonest_of(clutch)}
         engine.backend.draft(run_id, draft, offset, chunk, caller, **times)
         if claimed:
             fingerprint.add(chunk)
+    stored = dataclasses.replace(stored, carried=carried or None)
     return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller
 
 

@@ -60,6 +60,7 @@ class Store:
         waits: Sequence[int | None] = (),
         start_at: int | None = None,
         context: dict[str, Any] | None = None,
+        carried: dict[str, Any] | None = None,
         tags: Sequence[str] = (),
         nested: bool = False,
         parent: Place | None = None,
@@ -84,6 +85,7 @@ class Store:
         told = dict.fromkeys(events, (b"row",) * callbacks)
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation, deadline=deadline)
         spec = replace(spec, context=None if context is None else Context(context))
+        spec = replace(spec, carried=None if carried is None else Context(carried))
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags}
         more |= {"frees": frees, "keeps": keeps}
@@ -490,6 +492,15 @@ def test_the_spec_of_a_run_tells_whether_it_has_a_context(store: Store) -> None:
         store.create(1, context=context)
         found.append(Spec.from_bytes(store.backend.spec(store.run_id) or b"").context)
     assert found == [None, Context()]
+
+
+def test_what_a_runs_messages_carry_comes_along_with_the_duty_to_send_them(store: Store) -> None:
+    for carried in (None, {"correlation_id": "f00", "more": [1, None]}):
+        store.run_id = f"run-{carried is None}"
+        reply = store.create(1, 1, carried=carried)
+        (duty,) = [duty for duty in reply.duties if isinstance(duty, SendMembers)]
+        assert Spec.from_bytes(duty.spec).carried == carried
+        assert Spec.from_bytes(store.backend.spec(store.run_id) or b"").carried == carried
 
 
 def test_tags_are_shown_in_a_status_and_in_what_callbacks_get(store: Store) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from dramatiq.common import current_millis
 
+from ..about import Context
+from ..carrying import laid
 from ..courier import Outgoing
 from ..engine import Engine
 from ..errors import DamagedState, is_final
@@ -32,14 +34,15 @@ def call_back(engine: Engine, run_id: str, duty: CallBack) -> None:
     if duty.event in ALARMS:
         told["allowed"] = _is_allowed(duty.snapshot, duty.stage, status)
     first: Exception | None = None
-    for index, row in enumerate(engine.reader.spec(run_id, duty.generation).callbacks[duty.event]):
+    spec = engine.reader.spec(run_id, duty.generation)
+    for index, row in enumerate(spec.callbacks[duty.event]):
         try:
             message, gets_result = callback_in(row)
             added: list[Any] = [told] if duty.event != COMPLETION else []  # what a group sends takes no status
             if gets_result:
                 added.insert(0, _result_of(engine, status, duty))
             tag = CallbackTag(run_id, duty.generation, duty.id, index, message.actor_name)
-            deliver(engine, run_id, [_outgoing(message, tag, added)])
+            deliver(engine, run_id, [_outgoing(message, tag, added, spec.carried)])
         except Exception as error:
             if not is_final(error):
                 raise
@@ -65,12 +68,12 @@ def _result_of(engine: Engine, status: RunStatus, duty: CallBack) -> Any:
     return results if line.many else results[0]
 
 
-def _outgoing(message: Any, tag: CallbackTag, added: Sequence[Any]) -> Outgoing:
-    """A callback's message, ready to be sent, with what is added to its arguments."""
+def _outgoing(message: Any, tag: CallbackTag, added: Sequence[Any], carried: Context | None) -> Outgoing:
+    """A callback's message, ready to be sent, with what is added to its arguments, and to its options."""
     stamped = message.copy(
         args=(*message.args, *added),
         message_id=tag.message_id,
         message_timestamp=current_millis(),
         options={OPTION: tag.to_option()},
     )
-    return stamped, stamped.options.get("delay")
+    return laid(stamped, carried), stamped.options.get("delay")

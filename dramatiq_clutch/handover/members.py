@@ -11,6 +11,7 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 
 from ..about import Context
+from ..carrying import check_size, laid
 from ..courier import Outgoing
 from ..engine import Engine
 from ..errors import DamagedState, HandOverFailed, ResultsGone
@@ -166,7 +167,20 @@ class Members:
                 context.check_size(f"the context of a run nested in {self.run_id!r}")
             except ValueError as error:
                 raise HandOverFailed(str(error)) from error
-        return replace(plan, spec=replace(plan.spec, start_at=start_at, context=context or None))
+        spec = replace(plan.spec, start_at=start_at, context=context or None, carried=self._carried(plan.spec))
+        return replace(plan, spec=spec)
+
+    def _carried(self, nested: Spec) -> Context | None:
+        """What the messages of a nested run carry: its own options over those of its parent. Raises HandOverFailed if
+        these are too large together."""
+        if not (nested.carried and self.spec.carried):
+            return nested.carried or self.spec.carried
+        carried = self.spec.carried.overlaid(nested.carried)
+        try:
+            check_size(carried)
+        except ValueError as error:
+            raise HandOverFailed(f"run nested in {self.run_id!r}: {error}") from error
+        return carried
 
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):
@@ -226,15 +240,17 @@ def _batches(items: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def job_message(message: Message[Any], tag: Tag, spec: Spec, line: StageLine) -> Message[Any]:
-    """A plan's message, ready to be sent: with its tag, its derived id, the run's queue, and as its timestamp the
-    present time, or when its stage begins, because AgeLimit looks at that: a job isn't too old for having waited."""
-    return changed(
+    """A plan's message, ready to be sent: with its tag, its derived id, the run's queue and carried options, and as its
+    timestamp the present time, or when its stage begins, because AgeLimit looks at that: a job isn't too old for having
+    waited."""
+    ready = changed(
         message,
         queue_name=spec.queue or message.queue_name,
         message_id=tag.message_id,
         message_timestamp=max(current_millis(), line.start_at or 0, spec.start_at or 0),
         options={**message.options, OPTION: tag.to_option()},
     )
+    return laid(ready, spec.carried)
 
 
 def delay_of(message: Message[Any], spec: Spec, line: StageLine, now: int) -> int | None:
