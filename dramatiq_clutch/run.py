@@ -111,7 +111,8 @@ class Run(Handle):
                 print(f"{status.progress:.0%}")
 
         In a coroutine, ``async for status in run.watch()``. That the run has come to rest is heard at once; otherwise
-        it is looked at once a second. All who watch in a process share two threads and at most two connections. If the
+        it is looked at once a second. All who watch in a process share two threads and at most two connections, and one
+        look serves all who watch the same run. Whoever comes late sees the newest status, and none in between. If the
         state store goes away meanwhile, this goes on when it is back. It looks for as long as the run is at work,
         stalled or not; end the loop when you have seen enough.
 

@@ -118,16 +118,10 @@ class Waiter:
 
     async def look_async(self, name: str, look: Callable[[], Any]) -> Any:
         """What `look` returns or raises at present, for a coroutine; the reader calls it."""
-        return await asyncio.wrap_future(self._ask(name, look).outcome)
+        return await asyncio.wrap_future(self.ask(name, look).outcome)
 
-    def look(self, name: str, look: Callable[[], Any]) -> Any:
-        """The same for a thread that looks again and again: so all such threads share the reader's connection."""
-        wait = self._ask(name, look)
-        while not concurrent.futures.wait([wait.outcome], PIECE).done:
-            pass
-        return wait.outcome.result()
-
-    def _ask(self, name: str, look: Callable[[], Any]) -> Wait:
+    def ask(self, name: str, look: Callable[[], Any]) -> Wait:
+        """Have the reader call `look()` as soon as possible: so all who look share its connection."""
         wait = Wait(name, look)
         with self._changed:
             self._once.append(wait)

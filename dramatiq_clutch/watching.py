@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from dramatiq.logging import get_logger
 
 from .errors import Unavailable
+from .lookout import Watcher
 from .status import RunStatus
-from .waiting import LOOK_AGAIN, PIECE, Waiter
+from .waiting import PIECE, Waiter
 
 logger = get_logger(__name__)
 
@@ -29,45 +30,37 @@ class Watch:
 
     def __iter__(self) -> Iterator[RunStatus]:
         bell, changes = threading.Event(), Changes()
-        self.waiter.watch(self.run_id, bell.set)
+        watcher = Watcher(self.waiter, self.run_id, self.look, bell.set)
         try:
             while not changes.are_over:
                 bell.clear()
-                try:
-                    status = self.waiter.look(self.run_id, self.look)
-                except Unavailable as error:
-                    changes.are_late(error)
-                else:
-                    if changes.are_in(status):
-                        yield status
+                status = changes.taken(watcher)
+                if status is not None:
+                    yield status
                 if not changes.are_over:
-                    _wait(bell, LOOK_AGAIN)
+                    _wait(bell, watcher.tick())
         finally:
-            self.waiter.unwatch(self.run_id, bell.set)
+            watcher.leave()
 
     async def __aiter__(self) -> AsyncIterator[RunStatus]:
         bell, changes, loop = asyncio.Event(), Changes(), asyncio.get_running_loop()
 
         def ring() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed before this watch
                 loop.call_soon_threadsafe(bell.set)
 
-        self.waiter.watch(self.run_id, ring)
+        watcher = Watcher(self.waiter, self.run_id, self.look, ring)
         try:
             while not changes.are_over:
                 bell.clear()
-                try:
-                    status = await self.waiter.look_async(self.run_id, self.look)
-                except Unavailable as error:
-                    changes.are_late(error)
-                else:
-                    if changes.are_in(status):
-                        yield status
+                status = changes.taken(watcher)
+                if status is not None:
+                    yield status
                 if not changes.are_over:
                     with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(bell.wait(), LOOK_AGAIN)
+                        await asyncio.wait_for(bell.wait(), watcher.tick())
         finally:
-            self.waiter.unwatch(self.run_id, ring)
+            watcher.leave()
 
 
 @dataclass
@@ -80,16 +73,20 @@ class Changes:
     def are_over(self) -> bool:
         return self.last is not None and self.last.state not in ("running", "failing")
 
-    def are_in(self, status: RunStatus) -> bool:
-        """Whether a status is another one than the last, which it then is."""
-        is_new, self.last = status != self.last, status
-        return is_new
-
-    def are_late(self, error: Unavailable) -> None:
-        """The store is away. That is waited through, but not by somebody who hasn't seen anything yet."""
-        if self.last is None:
-            raise error
-        logger.debug("A watch goes on while the state store can't be read: %s", error)
+    def taken(self, watcher: Watcher) -> RunStatus | None:
+        """The status that the watcher finds, if that is another one than the last. If the store is away, that is waited
+        through, but not by somebody who hasn't seen anything yet."""
+        try:
+            status = watcher.take()
+        except Unavailable as error:
+            if self.last is None:
+                raise
+            logger.debug("A watch goes on while the state store can't be read: %s", error)
+            return None
+        if status is None or status == self.last:
+            return None
+        self.last = status
+        return status
 
 
 def _wait(bell: threading.Event, seconds: float) -> None:

@@ -1722,6 +1722,27 @@ PYTHON = (
         "tests/test_listing.py::test_what_the_register_has_not_heard_is_shown_and_put_right",
     ),
     python(
+        "each who watches looks",
+        "One look serves all who watch a run in a process.",
+        "if is_asked or self._is_looking:",
+        "if False:",
+        "tests/test_watching.py::test_one_look_serves_all_who_watch_and_they_share_two_connections",
+    ),
+    python(
+        "who begins to watch sees what others saw",
+        "A watch begins with the status of the moment, though others watch already.",
+        "self._next = self._lookout.next_number()",
+        "self._next = 0",
+        "tests/test_watching.py::test_who_begins_to_watch_sees_nothing_older",
+    ),
+    python(
+        "a lost hint is missed for good",
+        "If a hint is lost, a watch looks again after a second.",
+        "rest < EARLY)",
+        "False)",
+        "tests/test_watching.py::test_it_is_looked_again_when_the_last_look_is_a_second_old",
+    ),
+    python(
         "a walk does what is not wanted any more",
         "A run that isn't as wanted any more when its turn comes is left alone.",
         "in looked_at(self._engine, found) if self._wants(glance)]",
