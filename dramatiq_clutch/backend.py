@@ -196,7 +196,8 @@ class ClutchBackend(Register):
         return self.encoder.encode(result)
 
     def warnings(self) -> Sequence[str]:
-        """What is wrong with the settings of the store's server. A worker logs each text when it boots."""
+        """What is wrong with the settings of the store's server. A worker logs each text when it boots. Raises
+        NotConfigured if the server can't keep runs at all; then the worker doesn't boot."""
         return ()
 
     def now(self) -> int:

@@ -39,9 +39,18 @@ def backend_of(broker: Broker) -> ClutchBackend:
     )
 
 
+def check(broker: Broker) -> None:
+    """Raises NotConfigured for a broker whose messages aren't acked: the end of a job is recorded before its ack."""
+    if any(one.__module__.partition(".")[0] == "dramatiq_eager_broker" for one in type(broker).__mro__):
+        raise NotConfigured(
+            f"{type(broker).__name__} works on a message where it is enqueued, and acks none, so the end of no job "
+            "could be recorded. In tests, `with dramatiq_clutch.testing.stubbed():` works without workers, too"
+        )
+
+
 def courier_of(broker: Broker, backend: ClutchBackend) -> Courier:
     """The courier that takes messages to a broker, for runs that are kept in this store."""
-    if _is_redis(broker):
+    if _is_redis(broker) and _is_of_redis_py(broker.client):
         from .backends import RedisCourier
 
         return RedisCourier(broker, backend)
@@ -75,6 +84,11 @@ def warnings_of(broker: Broker) -> Iterator[str]:
             f"{type(broker).__name__} publishes without confirmation, so what its server doesn't take is lost. "
             "Create it with confirm_delivery=True"
         )
+
+
+def _is_of_redis_py(client: object) -> bool:
+    """Whether a client is redis-py's own. Dramatiq also works with one that only has the same methods."""
+    return any(one.__module__.partition(".")[0] == "redis" for one in type(client).__mro__)
 
 
 def _is_redis(broker: Broker) -> TypeGuard[RedisBroker]:

@@ -17,6 +17,7 @@ from dramatiq.middleware import MiddlewareError, Retries, Shutdown
 from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
 from dramatiq.threading import Interrupt
 
+from .aborts import is_abort
 from .backend import Caller, Ending, Record, Reply
 from .errors import NewerRelease, PayloadRefused, is_final
 from .failures import arguments_in, failure_details
@@ -202,6 +203,8 @@ class Closing:
             return "dead", _details(message, job, text="" if job.error or message._exception else "message.fail()")
         if job.exit in ("returned", "skipped"):
             return "succeeded", job.result
+        if is_abort(job.error):
+            return "dead", _details(message, job)  # if Retries has sent another attempt, that is skipped
         if not job.retry_sent:
             try:
                 delay = self._owed_delay(message, job)

@@ -14,8 +14,9 @@ from dramatiq.middleware import SkipMessage
 
 from . import carrying, remarks
 from . import job as jobs
+from .aborts import Aborted, skip_is_an_abort
 from .backend import ClutchBackend
-from .brokers import application_of, backend_of, courier_of, warnings_of
+from .brokers import application_of, backend_of, check, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
 from .ending import Closing
@@ -158,6 +159,7 @@ class ClutchMiddleware(EngineMiddleware):
         """The engine for this broker. Raises NotConfigured if there is no backend for it."""
         engine = self._engines.get(broker)
         if engine is None:
+            check(broker)
             backend = self.backend or backend_of(broker)
             engine = Engine(
                 broker,
@@ -276,6 +278,9 @@ class ClutchMiddleware(EngineMiddleware):
             # a stored result of None.
             message.failed = False
             message.options["store_results"] = False
+        elif job is not None and job.exit is None and skip_is_an_abort():
+            job.exit, job.error = "raised", Aborted(f"message {message.message_id} was aborted before it began")
+            message.fail()
         elif job is not None and job.exit is None:
             job.exit = "skipped"
             if isinstance(job, Job) and not message.failed:

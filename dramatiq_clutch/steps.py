@@ -293,7 +293,7 @@ def message_of(value: object) -> Message[Any] | None:
     message has these. None for anything else, also for a partial of something that isn't an actor."""
     if isinstance(value, Message):
         return value
-    if isinstance(value, Actor | GenericActor):
+    if isinstance(value, Actor | GenericActor) or is_lazy_actor(value):
         actor: Any = value  # a GenericActor has the attributes of its actor
         message: Message[Any] = actor.message()
         return message
@@ -301,6 +301,12 @@ def message_of(value: object) -> Message[Any] | None:
         begun = message_of(value.func)
         return begun and changed(begun, args=(*begun.args, *value.args), kwargs={**begun.kwargs, **value.keywords})
     return None
+
+
+def is_lazy_actor(value: object) -> bool:
+    """Whether a value stands for an actor which it declares once the application is set up, as those of flask-dramatiq
+    do. It has the attributes of an actor, once that is declared."""
+    return isinstance(getattr(value, "actor", None), Actor) and callable(getattr(value, "message", None))
 
 
 def actor_of(step: Any, message: Message[Any], brokers: Iterable[Broker]) -> Any:

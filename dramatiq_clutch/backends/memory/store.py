@@ -58,6 +58,10 @@ class StubBackend(RedisBackend):
         super().__init__(client=cast(Any, self._memory), namespace=namespace, encoder=encoder)
         renew_in_children(self)
 
+    @staticmethod
+    def _takes(client: object) -> bool:
+        return isinstance(client, MemoryClient)
+
     def now(self) -> int:
         return self.clock.now()
 

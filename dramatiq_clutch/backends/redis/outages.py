@@ -45,6 +45,9 @@ CLASSES = {
 #: error: `) or a script on the server (`: -`) puts before it.
 CODE = re.compile(r"(?:^|caused error: |: -)([A-Z]+) ")
 
+#: What a server, or a script on it, says of a command that it doesn't have.
+UNKNOWN_COMMAND = re.compile(r"unknown (redis )?command", re.IGNORECASE)
+
 #: What a server says of a length that it doesn't take. It says the same of bytes that were garbled on the way, so it is
 #: taken for a refusal of a large request only.
 LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk|inline|mbulk))", re.IGNORECASE)
@@ -58,6 +61,8 @@ def way_out(error: BaseException) -> str:
         if isinstance(error, getattr(redis.exceptions, known)):
             return CURABLE[code]
     if isinstance(error, redis.ResponseError):
+        if UNKNOWN_COMMAND.search(str(error)):
+            return "the server is older than Redis 6.2, or doesn't allow this command: see backends/redis/README.md"
         codes = (CURABLE.get(code) for code in CODE.findall(str(error)))
         return next((hint for hint in codes if hint), "see the server's log")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):

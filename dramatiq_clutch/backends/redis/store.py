@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dramatiq import Encoder
 
 from ...about import Context
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
-from ...errors import DamagedState, PayloadRefused, StateUnavailable
+from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavailable
 from ...stored.duties import Duty, OpenStage, SendAgain
 from ...stored.formats import FORMAT, Snapshot, decode_snapshot, success
 from ...stored.places import CallbackTag, Tag
@@ -41,6 +42,10 @@ Common: TypeAlias = tuple[Record, "Along | None"]
 LEAST_LEASE = 1_000
 
 
+#: The oldest version of Redis that has all commands which are used. Every Valkey says it is 7.2.
+OLDEST = (6, 2)
+
+
 class RedisBackend(RedisRewinding):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
@@ -53,7 +58,8 @@ class RedisBackend(RedisRewinding):
       encoder: encodes results; default is Dramatiq's global encoder.
       **parameters: passed to ``redis.Redis``.
 
-    Raises ValueError for a client with ``decode_responses=True``, because stored values are bytes.
+    Raises TypeError for a client that isn't redis-py's own, or is one of `redis.asyncio`; and ValueError for one with
+    ``decode_responses=True``, because stored values are bytes.
     """
 
     def __init__(
@@ -65,18 +71,30 @@ class RedisBackend(RedisRewinding):
         encoder: Encoder | None = None,
         **parameters: Any,
     ) -> None:
+        if client is not None and not self._takes(client):
+            raise TypeError(_not_a_client(client))
         known = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         super().__init__(client=cast("redis.Redis", known), namespace=namespace, encoder=encoder)
         self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
 
+    @staticmethod
+    def _takes(client: object) -> bool:
+        return isinstance(client, redis.Redis | redis.RedisCluster)
+
     def warnings(self) -> Sequence[str]:
         try:
-            memory: dict[str, Any] = self.calls.ask(lambda: self.client.info("memory"))
+            server: dict[str, Any] = self.calls.ask(lambda: self.client.info())
         except StateUnavailable:  # the server is away, or doesn't allow INFO, so its settings aren't known
             return ()
-        policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
+        version = str(server.get("redis_version", ""))
+        if (found := re.match(r"(\d+)\.(\d+)", version)) and tuple(map(int, found.groups())) < OLDEST:
+            raise NotConfigured(
+                f"the server that should keep the state of runs is version {version}, which lacks commands that are "
+                "needed. Use Redis 6.2, any Valkey, or newer"
+            )
+        policy, most = server.get("maxmemory_policy", "noeviction"), server.get("maxmemory", 0)
         if policy == "noeviction" or not most:
             return ()
         return [
@@ -385,4 +403,15 @@ def _expired(run_id: str) -> DamagedState:
     return DamagedState(
         f"the plan of run {run_id!r} expired before it was complete, so nothing was started: reading its steps paused "
         f"for more than {DRAFT_TTL // 60_000} minutes"
+    )
+
+
+def _not_a_client(client: object) -> str:
+    """Why something isn't taken as a client."""
+    kind = f"{type(client).__module__}.{type(client).__qualname__}"
+    if "asyncio" in kind:
+        return f"RedisBackend takes a client that isn't for coroutines, such as redis.Redis(...), not {kind}"
+    return (
+        f"RedisBackend takes a client of redis-py, such as redis.Redis(...), which also speaks to Valkey; not {kind}. "
+        "Pass url= instead, or a client of redis-py to the RedisBroker"
     )
