@@ -31,13 +31,16 @@ from .errors import (
     StateUnavailable,
     Unavailable,
 )
+from .examining import examine
 from .explaining import FailureGroup
 from .failures import JobFailure
+from .findings import Finding
 from .job import current_run, iter_previous_results, previous_failures, previous_results
 from .listing import RunPage, RunSummary, count_runs, runs
 from .middleware import ClutchMiddleware
 from .run import Run
 from .status import RunStatus, StageStatus
+from .sweeper import SweepOutcome, sweep
 
 if TYPE_CHECKING:
     from .backends import RedisBackend, StubBackend
@@ -49,6 +52,7 @@ __all__ = [
     "ClutchMiddleware",
     "DamagedState",
     "FailureGroup",
+    "Finding",
     "ForeignRun",
     "HandOverFailed",
     "HookFailed",
@@ -75,15 +79,18 @@ __all__ = [
     "StageStatus",
     "StateUnavailable",
     "StubBackend",
+    "SweepOutcome",
     "Unavailable",
     "count_runs",
     "current_run",
     "detached",
+    "examine",
     "iter_previous_results",
     "previous_failures",
     "previous_results",
     "runs",
     "select_runs",
+    "sweep",
     "with_result",
 ]
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from dramatiq import Encoder, get_encoder
 from dramatiq.common import current_millis
 
+from .findings import Finding
 from .news import News
 from .register import Register
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
@@ -199,6 +200,11 @@ class ClutchBackend(Register):
         """What is wrong with the settings of the store's server. A worker logs each text when it boots. Raises
         NotConfigured if the server can't keep runs at all; then the worker doesn't boot."""
         return ()
+
+    def fitness(self) -> Iterable[Finding]:
+        """What there is to be said of the store's server, good or bad, for `examine`. It takes what the server lets its
+        user ask. Raises StateUnavailable."""
+        return [Finding("warning", text) for text in self.warnings()]
 
     def now(self) -> int:
         """The time that callers pass as `now`, in UNIX milliseconds: the system's, unless the store has a clock of its
@@ -501,6 +507,10 @@ class ClutchBackend(Register):
     def due(self, now: int, look_again_at: int, limit: int, *, application: str = "") -> Sequence[str]:
         """The ids of at most `limit` runs of the application that are due at `now`. They are put down for
         `look_again_at`, so that they are looked at again even if the caller dies."""
+
+    @abc.abstractmethod
+    def count_due(self, now: int, *, application: str = "") -> int:
+        """How many runs of the application are due at `now`. This changes nothing."""
 
     @abc.abstractmethod
     def look_again(

@@ -126,7 +126,7 @@ class Engine:
 
     def leave_to_workers(self, run_id: str) -> None:
         """Have a worker's sweeper do at once what a run owes."""
-        self.look_again(run_id, self.now() - LAPSED)
+        self.look_again(run_id, max(self.now() - LAPSED, 0))
         self.backend.say(SWEEP)
 
     def leave_to_newer(self, run_id: str, error: BaseException | None) -> None:

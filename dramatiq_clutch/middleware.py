@@ -206,7 +206,7 @@ class ClutchMiddleware(EngineMiddleware):
 
         Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable; what was owed stays owed.
         """
-        return sweep(self._engine(broker))
+        return sweep(self._engine(broker)).looked_at
 
     # A message's life
 

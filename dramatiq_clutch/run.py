@@ -27,6 +27,7 @@ from .errors import (
 )
 from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
+from .picturing import picture_of
 from .status import RunStatus, first_failure
 from .steps import Handle, shortened
 from .stored import owners
@@ -131,6 +132,12 @@ class Run(Handle):
         Raises RunNotFound, ValueError or StateUnavailable.
         """
         return runs(broker=self._broker, parent=self.run_id, limit=limit, cursor=cursor)
+
+    def to_mermaid(self) -> str:
+        """A picture of the run as a Mermaid flowchart: its stages and how they stand, and the runs nested in it that
+        are still there, the first of each stage and three levels of them: ``print(run.to_mermaid())``. That of a clutch
+        is drawn by `Clutch.to_mermaid`. Raises RunNotFound or StateUnavailable."""
+        return picture_of(self._engine, self._status())
 
     @property
     def parent(self) -> Run | None:

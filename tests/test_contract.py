@@ -733,7 +733,9 @@ def test_a_duty_that_cannot_be_done_fails_the_run(store: Store) -> None:
 def test_the_index_tells_each_run_that_is_due_and_puts_it_down_for_later(store: Store) -> None:
     store.create(1)
     assert store.backend.due(store.now, store.now + 99, 10) == []
+    assert [store.backend.count_due(store.now + after) for after in (LEASE - 1, LEASE, LEASE)] == [0, 1, 1]
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == [store.run_id]
+    assert store.backend.count_due(store.now + LEASE) == 0
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == []
     store.backend.look_again(store.run_id, None, run_ttl=TTL)
     assert store.backend.due(store.now + 9 * LEASE, store.now + 10 * LEASE, 10) == []

@@ -322,7 +322,7 @@ def change(world: World, verb: str) -> None:
     else:
         Run.retry(world.run)
         world.sim.retry()
-    while sweep(engine_of(world.broker)):  # what is shared out to whoever comes, level by level
+    while sweep(engine_of(world.broker)).looked_at:  # what is shared out to whoever comes, level by level
         pass
     world.sim.settle()
     world.collect()

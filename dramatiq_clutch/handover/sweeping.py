@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dramatiq.logging import get_logger
 
@@ -32,14 +32,22 @@ NOBODY = "!nobody"
 logger = get_logger(__name__)
 
 
-def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> int:
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many runs a sweep has looked at, and how many of them it couldn't."""
+
+    looked_at: int
+    failed: int
+
+
+def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = lambda: False) -> Swept:
     """Look at all runs that are due in the index at the beginning, at most `limit` at a time, until none is left or
     `is_stopping()`. Duties whose lease has lapsed are done, and shares that are for anybody; stalled runs are reported,
     or sent again.
 
-    Returns how many runs were looked at. Raises StateUnavailable or BrokerUnavailable.
+    Raises StateUnavailable or BrokerUnavailable.
     """
-    looked, began = 0, engine.now()
+    looked, failed, began = 0, 0, engine.now()
     while True:
         at = engine.now() + 2 * engine.lease_ms
         due = engine.backend.due(began, at, limit, application=engine.application)
@@ -55,6 +63,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 logger.info("The sweeper lets go of run %s: %s", run_id, error)
                 engine.look_again(run_id, None)
             except Exception as error:  # one run must not stop the others; it is looked at again later
+                failed += 1
                 if isinstance(error, Unavailable):
                     answers = _answers(engine)
                     in_vain += not (answers and isinstance(error, StateUnavailable))
@@ -65,7 +74,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 logger.error("The sweeper can't look at run %s, and goes on: %s", run_id, error, exc_info=shown)
         looked += len(due)
         if not due or is_stopping():
-            return looked
+            return Swept(looked, failed)
 
 
 def _answers(engine: Engine) -> bool:

@@ -34,6 +34,9 @@ class Commands(abc.ABC):
     def zrangebyscore(self, key: str, least: Any, most: Any, start: int, num: int) -> Any:
         return self.execute_command("ZRANGEBYSCORE", key, least, most, "LIMIT", start, num)
 
+    def zcount(self, key: str, least: Any, most: Any) -> Any:
+        return self.execute_command("ZCOUNT", key, least, most)
+
     def exists(self, *keys: str) -> Any:
         return self.execute_command("EXISTS", *keys)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from dramatiq import Encoder
 
+from ...findings import Finding
 from ...forks import renew_in_children
 from ..redis import RedisBackend
 from ..redis.calls import Calls, located, translated
@@ -71,6 +72,9 @@ class StubBackend(RedisBackend):
 
     def warnings(self) -> Sequence[str]:
         return ()
+
+    def fitness(self) -> Iterable[Finding]:
+        return [Finding("info", "Runs are kept in this process alone, and end with it")]
 
     def reset(self) -> None:
         """Forget all runs, and how far the clock was advanced: ``backend.reset()`` between two tests."""

@@ -232,6 +232,9 @@ class RedisReading(ClutchBackend):
             self.calls.ask(lambda: self.client.zadd(runs, dict.fromkeys(due, look_again_at), xx=True))
         return [run_id.decode() for run_id in due]
 
+    def count_due(self, now: int, *, application: str = "") -> int:
+        return int(self.calls.ask(lambda: self.client.zcount(index(self.namespace, application), 0, now)))
+
     def look_again(
         self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
@@ -15,6 +15,7 @@ from dramatiq import Encoder
 from ...about import Context
 from ...backend import SHARE, Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavailable
+from ...findings import Finding
 from ...stored.duties import Duty, OpenStage, SendAgain
 from ...stored.formats import FORMAT, Snapshot, decode_snapshot, success
 from ...stored.places import CallbackTag, Tag
@@ -26,6 +27,7 @@ from .calling import At
 from .calls import translated
 from .combining import Combining
 from .constants import DRAFT_TTL
+from .fitness import findings
 from .keys import index
 from .lazily import redis
 from .outages import LARGE
@@ -101,6 +103,9 @@ class RedisBackend(RedisRewinding):
             f"the server is set to evict keys when its memory ({most:,} bytes) is full (maxmemory-policy {policy}); "
             "a run whose keys are evicted is lost. Set maxmemory-policy noeviction, or give runs a server of their own"
         ]
+
+    def fitness(self) -> Iterable[Finding]:
+        return findings(self.client, self.calls.ask)
 
     # A run begins
 

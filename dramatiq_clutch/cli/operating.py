@@ -1,0 +1,101 @@
+"""The verbs of an operator: `sweep`, `doctor` and `web`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+
+import click
+
+from .target import Code, Refusal, Target, target_options
+from .text import coloured, safe, say, say_json, tell, width, wrapped
+
+#: The version of the document that `doctor` prints as JSON.
+SCHEMA = 1
+
+#: How wide the column of severities is.
+INDENT = 9
+
+
+@click.command("sweep")
+@target_options()
+@click.pass_obj
+def sweep_verb(target: Target, /) -> None:
+    """Do once what a worker's sweeper does: finish what is owed and nobody does.
+
+    With --url, the sweepers of the workers are called instead.
+    """
+    from dramatiq_clutch import sweep
+
+    outcome = sweep(target.broker)
+    if target.json:
+        say_json(dataclasses.asdict(outcome))
+    elif outcome.left_to_workers:
+        say("The sweepers of the workers were called.")
+    else:
+        failed = f", {outcome.failed:,} of which couldn't be looked at" if outcome.failed else ""
+        say(f"Runs that were due: {outcome.looked_at:,}{failed}.")
+    sys.exit(Code.REFUSED if outcome.failed else Code.DONE)
+
+
+@click.command("doctor")
+@target_options()
+@click.pass_obj
+def doctor_verb(target: Target, /) -> None:
+    """Examine the server, the broker and the workers; the exit code is 1 if there is an error among the findings.
+
+    It changes nothing. What the server's user isn't allowed to ask is told.
+    """
+    from dramatiq_clutch import examine
+
+    found = examine(target.broker)
+    if target.json:
+        say_json({"schema": SCHEMA, "findings": [dataclasses.asdict(finding) for finding in found]})
+    else:
+        most = width()
+        for finding in found:
+            lines = wrapped(safe(finding.text), None if most is None else most - INDENT)
+            say(coloured(finding.severity, f"{finding.severity:{INDENT}}") + lines[0])
+            for line in lines[1:]:
+                say(" " * INDENT + line)
+            if finding.way_out:
+                lines = wrapped(f"-> {safe(finding.way_out)}.", None if most is None else most - INDENT)
+                for line in lines:
+                    say(" " * INDENT + line)
+    errors = sum(finding.severity == "error" for finding in found)
+    if errors and not target.json:
+        tell(f"{errors} error{'s' if errors > 1 else ''}.")
+    sys.exit(Code.REFUSED if errors else Code.DONE)
+
+
+@click.command("web")
+@target_options()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen. The page asks nobody who he is.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8_321, show_default=True, help="Where to listen.")
+@click.option("--actions", is_flag=True, help="Let whoever sees the page cancel, retry, resend and delete.")
+@click.pass_obj
+def web_verb(target: Target, /, host: str, port: int, actions: bool) -> None:
+    """Serve the page of runs on this machine, until Ctrl-C.
+
+    \b
+    For example:
+      dramatiq-clutch -b myapp.tasks web --actions
+    """
+    from .command import lacking
+
+    try:
+        import uvicorn
+
+        web = importlib.import_module("dramatiq_clutch.web")
+    except ModuleNotFoundError as error:
+        raise lacking(error.name, "web") from error
+    served = web.app(target.broker, actions=actions)
+    shown = f"[{host}]" if ":" in host else host
+    tell(f"http://{shown}:{port}/ shows the runs of {target.whose}; Ctrl-C ends.")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        tell(coloured("warning", "It listens for other machines, too, and asks nobody who he is."))
+    try:
+        uvicorn.run(served, host=host, port=port, log_level="warning")
+    except OSError as error:
+        raise Refusal(f"it can't listen there: {error}", Code.USAGE) from error

@@ -1,0 +1,114 @@
+"""Examines what runs depend on: the server of the state store, the broker, the workers, and runs that are stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dramatiq import Broker, get_broker
+
+from .backend import SWEEP
+from .brokers import warnings_of
+from .engine import Engine, engine_of
+from .errors import StateUnavailable
+from .findings import Finding
+from .listing import count_runs, runs
+from .stored.owners import SWEEPER
+
+#: How many stalled runs are named, at most.
+MOST_NAMED = 5
+
+#: A run that has been due for a sweeper for so many milliseconds has none.
+OVERDUE = 120_000
+
+#: An id that no run has.
+NOBODY = "!nobody"
+
+#: How many seconds it is waited until the server lets somebody listen.
+PATIENCE = 1.0
+
+#: The order in which findings are told.
+ORDER = ("error", "warning", "info")
+
+
+def examine(broker: Broker | None = None) -> list[Finding]:
+    """Examine what the runs of this application depend on, the most serious first: whether the server of the state
+    store is fit for it (its version, whether it evicts keys, what a restart leaves, what it allows), what the broker's
+    settings put at risk, whether anybody sweeps, and which runs are stalled. It changes nothing. For example::
+
+        for finding in examine():
+            print(f"{finding.severity}: {finding.text}. {finding.way_out}")
+
+    What the server doesn't let its user ask is an `info`. That the state store can't be used is an `error`, and nothing
+    is looked at after that.
+
+    Raises NotConfigured for a broker that isn't ready for clutches.
+    """
+    engine = engine_of(broker or get_broker())
+    found = list[Finding]()
+    try:
+        for look in (_store, _broker, _runs):
+            found += look(engine)
+    except StateUnavailable as error:
+        found.append(
+            Finding(
+                "error",
+                f"The state store can't be used: {error}",
+                "See that its server runs, that this is its address, and that the user may do what is needed",
+            )
+        )
+    return sorted(found, key=lambda finding: ORDER.index(finding.severity))
+
+
+def _store(engine: Engine) -> Iterator[Finding]:
+    backend = engine.backend
+    backend.sweep(NOBODY, engine.caller(SWEEPER), stalled_after=engine.stalled_after)  # whether scripts may run
+    yield from backend.fitness()
+    listener = backend.listen()
+    try:
+        listener.add([SWEEP])
+        listener.hear(PATIENCE)
+        if listener.is_deaf:
+            yield Finding(
+                "warning",
+                "The state store's server lets nobody listen, so who waits for a result has to ask again and again",
+                "Allow its user PUBLISH, SUBSCRIBE and UNSUBSCRIBE on the channels of the namespace",
+            )
+    finally:
+        listener.close()
+
+
+def _broker(engine: Engine) -> Iterator[Finding]:
+    if engine.is_detached:
+        yield Finding("info", "The broker wasn't looked at: only the state store is known here")
+        return
+    for text in warnings_of(engine.broker):
+        what, _, way_out = text.partition(". ")
+        yield Finding("warning", what, way_out)
+    if getattr(engine.broker, "maintenance_chance", None) == 0:
+        yield Finding(
+            "warning",
+            "The broker's maintenance_chance is 0, so what dead workers have left unacked is only redelivered by the "
+            "sweepers of living ones",
+            "Leave maintenance_chance as it is by default",
+        )
+
+
+def _runs(engine: Engine) -> Iterator[Finding]:
+    counts = count_runs(engine.broker)
+    at_work = counts["running"] + counts["failing"]
+    yield Finding("info", f"Runs at work: {at_work:,}; failed: {counts['failed']:,}; stalled: {counts['stalled']:,}")
+    stalled = runs(broker=engine.broker, state="stalled", limit=MOST_NAMED) if counts["stalled"] else ()
+    if stalled:
+        named = ", ".join(run.run_id for run in stalled)
+        yield Finding(
+            "error",
+            f"Runs are stalled, such as {named}: nothing has happened to them for long",
+            "See that workers listen to the queues of their jobs; if messages were lost, resend() these runs",
+        )
+    late = engine.backend.count_due(engine.now() - OVERDUE, application=engine.application)
+    if late:
+        yield Finding(
+            "error",
+            f"Nobody sweeps: {late:,} runs have been waiting for a sweeper for more than {OVERDUE // 1_000} s",
+            "See that a worker with ClutchMiddleware runs, and that its sweep_interval isn't None",
+        )

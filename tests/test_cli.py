@@ -1,0 +1,547 @@
+"""The command: what it says, how it ends, and that nothing of a job's gets at the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import dramatiq
+import pytest
+import redis
+from click.testing import CliRunner, Result
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_clutch import Clutch, JobFailure, Run, RunPage, RunStatus, StageStatus, StateUnavailable
+from dramatiq_clutch.cli import main
+from dramatiq_clutch.cli.command import VERBS, command
+from dramatiq_clutch.cli.completing import ids
+from dramatiq_clutch.cli.looking import shown
+from dramatiq_clutch.cli.target import Code
+from dramatiq_clutch.cli.text import ago, bar, cut, lasting, safe, table, width_of
+from dramatiq_clutch.engine import engine_of
+from tests.conftest import running_worker
+from tests.support.jobs import Jobs, state_is
+from tests.support.server import Server, free_port
+
+PAGE = Path(__file__).parent.parent / "examples" / "command" / "README.md"
+
+#: What an enemy puts wherever a job can put anything: it clears the screen, sets the title, rings, turns the direction
+#: of writing, moves the cursor, and is markup.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x08\r\nline\u202eevil\u2066\u200b\x9b31m[bold red]x[/] {0} %s \ud800 \x00"
+
+#: What must never reach a terminal.
+DANGEROUS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Calls the command, for which `-b myapp.tasks` is this test's broker."""
+    for name in ("BROKER", "URL", "NAMESPACE", "APPLICATION"):
+        monkeypatch.delenv(f"DRAMATIQ_CLUTCH_{name}", raising=False)
+    monkeypatch.setattr("dramatiq_clutch.cli.target._imported", lambda *_: stub_broker)
+
+    def call(*args: str, code: int = 0, **more: Any) -> Result:
+        result = CliRunner().invoke(command, ["-b", "myapp.tasks", *args], prog_name="dramatiq-clutch", **more)
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    return call
+
+
+def answer(result: Result) -> Any:
+    assert result.stdout.isascii()
+    return json.loads(result.stdout)
+
+
+def lines(result: Result) -> list[Any]:
+    assert result.stdout.isascii()
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "naïve", "日本語", "👍", 'quotes " and \\ backslashes', "[bold]markup[/bold]"]
+)
+def test_what_is_printable_is_shown_as_it_is(text: str) -> None:
+    assert safe(text) == text
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    shown = safe(HOSTILE)
+    assert not DANGEROUS.search(shown)
+    assert "\n" not in shown
+    assert r"\x1b[2J\x1b]0;owned\x07" in shown
+    assert r"\u202eevil" in shown
+
+
+def test_a_long_text_is_shortened() -> None:
+    assert safe("x" * 5_000) == "x" * 999 + "…"
+
+
+def test_a_text_is_as_wide_as_a_terminal_has_it() -> None:
+    assert [width_of(text) for text in ("ab", "日本", "e\u0301")] == [2, 4, 1]
+    assert cut("日本語", 5) == "日本…"
+    assert cut("abc", 3) == "abc"
+
+
+def test_a_table_is_as_wide_as_it_may_be() -> None:
+    rows = [("1", "running", "x" * 100), ("22", "failed", "y")]
+    narrow = [click.unstyle(line) for line in table(("RUN", "STATE", "NAME"), rows, states=1, most=40)]
+    assert [len(line) for line in narrow] == [18, 40, 15]
+    assert "x" * 100 in table(("RUN", "STATE", "NAME"), rows, most=None)[1]
+
+
+def test_a_bar_shows_whatever_there_is_any_of() -> None:
+    drawn = click.unstyle(bar([("succeeded", 1), ("dead", 1), ("failing", 1)], 10_000, 16))
+    assert len(drawn) == 16
+    assert len(set(drawn)) == 2
+    assert len(click.unstyle(bar([("succeeded", 10_000), ("dead", 1)], 10_001, 16))) == 16
+    assert click.unstyle(bar([], 0, 4)) in ("────", "....")
+
+
+def test_times_are_told_in_two_units_at_most() -> None:
+    assert [lasting(seconds) for seconds in (0, 59, 61, 7_325, 90_061)] == ["0s", "59s", "1m1s", "2h2m", "1d1h"]
+    assert ago(None) == "-"
+    assert ago(1_000, now=61.0) == "1m"
+
+
+# What is asked for
+
+
+def test_without_a_broker_it_says_how_to_name_one(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(command, ["list"])
+    assert result.exit_code == Code.USAGE
+    assert "DRAMATIQ_CLUTCH_BROKER" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module_at_all", "there is no module 'no_such_module_at_all'"),
+        ("tests.support.awaiting:broker", "names no broker"),
+        ("tests.support.awaiting:PATIENCE", "names no broker"),
+        ("broken_module", "the module 'broken_module' can't be imported: ZeroDivisionError: division by zero"),
+        (
+            "lacking_module",
+            "the module 'lacking_module' can't be imported: ModuleNotFoundError: No module named 'gone'",
+        ),
+    ],
+)
+def test_a_broker_that_cannot_be_found_is_told_in_words(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "broken_module.py").write_text("print('noise')\n1 / 0\n")
+    (tmp_path / "lacking_module.py").write_text("import gone\n")
+    result = CliRunner().invoke(command, ["list", "-b", name, "-P", str(tmp_path)])
+    assert result.exit_code == Code.USAGE
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+
+
+def test_a_broker_without_the_middleware_is_told_in_words(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_clutch.cli.target._imported", lambda *_: StubBroker(middleware=[]))
+    assert "ClutchMiddleware()" in call("list", code=Code.USAGE).stderr
+
+
+def test_the_broker_and_the_store_are_not_both_named(call: Call) -> None:
+    assert "either --broker or --url" in call("list", "--url", "redis://localhost", code=Code.USAGE).stderr
+
+
+def test_an_address_that_is_none_is_not_shown() -> None:
+    result = CliRunner().invoke(command, ["list", "--url", "http://user:secret@host"])
+    assert result.exit_code == Code.USAGE
+    assert "secret" not in result.output
+
+
+def test_options_behind_the_verb_come_before_others(stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def imported(name: str, path: str) -> dramatiq.Broker:
+        asked.append(name)
+        return stub_broker
+
+    monkeypatch.setattr("dramatiq_clutch.cli.target._imported", imported)
+    for arguments in (["list"], ["-b", "front", "list"], ["-b", "front", "list", "-b", "behind"]):
+        CliRunner().invoke(command, arguments, env={"DRAMATIQ_CLUTCH_BROKER": "environment"})
+    assert asked == ["environment", "front", "behind"]
+
+
+def test_an_address_on_the_command_line_comes_before_a_broker_in_the_environment(
+    server: Server, redis_client: redis.Redis
+) -> None:
+    env = {"DRAMATIQ_CLUTCH_BROKER": "no_such_module_at_all"}
+    result = CliRunner().invoke(command, ["list", "--url", server.url, "--json"], env=env)
+    assert answer(result)["runs"] == []
+
+
+def test_a_store_that_is_away_is_told_in_words() -> None:
+    result = CliRunner().invoke(command, ["list", "--url", f"redis://127.0.0.1:{free_port()}/0"])
+    assert result.exit_code == Code.AWAY
+    assert "is it running?" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_an_extra_that_is_not_installed_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert 'pip install "dramatiq-clutch[web]"' in call("web", code=Code.USAGE).stderr
+
+
+def test_the_command_itself_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == Code.USAGE
+    assert 'pip install "dramatiq-clutch[cli]"' in capsys.readouterr().err
+
+
+# Looking
+
+
+@pytest.fixture
+def jobs(stub_broker: StubBroker) -> Jobs:
+    return Jobs(stub_broker)
+
+
+@pytest.fixture
+def failed(jobs: Jobs) -> Run:
+    jobs.script["a"] = ["die"]
+    run = (
+        Clutch(name="import").then(jobs.job.message("a")).then(jobs.job.message("b")).run(run_id="import-1", tags=["t"])
+    )
+    with running_worker(jobs.broker):
+        state_is(run, "failed")
+    return run
+
+
+def test_runs_are_listed_newest_first_and_filtered(call: Call, jobs: Jobs, failed: Run) -> None:
+    Clutch(name="other").then(jobs.job.message("b")).run(run_id="other-1")
+    assert [row.split()[:2] for row in call("list").stdout.splitlines()[1:]] == [
+        ["other-1", "running"],
+        ["import-1", "failed"],
+    ]
+    for chosen in (("--state", "failed"), ("--name", "import"), ("--tag", "t")):
+        assert call("list", "--ids", *chosen, "--since", "1h").stdout == "import-1\n"
+    assert call("list", "--ids", "--since", "2999-01-01").stdout == ""
+    assert "No such runs of the application ''" in call("list", "--name", "none").stderr
+    assert "neither how long ago" in call("list", "--since", "soon", code=Code.USAGE).stderr
+
+
+def test_a_list_in_json_has_the_fields_of_a_summary(call: Call, failed: Run) -> None:
+    given = answer(call("list", "--json"))
+    assert given["schema"] == 1
+    assert given["runs"][0]["run_id"] == "import-1"
+    assert given["runs"][0]["tags"] == ["t"]
+    assert given["cursor"] is None
+
+
+def test_a_list_goes_on_at_its_cursor(call: Call, jobs: Jobs) -> None:
+    for number in range(3):
+        Clutch().then(jobs.job.message("a")).run(run_id=f"run-{number}")
+    first = answer(call("list", "--json", "--limit", "2"))
+    assert "--cursor" in call("list", "--limit", "2").stderr
+    rest = answer(call("list", "--json", "--cursor", first["cursor"]))
+    assert len(first["runs"]) + len(rest["runs"]) == 3
+
+
+def test_a_run_is_shown(call: Call, failed: Run) -> None:
+    text = call("show", "import-1", "-t").stdout
+    assert "It has failed in stage 0 (1 of 2): 1 of 1 member dead." in text
+    assert "LookupError in job\n  a dies\n" in text
+    assert "Traceback" in text
+    given = answer(call("show", "import-1", "--json"))
+    assert given["waits_for"] == failed.status().waits_for()
+    assert given["children"] == []
+    assert given["schema"] == failed.status().to_dict()["schema"]
+
+
+def test_nested_runs_are_shown_below_their_stage(call: Call, jobs: Jobs) -> None:
+    inner = Clutch(name="inner").then(jobs.job.message("a"))
+    Clutch().parallel([Clutch(name="outer").then(inner)] * 2, name="two").run(run_id="tree")
+    shown = call("show", "tree").stdout.splitlines()
+    at = next(number for number, line in enumerate(shown) if "two" in line and "0/2" in line)
+    assert [line.split()[0] for line in shown[at + 1 : at + 5]] == ["~0.0", "~0.0", "~0.1", "~0.0"]
+
+
+def test_a_run_that_is_not_there_is_told_in_words(call: Call) -> None:
+    for verb in ("show", "watch", "graph", "cancel", "retry", "resend"):
+        assert "there is no run 'nobody'" in call(verb, "nobody", code=Code.NO_SUCH_RUN).stderr
+
+
+def test_a_run_is_watched_line_by_line_in_a_pipe(call: Call, jobs: Jobs, failed: Run) -> None:
+    assert call("watch", "import-1", code=Code.REFUSED).stdout.startswith("  0%  failed: It has")
+    assert lines(call("watch", "import-1", "--json", code=Code.REFUSED))[-1]["state"] == "failed"
+    run = Clutch().then(jobs.job.message("b")).run()
+    assert "is still at work" in call("watch", run.run_id, "--timeout", "0.01", code=Code.AT_WORK).stderr
+    run.cancel()
+    call("watch", run.run_id, code=Code.CANCELLED)
+    ended = Clutch().run()
+    assert call("watch", ended.run_id).stdout == "100%  succeeded: It has succeeded.\n"
+
+
+def test_a_run_is_drawn(call: Call, failed: Run) -> None:
+    assert call("graph", "import-1").stdout == failed.to_mermaid()
+    assert answer(call("graph", "import-1", "--json"))["mermaid"] == failed.to_mermaid()
+
+
+# Steering
+
+
+def test_runs_are_steered_by_their_ids(call: Call, jobs: Jobs, failed: Run) -> None:
+    assert call("retry", "import-1").stdout == "import-1  retried\n"
+    assert call("retry", "import-1").stdout == "import-1  nothing to do\n"
+    assert call("resend", "import-1").stdout == "import-1  sent again\n"
+    assert call("cancel", "import-1", "import-1").stdout == "import-1  cancelled\n"
+    assert call("delete", "import-1", "--yes").stdout == "import-1  deleted\n"
+    call("show", "import-1", code=Code.NO_SUCH_RUN)
+
+
+def test_runs_are_steered_by_filters(call: Call, jobs: Jobs, failed: Run) -> None:
+    Clutch(name="other").then(jobs.job.message("b")).run(run_id="other-1")
+    result = call("retry", "--state", "failed", "--since", "1h", "--yes")
+    assert result.stdout == "import-1  retried\n"
+    assert [one["run_id"] for one in lines(call("cancel", "--all", "--yes", "--json"))] == ["other-1", "import-1"]
+    assert "2 deleted." in call("delete", "--state", "cancelled", "-y").stderr
+
+
+def test_an_error_of_one_run_stops_no_other(call: Call, jobs: Jobs, failed: Run) -> None:
+    result = call("retry", "nobody", "import-1", code=Code.NO_SUCH_RUN)
+    assert result.stdout == "import-1  retried\n"
+    at_work = Clutch().then(jobs.job.message("b")).run(run_id="at-work")
+    result = call("delete", "at-work", "nobody", "-y", code=Code.REFUSED)
+    assert "is at work" in result.stderr
+    assert at_work.status().state == "running"
+    (given, _) = lines(call("delete", "at-work", "nobody", "-y", "--json", code=Code.REFUSED))
+    assert given["error"]["type"] == "RunAtWork"
+
+
+def test_nothing_is_done_to_many_runs_without_an_answer(
+    call: Call, failed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "say --yes" in call("retry", "--state", "failed", code=Code.USAGE).stderr
+    assert "say --yes" in call("delete", "import-1", code=Code.USAGE).stderr
+    monkeypatch.setattr("dramatiq_clutch.cli.steering.can_ask", lambda: True)
+    asked = call("retry", "--state", "failed", input="n\n", code=Code.REFUSED)
+    assert "Retry 1 run (state failed)? [y/N]" in asked.stderr
+    assert failed.status().state == "failed"
+    assert call("retry", "--state", "failed", input="y\n").stdout.endswith("import-1  retried\n")
+
+
+def test_nothing_is_chosen_by_saying_nothing(call: Call) -> None:
+    for arguments in ((), ("one", "--all"), ("one", "--state", "failed"), ("--all", "--name", "x")):
+        assert "takes the ids of runs, or filters" in call("cancel", *arguments, code=Code.USAGE).stderr
+
+
+def test_a_filter_that_finds_nothing_asks_nothing(call: Call) -> None:
+    assert "No such runs" in call("delete", "--name", "none").stderr
+
+
+def test_a_stage_is_done_again(call: Call, jobs: Jobs) -> None:
+    run = Clutch(keep_results=True).then(jobs.job.message("a"), name="first").run(run_id="kept")
+    with running_worker(jobs.broker):
+        run.get_result(block=True)
+    assert call("retry", "kept", "--from-stage", "first").stdout == "kept  retried\n"
+    assert "no stage" in call("retry", "kept", "--from-stage", "nowhere", code=Code.REFUSED).stderr
+
+
+def test_without_the_broker_the_workers_are_told(
+    redis_broker: dramatiq.Broker, server: Server, redis_client: redis.Redis
+) -> None:
+    jobs = Jobs(redis_broker)
+    run = Clutch().then(jobs.job.message("a")).run()
+    whose = ["--url", server.url, "--application", engine_of(redis_broker).application]
+    result = CliRunner().invoke(command, ["cancel", run.run_id, *whose])
+    assert result.stdout == f"{run.run_id}  cancelled\n"
+    assert "left to the workers" in result.stderr
+    assert run.status().state == "cancelled"
+    assert CliRunner().invoke(command, ["sweep", *whose]).stdout == "The sweepers of the workers were called.\n"
+    foreign = CliRunner().invoke(command, ["cancel", run.run_id, "--url", server.url])
+    assert foreign.exit_code == Code.REFUSED
+    assert "belongs to the application" in foreign.stderr
+
+
+# Operating
+
+
+def test_a_sweep_says_what_it_has_looked_at(call: Call, failed: Run) -> None:
+    failed.retry()
+    engine = engine_of(dramatiq.get_broker())
+    engine.look_again("import-1", engine.now())
+    assert answer(call("sweep", "--json")) == {"looked_at": 1, "failed": 0, "left_to_workers": False}
+    assert call("sweep").stdout == "Runs that were due: 0.\n"
+
+
+def test_the_doctor_tells_what_it_finds(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answer(call("doctor", "--json"))
+    assert found["schema"] == 1
+    assert {finding["severity"] for finding in found["findings"]} == {"info"}
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StateUnavailable("gone fishing")
+
+    monkeypatch.setattr(engine_of(dramatiq.get_broker()).backend, "sweep", away)
+    result = call("doctor", code=Code.REFUSED)
+    assert result.stdout.startswith(
+        "error    The state store can't be used: gone fishing\n         -> See that its server"
+    )
+
+
+@pytest.mark.parametrize("shell", [pytest.param("bash", marks=pytest.mark.process), "zsh", "fish"])
+def test_a_shell_gets_its_script(shell: str, call: Call) -> None:
+    """That for bash asks the bash that is there how old it is."""
+    assert "_DRAMATIQ_CLUTCH_COMPLETE" in call("completion", shell).stdout
+
+
+def test_ids_of_runs_are_completed(call: Call, failed: Run) -> None:
+    with command.make_context("dramatiq-clutch", ["-b", "myapp.tasks", "list"]) as context:
+        offered = ids(context, click.Argument(["run_id"]), "imp")
+    assert [item.value for item in offered] == ["import-1"]
+    with command.make_context("dramatiq-clutch", ["list"]) as context:
+        assert ids(context, click.Argument(["run_id"]), "") == []
+
+
+# What jobs say
+
+
+@pytest.fixture
+def hostile(stub_broker: StubBroker) -> Run:
+    """A run of an enemy's, whose name, tags and failure say what they shouldn't."""
+    text = HOSTILE.replace("\ud800", "")
+
+    @dramatiq.actor(max_retries=0, actor_name="evil")
+    def evil(argument: str) -> None:
+        raise type(text.replace("\x00", ""), (ValueError,), {})(text)
+
+    name = text.replace("\x00", "")
+    run = Clutch(name=name).parallel([evil.message(text)]).run(run_id="enemy", tags=["tag\u202eevil"])
+    with running_worker(stub_broker):
+        state_is(run, "failed")
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",),
+        ("show", "enemy", "-t"),
+        ("watch", "enemy"),
+        ("graph", "enemy"),
+        ("cancel", "\x1b[2J\u202e"),
+        ("retry", "--name", "\x1b[2J", "--yes"),
+        ("list", "--name", "\x1b]0;x\x07"),
+        ("list", "--json"),
+        ("show", "enemy", "--json"),
+        ("watch", "enemy", "--json"),
+    ],
+)
+@pytest.mark.parametrize("colour", [False, True])
+def test_nothing_of_a_jobs_gets_at_the_terminal(
+    arguments: tuple[str, ...], colour: bool, hostile: Run, call: Call
+) -> None:
+    result = CliRunner().invoke(command, ["-b", "myapp.tasks", *arguments], color=colour)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    # What is left when our own colours are taken away, and line ends:
+    shown = re.sub(r"\x1b\[(?:\d+m|0m)", "", result.output).replace("\n", "")
+    assert not DANGEROUS.search(shown), repr(shown)
+
+
+def test_a_hostile_status_is_shown_whatever_it_holds() -> None:
+    """Each of the texts that a status has."""
+
+    class NoChildren:
+        def children(self, **_: Any) -> Any:
+            return RunPage(())
+
+    failure = JobFailure(0, 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1, HOSTILE, 1, traceback=f"{HOSTILE}\n{HOSTILE}")
+    own = JobFailure(0, None, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1)
+    stage = StageStatus("failed", 1, dead=1, name=HOSTILE)
+    status = RunStatus(HOSTILE, HOSTILE, "failed", (stage,), (failure, own), own, 0, 0, tags=(HOSTILE,))
+    given: Any = NoChildren()
+    text = "\n".join(shown(given, status, traceback=True, most=80))
+    assert not DANGEROUS.search(click.unstyle(text).replace("\n", ""))
+
+
+# The page
+
+
+def console_blocks() -> list[str]:
+    return re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_verb_and_option_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    context = click.Context(command)
+    for name in VERBS:
+        verb = command.get_command(context, name)
+        assert verb is not None
+        assert f"`{name}" in text, name
+        for parameter in verb.params:
+            for option in parameter.opts if isinstance(parameter, click.Option) else ():
+                assert re.search(rf"`[^`\n]*{option}\b", text), (name, option)
+
+
+def test_every_verb_explains_itself_within_80_columns(call: Call) -> None:
+    for name in [*VERBS, None]:
+        text = call(*([name] if name else []), "--help").stdout
+        assert max(map(len, text.splitlines())) <= 80, name
+    for name, (_, told) in VERBS.items():
+        verb = command.get_command(click.Context(command), name)
+        assert verb is not None
+        assert (verb.help or "").startswith(told.rstrip(".")), name
+
+
+def test_the_exit_codes_are_those_on_the_page_and_in_the_help(call: Call) -> None:
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [code.value for code in Code]
+    told = call("--help").stdout
+    for number, text in rows:
+        assert f"{number}  {text.replace('`', '')}" in told
+
+
+def alike(text: str) -> list[str]:
+    """A text without what differs from time to time."""
+    text = re.sub(r"\d\d:\d\d:\d\d", "14:02:07", click.unstyle(text))
+    text = re.sub(r"\b\d+[smh](?= +\S)", "12s", text)
+    return [re.sub(r"[ ─━=.]{2,}", "  ", line).rstrip() for line in text.splitlines()]
+
+
+def test_the_page_shows_what_is_printed(call: Call, stub_broker: StubBroker) -> None:
+    @dramatiq.actor(max_retries=0)
+    def load(source: str) -> str:
+        if source == "prices":
+            raise TimeoutError("prices: no answer")
+        return source
+
+    @dramatiq.actor(queue_name="later")
+    def report() -> None: ...
+
+    single = Clutch(name="import").then(load.message("all")).run(run_id="import-41")
+    sources = [load.message(source) for source in ("orders", "customers", "prices")]
+    nightly = Clutch(name="nightly").parallel(sources, name="load").then(report, name="report")
+    run = nightly.run(run_id="nightly-2026-11-28", tags=["customer-7"])
+    with running_worker(stub_broker):
+        state_is(single, "succeeded")
+        state_is(run, "failed")
+    album = Clutch(name="album").then(report)
+    Clutch(name="gallery").parallel([album, album], name="albums").then(report, name="report").run(run_id="gallery-7")
+
+    found = 0
+    for block in console_blocks():
+        for entered, printed in re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", block, re.MULTILINE):
+            program, *arguments = shlex.split(entered)
+            assert program == "dramatiq-clutch"
+            result = CliRunner().invoke(command, arguments, prog_name=program)
+            told = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+            assert alike(result.stdout + "\n".join(told)) == alike(printed), entered
+            found += 1
+    assert found >= 10
