@@ -37,6 +37,7 @@ from .failures import JobFailure
 from .findings import Finding
 from .job import current_run, iter_previous_results, previous_failures, previous_results
 from .listing import RunPage, RunSummary, count_runs, runs
+from .members import Member, MemberPage
 from .middleware import ClutchMiddleware
 from .run import Run
 from .status import RunStatus, StageStatus
@@ -57,6 +58,8 @@ __all__ = [
     "HandOverFailed",
     "HookFailed",
     "JobFailure",
+    "Member",
+    "MemberPage",
     "NestingError",
     "NewerRelease",
     "NotConfigured",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from .stored.places import Place
 
 #: What `runs` may be asked for: a state as a status shows it, or `stalled`.
 Wanted = Literal["running", "failing", "failed", "succeeded", "cancelled", "stalled"]
+
+#: The version of what `RunPage.to_dict` gives.
+SCHEMA = 1
 
 #: How many runs a page has, at most.
 MOST = 1_000
@@ -67,6 +71,11 @@ class RunSummary:
     progress: float
     stalled_since: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as a dict that JSON can write, with a field for each of its own: ``summary.to_dict()["state"]``.
+        The fields are those of ``RunPage.to_dict()``."""
+        return {**dataclasses.asdict(self), "tags": list(self.tags)}
+
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
@@ -84,6 +93,12 @@ class RunPage:
 
     def __len__(self) -> int:
         return len(self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The page as a dict that JSON can write: ``{"schema": 1, "runs": […], "cursor": null}``, where each run is as
+        ``RunSummary.to_dict()`` has it. `schema` gets higher when a field goes, or changes its meaning; fields may be
+        added at any time."""
+        return {"schema": SCHEMA, "runs": [run.to_dict() for run in self.runs], "cursor": self.cursor}
 
 
 def runs(

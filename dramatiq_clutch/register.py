@@ -1,4 +1,5 @@
-"""The part of a store's contract that is about looking through runs: the register of an application's runs.
+"""The part of a store's contract that is about looking through runs: the register of an application's runs, and the
+members of a run's stages.
 
 The register is only a hint, and the runs are the truth: it may miss a run, have one that is gone, or have it under a
 state that it has left. Whoever looks through it therefore looks at the runs, too (`look_at`), and puts right what
@@ -10,9 +11,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .errors import DamagedState
 from .stored.entries import Entry, Turn
+
+#: Under which state a member of a stage is shown; `members.Member` says what each means.
+MemberState = Literal["unsent", "sent", "working", "failing", "dead", "succeeded", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,44 @@ class Glance:
         return Turn(*known)
 
 
+@dataclass(frozen=True, slots=True)
+class MemberGlance:
+    """How a member of a stage stands. `failure`: the details of its last failure (`failures.failure_details`), or `''`.
+    `nests`: its job has nested runs. `row`: its row in the plan; of a nested run only the first letter of that; empty
+    if the plan is gone, and in a mapped stage, whose members have one row. `item`: in a mapped stage, the encoded item
+    that it is called with; None if that is gone, or large."""
+
+    index: int
+    state: MemberState
+    failure: str = ""
+    nests: bool = False
+    row: bytes = b""
+    item: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageGlance:
+    """How some members of a stage stand. `line` is the stage's; None if there is no such stage. `go_on` is the member
+    from which on others may be found; None at the end. `dead`: how many members of the stage are dead, if it is the
+    present one. `over`: it is complete. `generation` is the run's, and `sender` the one in which the stage's messages
+    were sent. `spec`: the run's, or empty if it is gone. `row`: that of all members of a mapped stage. `value`: the
+    encoded result of the stage before, if that is a single value and the members are called with it; None if it is
+    gone, or large."""
+
+    stage: int
+    stages: int
+    line: str | None
+    members: tuple[MemberGlance, ...] = ()
+    go_on: int | None = None
+    dead: int = 0
+    over: bool = False
+    generation: str = ""
+    sender: str = ""
+    spec: bytes = b""
+    row: bytes = b""
+    value: bytes | None = None
+
+
 class Register(abc.ABC):
     """Keeps the register of each application."""
 
@@ -114,6 +157,15 @@ class Register(abc.ABC):
     @abc.abstractmethod
     def nesting(self, run_id: str, stage: int, *, generation: str) -> int:
         """How many members of a stage may be nested runs, or jobs that have nested some: all, or none."""
+
+    @abc.abstractmethod
+    def look_into(
+        self, run_id: str, stage: int | None, start: int, most: int, *, state: MemberState | None = None
+    ) -> StageGlance | None:
+        """How members of a stage (None: the present one) stand, from `start` on, in two round trips: at most `most` of
+        them, and with a `state` only those that are shown under it. At most 1,000 are looked at, so that fewer, or
+        none, may be found although others follow; those that are failing or dead are found without that. None if there
+        is no such run. Raises NewerRelease."""
 
     @abc.abstractmethod
     def shorten(self, runs: Sequence[tuple[str, str]]) -> None:

@@ -27,6 +27,7 @@ from .errors import (
 )
 from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
+from .members import MemberPage, MemberState, members_of
 from .picturing import picture_of
 from .status import RunStatus, first_failure
 from .steps import Handle, shortened
@@ -132,6 +133,53 @@ class Run(Handle):
         Raises RunNotFound, ValueError or StateUnavailable.
         """
         return runs(broker=self._broker, parent=self.run_id, limit=limit, cursor=cursor)
+
+    def members(
+        self,
+        *,
+        stage: int | str | None = None,
+        state: MemberState | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> MemberPage:
+        """How the members of a stage stand, one page at a time, in the order of the stage. For example, which jobs are
+        dead, and of what::
+
+            for member in run.members(state="dead"):
+                print(member.actor, member.arguments, member.error)
+
+        A page costs a few round trips to the state store, however large the stage is. With a `state`, those that are
+        failing or dead are found at once; for any other state at most 1,000 members are looked at for a page, so that
+        it may have few or none although others follow: go on as long as there is a `cursor`. While a stage is worked
+        on, its pages have each member once.
+
+        Of a stage that is complete, less is known. As long as its results are kept (those of the stage before the
+        present one, and of all stages of a ``Clutch(keep_results=True)``), each member is `succeeded`, `dead` or
+        `skipped`. After that, the members whose failures are kept (see ``RunStatus.failures``) are `dead`, and all
+        others are shown as `succeeded`, also if some of them were dead or skipped: how many, the status says. A mapped
+        stage has no members before it is opened, which it is when the stage before is complete.
+
+        Parameters:
+          stage: the index or the name of a stage; default is the present one, which is the last that has begun.
+          state: only members that are shown under this state: unsent, sent, working, failing, dead, succeeded or
+            skipped (see `Member`).
+          limit: how many members the page may have, from 1 to 1,000.
+          cursor: where the page begins, from the page before. With it, the default for `stage` is that page's stage.
+
+        Raises:
+          ValueError: the run has no such stage; a `state` that there isn't, a `limit` out of range, or a `cursor` that
+            no page of this stage has given.
+          RunNotFound: there is no such run (any more).
+          NewerRelease: a newer release has started it.
+          DamagedState: it can't be read.
+          StateUnavailable: the state store is away.
+        """
+        found = members_of(self._engine, self.run_id, stage, state, limit, cursor)
+        if found is None:
+            raise self._not_found()
+        return found
+
+    members_async = for_coroutines(members)
 
     def to_mermaid(self) -> str:
         """A picture of the run as a Mermaid flowchart: its stages and how they stand, and the runs nested in it that

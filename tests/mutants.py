@@ -1101,6 +1101,43 @@ SCRIPTS = (
         "tests/test_listing.py::test_a_sweeper_tells_the_register_of_a_run_whose_producer_was_killed",
         file="lib/turn",
     ),
+    # The members of a stage, each by itself
+    Mutant(
+        "members whose stage has skipped them are dead",
+        "A dead member that waited to be sent again when its stage was complete without it is skipped.",
+        "if not over then return run.revival * SPAN end",
+        "if true then return over and 0 or run.revival * SPAN end",
+        "tests/test_contract.py::test_a_member_that_waits_when_its_stage_is_complete_without_it_is_skipped",
+    ),
+    Mutant(
+        "what is left of a run that broke off seems to be sent",
+        "Of a run that was cancelled or has broken off, what isn't settled is shown as unsent.",
+        "if era ~= run.era or halts then return 'unsent' end",
+        "if era ~= run.era then return 'unsent' end",
+        "tests/test_contract.py::test_of_a_run_at_rest_with_unsettled_members_these_are_unsent",
+    ),
+    Mutant(
+        "how far a duty is done is forgotten",
+        "A member whose message was sent is not shown as unsent.",
+        "{math.max(tonumber(from), cursor), tonumber(to)}",
+        "{tonumber(from), tonumber(to)}",
+        "tests/test_contract.py::test_what_is_not_sent_yet_is_shown_as_unsent",
+        file="lib/unsent",
+    ),
+    Mutant(
+        "all members of a mapped stage have the first item",
+        "A member's arguments have its own item.",
+        "call('LRANGE', here.items, member, member)[1]",
+        "call('LRANGE', here.items, 0, 0)[1]",
+        "tests/test_members.py::test_arguments_have_what_is_mapped_or_piped",
+    ),
+    Mutant(
+        "there are no more dead members than a page has",
+        "All dead members of a stage are on one of the pages.",
+        "next = tonumber(members[most + 1] or -1)",
+        "next = -1",
+        "tests/test_contract.py::test_those_that_are_failing_or_dead_are_found_without_looking_at_others",
+    ),
 )
 
 PYTHON = (

@@ -19,7 +19,7 @@ from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News
-from dramatiq_clutch.register import Enlisted, Keeping
+from dramatiq_clutch.register import Enlisted, Keeping, StageGlance
 from dramatiq_clutch.status import RunStatus, status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.entries import label
@@ -2751,3 +2751,171 @@ def test_a_run_that_was_enlisted_is_found_and_leaves_when_there_are_newer_ones(s
     backend.shorten(left)
     assert store.status().state == "succeeded"
     assert backend.look_through([label("all")], 10, application="").runs == ()
+
+
+# The members of a stage, each by itself (tests/test_members.py has the rest)
+
+#: Under which state a member is shown of which this was recorded.
+SHOWN = {"nothing": "sent", "attempted": "sent", "failing": "failing", "dead": "dead", "succeeded": "succeeded"}
+
+
+def look_into(store: Store, stage: int | None = None, start: int = 0, most: int = 100, **wanted: Any) -> StageGlance:
+    found = store.backend.look_into(store.run_id, stage, start, most, **wanted)
+    assert found is not None
+    return found
+
+
+def shown(store: Store, stage: int | None = None, **wanted: Any) -> list[str]:
+    return [member.state for member in look_into(store, stage, **wanted).members]
+
+
+def indexes(found: StageGlance) -> list[int]:
+    return [member.index for member in found.members]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_member_is_shown_as_it_stands(either_way: Store, state: str) -> None:
+    store = either_way
+    store.confirm(*store.create(3, 1).duties)
+    ending, order, _ = STATES[state]
+    if ending is not None:
+        store.record(1, ending, order=order)
+    assert shown(store) == ["sent", SHOWN[state], "sent"]
+    assert shown(store, stage=1) == ["unsent"]
+    (member,) = [one for one in look_into(store, 0).members if one.index == 1]
+    assert ("ValueError" in member.failure) == (state in ("attempted", "failing", "dead"))
+    assert look_into(store).dead == (state == "dead")
+
+
+def test_what_is_not_sent_yet_is_shown_as_unsent(store: Store) -> None:
+    (duty,) = store.create(5).duties
+    assert shown(store) == ["unsent"] * 5
+    store.backend.confirm(store.run_id, duty, store.holder(duty), cursor=2)
+    assert shown(store) == ["sent"] * 2 + ["unsent"] * 3
+    store.record(3, "succeeded", of=5)  # its message was sent, though that isn't confirmed
+    assert shown(store) == ["sent"] * 2 + ["unsent", "succeeded", "unsent"]
+    assert indexes(look_into(store, state="unsent")) == [2, 4]
+    store.confirm(duty)
+    assert shown(store) == ["sent"] * 3 + ["succeeded", "sent"]
+
+
+def test_what_waits_to_be_sent_again_is_shown_as_unsent(store: Store) -> None:
+    store.confirm(*store.create(4).duties)
+    for member in (0, 2):
+        store.record(member, "dead", of=4)
+    assert shown(store) == ["dead", "sent", "dead", "sent"]
+    (again,) = store.backend.retry(store.run_id, store.caller("retry:x")).duties
+    assert shown(store) == ["unsent", "sent"] * 2
+    assert indexes(look_into(store, state="unsent")) == [0, 2]
+    assert shown(store, state="dead") == []
+    assert store.reopen(again) == (1, [0, 2])
+    assert shown(store) == ["sent"] * 4
+
+
+def test_of_a_run_at_rest_with_unsettled_members_these_are_unsent(store: Store) -> None:
+    store.confirm(*store.create(4).duties)
+    for member, ending in enumerate(("succeeded", "failing", "attempted")):
+        store.record(member, cast(Ending, ending), of=4)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert shown(store) == ["succeeded", "failing", "unsent", "unsent"]
+    duties = store.backend.retry(store.run_id, store.caller("retry:x")).duties
+    assert shown(store) == ["succeeded"] + ["unsent"] * 3
+    for duty in duties:
+        if isinstance(duty, SendAgain):
+            assert store.reopen(duty) == (1, [1, 2])
+    assert shown(store) == ["succeeded", "sent", "sent", "unsent"]
+    store.confirm(*(duty for duty in duties if not isinstance(duty, SendAgain)))
+    assert shown(store) == ["succeeded", "sent", "sent", "sent"]
+
+
+def test_nested_runs_are_shown_as_working_until_they_tell(store: Store) -> None:
+    store.confirm(*store.create(3, nested=True).duties)  # the rows of these tests begin like those of nested runs
+    assert shown(store) == ["working"] * 3
+    tag = Tag(store.run_id, 0, 1, 3)
+    store.backend.record(Record(tag, 1, "failing", b"", of_run=True), store.caller("child"))
+    assert shown(store) == ["working", "failing", "working"]
+    store.backend.record(Record(tag, 2, "attempted", b"", of_run=True), store.caller("child"))
+    assert shown(store) == ["working"] * 3
+    assert indexes(look_into(store, state="working", most=2)) == [0, 1]
+
+
+def test_a_job_that_has_nested_runs_is_shown_as_working(store: Store) -> None:
+    store.confirm(*store.create(2).duties)
+    store.record(0, "succeeded", of=2, nested=b"plan")
+    assert shown(store) == ["working", "sent"]
+    assert [member.nests for member in look_into(store).members] == [True, False]
+    assert indexes(look_into(store, state="working")) == [0]
+
+
+@pytest.mark.parametrize("state", ["failing", "dead"])
+def test_those_that_are_failing_or_dead_are_found_without_looking_at_others(store: Store, state: Any) -> None:
+    store.confirm(*store.create(2_500).duties)
+    for member in (3, 1_700, 2_400):
+        store.record(member, state, of=2_500)
+    first = look_into(store, most=2, state=state)
+    assert (indexes(first), first.go_on) == ([3, 1_700], 2_400)
+    second = look_into(store, start=2_400, most=2, state=state)
+    assert (indexes(second), second.go_on) == ([2_400], None)
+
+
+def test_a_page_looks_at_a_thousand_members_at_most(store: Store) -> None:
+    store.confirm(*store.create(2_500).duties)
+    store.record(2_400, "succeeded", of=2_500)
+    found = look_into(store, state="succeeded")
+    assert (found.members, found.go_on) == ((), 1_000)
+    assert indexes(look_into(store, start=2_000, state="succeeded")) == [2_400]
+
+
+def test_a_member_that_waits_when_its_stage_is_complete_without_it_is_skipped(store: Store) -> None:
+    store.confirm(*store.create(4, 1, enough=1, keeps=True).duties)
+    store.record(0, "dead", of=4)
+    store.backend.retry(store.run_id, store.caller("retry:x"))
+    store.record(1, "dead", of=4, order=(1, 0))
+    store.record(3, "succeeded", of=4)
+    assert store.status().stages[0].skipped == 2
+    assert shown(store, stage=0) == ["skipped", "dead", "skipped", "succeeded"]
+    assert indexes(look_into(store, 0, state="dead")) == [1]
+    assert indexes(look_into(store, 0, state="skipped")) == [0, 2]
+
+
+def test_the_members_of_a_stage_that_is_longer_over(store: Store) -> None:
+    store.create(3, 1, 1, tolerant=True)
+    for member, ending in enumerate(("succeeded", "dead", "succeeded")):
+        store.record(member, cast(Ending, ending))
+    store.record(0, "succeeded", stage=1, of=1)
+    assert shown(store, stage=0) == ["succeeded", "dead", "succeeded"]
+    (dead,) = look_into(store, 0, state="dead").members
+    assert (dead.index, "ValueError" in dead.failure) == (1, True)
+    assert (look_into(store, 0).over, look_into(store, 2).over) == (True, False)
+
+
+def test_a_mapped_stage_has_no_members_before_it_is_opened(store: Store) -> None:
+    (duty,) = store.create(None).duties
+    assert look_into(store).members == ()
+    store.open(duty, 2)
+    assert shown(store) == ["unsent"] * 2
+
+
+@pytest.mark.parametrize("stage", range(1, 3))
+def test_the_members_of_stages_before_those_that_are_done_again(store: Store, stage: int) -> None:
+    store.create(2, 1, 1, keeps=True, generation=EARLIER, tolerant=True)
+    store.record(0, "dead", of=2, generation=EARLIER)
+    store.record(1, "succeeded", of=2, generation=EARLIER)
+    succeed_all(store, EARLIER, 1, 1, first=1)
+    confirm_all(store)
+    assert rewound(store, stage, EARLIER, LATER).word == "rewound"
+    assert shown(store, stage=0) == ["dead", "succeeded"]
+    assert shown(store, stage=stage) == ["unsent"]
+    senders = [look_into(store, index).sender for index in range(3)]
+    assert senders == [EARLIER] * stage + [LATER] * (3 - stage)
+    succeed_all(store, LATER, *[1] * (3 - stage), first=stage)
+    confirm_all(store)
+    assert rewound(store, 2, LATER, "89abcdef").word == "rewound"
+    assert [look_into(store, index).sender for index in range(3)] == [*senders[:2], "89abcdef"]
+
+
+def test_nothing_is_shown_of_a_run_or_a_stage_that_is_not_there(store: Store) -> None:
+    assert store.backend.look_into(store.run_id, None, 0, 10) is None
+    store.create(1)
+    assert look_into(store, 1).line is None
+    assert look_into(store, 0, start=5).members == ()

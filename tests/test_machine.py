@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, Phase, event, settings
@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
-from dramatiq_clutch.register import Glance
+from dramatiq_clutch.register import Glance, MemberState
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
@@ -529,6 +529,32 @@ class TwoBackends(RuleBasedStateMachine):
             assert shown == (stage.total, stage.succeeded, stage.failing, stage.dead)
         if not glance.nested:
             assert snapshot["head"]["turn"] == f"{glance.turns} {status.state}"
+
+    @invariant()
+    def each_member_is_shown_under_one_state_and_their_numbers_are_those_of_the_status(self) -> None:
+        snapshot = self.stub.snapshot(self.run_id) if self.sizes else None
+        if snapshot is None:
+            return
+        present, stages = int(snapshot["head"]["stage"]), status_from(self.run_id, snapshot).stages
+        for index in {present - 1, present} - {-1}:
+            shown = self.shown_in(index)
+            assert [member for member, _ in shown] == list(range(stages[index].total or 0))
+            by_state, stage = Counter(state for _, state in shown), stages[index]
+            if index >= present - 1 or self.keeps:  # of a stage that is longer over, only some failures are known
+                known = (by_state["succeeded"], by_state["failing"], by_state["dead"], by_state["skipped"])
+                assert known == (stage.succeeded, stage.failing, stage.dead, stage.skipped)
+            found = [one for state in get_args(MemberState) for one in self.shown_in(index, state)]
+            assert sorted(found) == shown, (index, shown, found)
+
+    def shown_in(self, stage: int, state: MemberState | None = None) -> list[tuple[int, str]]:
+        """The members of a stage, or those that are shown under a state, on pages of three."""
+        shown, start = list[tuple[int, str]](), 0
+        while True:
+            found = self.both(lambda b, at=start: b.look_into(self.run_id, stage, at, 3, state=state))
+            shown += [(member.index, member.state) for member in found.members]
+            if found.go_on is None:
+                return shown
+            start = found.go_on
 
     @invariant()
     def every_key_has_an_expiry(self) -> None:

@@ -186,10 +186,16 @@ def holder_of(stage: int, kept: str, generation: str) -> str:
     return next((whose for bound, whose in _bounds(kept) if stage < bound), generation)
 
 
+def sender_of(stage: int, kept: str, generation: str) -> str:
+    """In which generation the messages of a stage were sent, by the same. A stage's keys are taken over from one
+    generation into the next if that begins right after the stage."""
+    return next((whose for bound, whose in _bounds(kept) if stage <= bound), generation)
+
+
 def kept_below(stage: int, kept: str, generation: str) -> str:
     """The field `kept` for when the stages below `stage` stay where they are, and the run gets a new generation instead
     of `generation`."""
-    said, known = list[str](), 0
+    said, known = list[str](), -1
     for bound, whose in [*_bounds(kept), (stage, generation)]:
         if min(bound, stage) > known:
             known = min(bound, stage)

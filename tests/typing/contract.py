@@ -18,6 +18,8 @@ from dramatiq_clutch import (
     ClutchError,
     ClutchMiddleware,
     JobFailure,
+    Member,
+    MemberPage,
     OutcomeUnknown,
     RedisBackend,
     Run,
@@ -193,6 +195,16 @@ def looking_through_runs(broker: dramatiq.Broker) -> None:
     assert_type(Run("nightly").parent, Run | None)
     for status in Run("nightly").watch():
         assert_type(status, RunStatus)
+    members = Run("nightly").members(stage="load", state="dead", limit=10)
+    assert_type(members, MemberPage)
+    assert_type(members.cursor, str | None)
+    assert_type(members.to_dict(), dict[str, Any])
+    for member in members:
+        assert_type(member, Member)
+        assert_type(member.error, JobFailure | None)
+        assert_type(member.retry_at, int | None)
+    assert_type(page.to_dict(), dict[str, Any])
+    Run("nightly").members(state="lost")  # type: ignore[arg-type]
     runs(state="lost")  # type: ignore[arg-type]
     runs(status="failed")  # type: ignore[call-arg]
     ClutchMiddleware(history_ttl=timedelta(days=30), history_max=100_000)

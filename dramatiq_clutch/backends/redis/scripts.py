@@ -30,6 +30,7 @@ PIECES = (
     *("run", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
     *("awaited", "timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
     *("completion", "parent", "life", "tombstone", "history", "expiry", "revival", "entry"),
+    *("called", "unsent", "shown"),
 )
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.

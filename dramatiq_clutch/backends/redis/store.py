@@ -30,6 +30,7 @@ from .constants import DRAFT_TTL
 from .fitness import findings
 from .keys import index
 from .lazily import redis
+from .looking import RedisLooking
 from .outages import LARGE
 from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
@@ -48,7 +49,7 @@ LEAST_LEASE = 1_000
 OLDEST = (6, 2)
 
 
-class RedisBackend(RedisRewinding):
+class RedisBackend(RedisRewinding, RedisLooking):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
