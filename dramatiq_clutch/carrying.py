@@ -6,18 +6,21 @@ worker that has just finished a job of another stage, in a sweeper, or where som
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from dramatiq import Broker, Message, MessageProxy
+from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError
 
 from .about import Context
 from .errors import HookFailed
 from .stored.places import OPTION
 from .stored.plan import Plan, from_row
+
+logger = get_logger(__name__)
 
 #: How many bytes the carried options of a run may have at most, as JSON in ASCII. They travel with each message.
 MOST_BYTES = 4_096
@@ -34,8 +37,8 @@ TAKEN = frozenset(
     )
 )
 
-#: The options of the message that this thread (or coroutine) works on, of a clutch or not.
-_present: ContextVar[Mapping[str, Any]] = ContextVar("dramatiq_clutch_options", default={})  # noqa: B039 (never changed)
+#: The message that this thread (or coroutine) works on, of a clutch or not.
+_present: ContextVar[MessageProxy | None] = ContextVar("dramatiq_clutch_message", default=None)
 
 
 @dataclass(frozen=True)
@@ -115,30 +118,38 @@ def check_size(carried: Context) -> None:
 # What the messages of a new run carry
 
 
-def begin(options: Mapping[str, Any]) -> None:
-    """Note the options of the message that is worked on from here on; `{}` for none."""
-    _present.set(options)
+def begin(message: MessageProxy | None) -> None:
+    """Note which message is worked on from here on."""
+    _present.set(message)
 
 
-def names_of(broker: Broker, names: Iterable[str]) -> tuple[str, ...]:
-    """The options that runs of this broker carry: these, and those that its middlewares name in an attribute
-    `clutch_carry`."""
-    more = (name for known in broker.middleware for name in getattr(known, "clutch_carry", ()))
-    return tuple(dict.fromkeys((*names, *more)))
+def present() -> MessageProxy | None:
+    """The message that is worked on, of a clutch or not, until its attempt is recorded."""
+    return _present.get()
 
 
-def captured(broker: Broker, names: Iterable[str], row: bytes | None) -> Context:
+def captured(broker: Broker, names: Sequence[str], row: bytes | None) -> Context:
     """The values that options of these names have here and now; those without a value, or None, are left out.
 
     They are what the middlewares' `before_enqueue` puts into a message, for which the first job's (its row) is shown to
-    them; the copy isn't sent. What none puts there is taken from the message that is worked on. Raises HookFailed,
-    TypeError for a value that JSON can't hold, and ValueError for too many bytes.
+    them; the copy isn't sent. What none puts there is taken from the message that is worked on. A middleware that has a
+    method `clutch_carried` may have it return more options with their values. Raises HookFailed, TypeError for a value
+    that JSON can't hold, and ValueError for too many bytes.
     """
-    wanted = names_of(broker, names)
-    if not wanted:
+    values = dict[str, Any]()
+    for known in broker.middleware:
+        if hasattr(known, "clutch_carried"):
+            try:
+                values |= known.clutch_carried()
+            except Exception:  # as for a hook of Dramatiq: a run doesn't fail of who looks on
+                logger.exception("%r couldn't say what is to be carried", known)
+    if names:
+        message = _present.get()
+        here = {} if message is None else message.options
+        put = {**{name: here.get(name) for name in names}, **_put(broker, row)}
+        values |= {name: put[name] for name in names if put.get(name) is not None}
+    if not values:
         return Context()
-    put = {**{name: _present.get().get(name) for name in wanted}, **_put(broker, row)}
-    values = {name: put[name] for name in wanted if put.get(name) is not None}
     found = Context.given(values, "what a message carries")
     check_size(found)
     return found

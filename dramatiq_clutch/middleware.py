@@ -216,7 +216,7 @@ class ClutchMiddleware(EngineMiddleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         begin(None)
         carrying.keep(message)
-        carrying.begin(message.options)
+        carrying.begin(message)
         try:
             job = self._attempt(broker, message)
         except DamagedState as error:
@@ -311,8 +311,11 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _close(self, broker: Broker, message: MessageProxy) -> None:
         end()
-        carrying.begin({})
-        self._closing.close(message, lambda: self._attempt_if_any(broker, message))
+        carrying.begin(message)  # what follows from its end is due to it
+        try:
+            self._closing.close(message, lambda: self._attempt_if_any(broker, message))
+        finally:
+            carrying.begin(None)
 
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
         """Whether the guard needn't be asked: the message can't be a second copy, and its run wasn't cancelled, except

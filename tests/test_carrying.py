@@ -242,15 +242,34 @@ def actor_on(broker: dramatiq.Broker) -> Any:
     return quiet
 
 
-def test_names_may_come_from_another_middleware(stub_broker: Any) -> None:
-    class Names(Correlation):
-        clutch_carry = ("correlation_id",)
+def with_names(broker: Any) -> Any:
+    (middleware,) = (known for known in broker.middleware if isinstance(known, ClutchMiddleware))
+    middleware.carry = ("correlation_id",)
+    return broker
 
-    stub_broker.add_middleware(Names())
-    token = CORRELATION.set("x")
+
+def test_a_middleware_may_say_by_itself_what_is_carried(stub_broker: Any) -> None:
+    class Says(Correlation):
+        def clutch_carried(self) -> dict[str, Any]:
+            return {"correlation_id": "x"}
+
+    says = Says()
+    stub_broker.add_middleware(says)
     assert captured(stub_broker, (), to_row(actor_on(stub_broker).message())) == {"correlation_id": "x"}
-    CORRELATION.reset(token)
-    assert captured(stub_broker, (), None) == {}
+    assert captured(stub_broker, (), None) == {"correlation_id": "x"}
+    assert says.shown == []
+
+
+def test_a_middleware_that_can_not_say_it_is_logged_and_the_run_begins(
+    stub_broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(Middleware):
+        def clutch_carried(self) -> dict[str, Any]:
+            raise LookupError("broken")
+
+    stub_broker.add_middleware(Fails())
+    assert Clutch().run().status().state == "succeeded"
+    assert "couldn't say what is to be carried" in caplog.text
 
 
 def test_an_empty_run_or_one_whose_first_stage_is_empty_carries_what_it_is_given(stub_broker: Any) -> None:
@@ -262,24 +281,20 @@ def test_an_empty_run_or_one_whose_first_stage_is_empty_carries_what_it_is_given
 
 def test_a_hook_that_refuses_the_message_refuses_the_run(stub_broker: Any) -> None:
     class Refuses(Middleware):
-        clutch_carry = ("correlation_id",)
-
         def before_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
             raise MiddlewareError("not today")
 
-    stub_broker.add_middleware(Refuses())
+    with_names(stub_broker).add_middleware(Refuses())
     with pytest.raises(HookFailed, match="not today"):
         Clutch().then(actor_on(stub_broker).message()).run()
 
 
 def test_a_value_that_json_cannot_hold_is_an_error_at_run(stub_broker: Any) -> None:
     class Puts(Middleware):
-        clutch_carry = ("correlation_id",)
-
         def before_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
             message.options["correlation_id"] = b"bytes"
 
-    stub_broker.add_middleware(Puts())
+    with_names(stub_broker).add_middleware(Puts())
     with pytest.raises(TypeError, match=r"what a message carries\['correlation_id'\] is b'bytes'"):
         Clutch().then(actor_on(stub_broker).message()).run()
 

@@ -7,6 +7,7 @@ from typing import NoReturn, cast
 
 from dramatiq.logging import get_logger
 
+from .. import observing
 from ..backend import Caller, Note, Reply
 from ..engine import Engine
 from ..enlisting import enlist
@@ -98,8 +99,10 @@ def _all(lease: Lease, caused: Caused) -> Work:
 
 
 def _tell(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
-    """Tell the log and the register what a transition has done, before anything that may have to wait for a broker."""
+    """Tell the log, observers and the register what a transition has done, before anything that may have to wait for a
+    broker."""
     log(run_id, reply.news, caller.now)
+    observing.tell(engine.broker, run_id, reply.news, caller.now)
     if reply.turn is not None:
         enlist(engine, run_id, reply.turn)
 

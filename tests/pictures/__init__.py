@@ -1,0 +1,1 @@
+"""Pictures of what the package does, drawn of real runs."""
