@@ -149,7 +149,7 @@ def _application(url: str, pace: float) -> tuple[dramatiq.Broker, Clutch, set[st
         work(0.9)
         if photo in busy:
             busy.discard(photo)
-            raise ConnectionError(f"{photo}: the store of photos is busy")
+            raise ConnectionError(f"{photo}: no answer")
         if photo in damaged:
             raise ValueError(f"{photo} is damaged")
         return photo.replace(".jpg", ".small.jpg")

@@ -1,0 +1,250 @@
+"""The command as a process: in a real terminal, and in a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker
+
+from dramatiq_clutch import Clutch, Run
+from dramatiq_clutch.engine import engine_of
+from tests.conftest import running_worker
+from tests.support.awaiting import PATIENCE
+from tests.support.jobs import Jobs, state_is
+from tests.support.server import Server
+from tests.test_cli import DANGEROUS, HOSTILE
+
+pytestmark = pytest.mark.process
+
+ROOT = Path(__file__).parent.parent
+
+#: What the command itself may send to a terminal: colours, the cursor hidden and shown, lines that are drawn anew.
+OURS = re.compile(r"\x1b\[[\d;]*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\x1b\[[12]K|\x1b\[1A|\r")
+
+COLUMNS = 80
+
+
+def environment(**more: str) -> dict[str, str]:
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("DRAMATIQ_CLUTCH", "NO_COLOR"))}
+    return {**known, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONIOENCODING": "utf-8", **more}
+
+
+def in_a_pipe(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dramatiq_clutch", *arguments]
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(**more),
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+@dataclass
+class Terminal:
+    """A process at a terminal of 80 columns."""
+
+    process: subprocess.Popen[bytes]
+    side: int
+    said: str = ""
+
+    def until(self, text: str) -> None:
+        """Read until something is said."""
+        while text not in self.said:
+            assert self._read(), self.said
+
+    def enter(self, text: str) -> None:
+        os.write(self.side, f"{text}\n".encode())
+
+    def end(self) -> int:
+        """Read until it ends. Returns the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(PATIENCE)
+
+    def _read(self) -> bool:
+        assert select.select([self.side], [], [], PATIENCE)[0], self.said
+        try:
+            data = os.read(self.side, 65_536)
+        except OSError:  # nobody has the other side open any more
+            return False
+        self.said += data.decode()
+        return bool(data)
+
+
+@contextlib.contextmanager
+def at_a_terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    command = [sys.executable, "-m", "dramatiq_clutch", *arguments]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**more), start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.fixture
+def whose(redis_broker: RedisBroker, server: Server) -> list[str]:
+    return ["--url", server.url, "--application", engine_of(redis_broker).application]
+
+
+@pytest.fixture
+def jobs(redis_broker: RedisBroker) -> Jobs:
+    return Jobs(redis_broker)
+
+
+def hostile(broker: dramatiq.Broker) -> Run:
+    text = HOSTILE.replace("\ud800", "")
+
+    @dramatiq.actor(broker=broker, max_retries=0)
+    def evil() -> None:
+        raise ValueError(text)
+
+    name = text.replace("\x00", "")
+    run = Clutch(name=name).parallel([evil.message()] * 3).run()
+    with running_worker(broker):
+        state_is(run, "failed")
+    return run
+
+
+def test_in_a_terminal_there_are_colours_and_80_columns(
+    whose: list[str], jobs: Jobs, redis_broker: RedisBroker
+) -> None:
+    run = hostile(redis_broker)
+    Clutch(name="a long name, for a run that is to be cut off at the right of the terminal").run()
+    for verb in (["list"], ["show", run.run_id, "-t"]):
+        with at_a_terminal(*verb, *whose) as terminal:
+            assert terminal.end() == 0
+        assert "\x1b[31mfailed" in terminal.said
+        plain = OURS.sub("", terminal.said)
+        assert not DANGEROUS.search(plain.replace("\n", ""))
+        if verb == ["list"]:
+            assert max(map(len, plain.splitlines())) == COLUMNS
+        with at_a_terminal(*verb, *whose, NO_COLOR="1") as terminal:
+            assert terminal.end() == 0
+        assert "\x1b" not in terminal.said
+
+
+def test_in_a_pipe_there_are_no_colours_and_nothing_is_cut_off(whose: list[str], jobs: Jobs) -> None:
+    name = "a long name, for a run that is to be cut off at the right of the terminal"
+    run = Clutch(name=name).then(jobs.job.message("a")).run()
+    listed = in_a_pipe("list", *whose)
+    assert listed.returncode == 0
+    assert name in listed.stdout
+    assert "\x1b" not in listed.stdout + in_a_pipe("show", run.run_id, *whose).stdout
+    assert json.loads(in_a_pipe("list", "--json", *whose).stdout)["runs"][0]["run_id"] == run.run_id
+
+
+def test_a_terminal_that_knows_few_letters_gets_escapes(whose: list[str], jobs: Jobs) -> None:
+    run = Clutch(name="日本").then(jobs.job.message("a")).run()
+    assert r"\u65e5\u672c" in in_a_pipe("list", *whose, PYTHONIOENCODING="latin-1").stdout
+    assert "......" in in_a_pipe("show", run.run_id, *whose, PYTHONIOENCODING="latin-1").stdout
+
+
+def test_a_pipe_that_is_closed_early_is_no_error(whose: list[str], jobs: Jobs) -> None:
+    for _ in range(30):
+        Clutch(name="x" * 90).then(jobs.job.message("a")).run()
+    command = f"{sys.executable} -m dramatiq_clutch list {' '.join(whose)} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), check=False)
+    assert done.stdout.startswith("RUN")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_watched_in_a_terminal(whose: list[str], jobs: Jobs, redis_broker: RedisBroker) -> None:
+    jobs.script["a"] = ["wait"]
+    inner = Clutch(name="inner").then(jobs.job.message("a"))
+    run = (
+        Clutch(name="watched").parallel([inner, jobs.job.message("b")], name="first").then(jobs.job.message("c")).run()
+    )
+    with at_a_terminal("watch", run.run_id, *whose) as terminal, running_worker(redis_broker):
+        terminal.until("1/2 succeeded")
+        terminal.until("~0.0")
+        jobs.gates["a"].set()
+        assert terminal.end() == 0
+    assert "It has succeeded." in terminal.said
+    drawn = re.sub(r"\x1b\[(?:\dA|2K)", "\n", terminal.said)  # where it is drawn anew
+    assert max(map(len, OURS.sub("", drawn).splitlines())) <= COLUMNS
+
+
+def test_failures_are_told_as_they_come_and_cannot_touch_the_terminal(
+    whose: list[str], redis_broker: RedisBroker
+) -> None:
+    run = hostile(redis_broker)
+    with at_a_terminal("watch", run.run_id, *whose) as terminal:
+        assert terminal.end() == 1
+    assert "evil: ValueError: \\x1b[2J" in terminal.said
+    assert not DANGEROUS.search(OURS.sub("", terminal.said).replace("\n", ""))
+
+
+def test_a_question_is_asked_at_a_terminal(whose: list[str], jobs: Jobs) -> None:
+    run = Clutch(name="asked").then(jobs.job.message("a")).run()
+    for entered, code, state in (("n", 1, "running"), ("y", 0, "cancelled")):
+        with at_a_terminal("cancel", "--name", "asked", *whose) as terminal:
+            terminal.until("Cancel 1 run (name asked)? [y/N]")
+            terminal.enter(entered)
+            assert terminal.end() == code
+        assert run.status().state == state
+
+
+def test_ctrl_c_ends_a_watch_and_says_that_the_run_goes_on(whose: list[str], jobs: Jobs) -> None:
+    run = Clutch().then(jobs.job.message("a")).run()
+    with at_a_terminal("watch", run.run_id, *whose) as terminal:
+        terminal.until("0/1 succeeded")
+        os.write(terminal.side, b"\x03")
+        terminal.process.send_signal(2)  # the terminal isn't its session's
+        assert terminal.end() == 6
+    assert "is still at work" in terminal.said
+    assert "Traceback" not in terminal.said
+
+
+def test_a_module_is_found_as_dramatiq_finds_it(tmp_path: Path, server: Server, whose: list[str], jobs: Jobs) -> None:
+    run = Clutch().then(jobs.job.message("a")).run()
+    (tmp_path / "myapp.py").write_text(
+        "import dramatiq\n"
+        "from dramatiq.brokers.redis import RedisBroker\n"
+        "from dramatiq_clutch import ClutchMiddleware, RedisBackend\n"
+        "print('noise')\n"
+        f"made = RedisBroker(url={server.url!r}, namespace={whose[-1]!r})\n"
+        f"made.add_middleware(ClutchMiddleware(RedisBackend(url={server.url!r})))\n"
+        "def setup():\n    dramatiq.set_broker(made)\n"
+    )
+    for name in ("myapp:made", "myapp:setup"):
+        listed = in_a_pipe("list", "--ids", "-b", name, "--path", str(tmp_path))
+        assert listed.stdout == f"{run.run_id}\n"
+        assert listed.stderr == "noise\n"
+
+
+def test_the_demonstration_shows_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    with at_a_terminal("demo", TMPDIR=str(tmp_path)) as terminal:
+        assert terminal.end() == 0
+    for text in ("market-03.jpg is damaged", "ConnectionError", "It has succeeded.", "3. Its result"):
+        assert text in terminal.said
+    assert list(tmp_path.iterdir()) == []
+    done = in_a_pipe("demo", "--json", TMPDIR=str(tmp_path))
+    states: list[Any] = [json.loads(line)["state"] for line in done.stdout.splitlines()]
+    assert "failed" in states
+    assert states[-1] == "succeeded"
