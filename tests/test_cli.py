@@ -273,8 +273,20 @@ def test_nested_runs_are_shown_below_their_stage(call: Call, jobs: Jobs) -> None
     assert [line.split()[0] for line in shown[at + 1 : at + 5]] == ["~0.0", "~0.0", "~0.1", "~0.0"]
 
 
+def test_members_are_listed(call: Call, jobs: Jobs, failed: Run) -> None:
+    (row,) = call("members", "import-1").stdout.splitlines()[1:]
+    assert row.split() == ["0.0", "dead", "job", "1", "'a';", "LookupError:", "a", "dies"]
+    assert answer(call("members", "import-1", "--json")) == failed.members().to_dict()
+    assert "No such members" in call("members", "import-1", "--state", "skipped").stderr
+    assert "unsent" in call("members", "import-1", "--stage", "1").stdout
+    assert "no stage" in call("members", "import-1", "--stage", "nowhere", code=Code.USAGE).stderr
+    Clutch().parallel([jobs.job.message("b")] * 3).run(run_id="three")
+    assert "--cursor 0.2" in call("members", "three", "--limit", "2").stderr
+    assert call("members", "three", "--cursor", "0.2").stdout.splitlines()[1].startswith("0.2")
+
+
 def test_a_run_that_is_not_there_is_told_in_words(call: Call) -> None:
-    for verb in ("show", "watch", "graph", "cancel", "retry", "resend"):
+    for verb in ("show", "members", "watch", "graph", "cancel", "retry", "resend"):
         assert "there is no run 'nobody'" in call(verb, "nobody", code=Code.NO_SUCH_RUN).stderr
 
 
@@ -435,6 +447,8 @@ def hostile(stub_broker: StubBroker) -> Run:
         ("list",),
         ("show", "enemy", "-t"),
         ("watch", "enemy"),
+        ("members", "enemy"),
+        ("members", "enemy", "--json"),
         ("graph", "enemy"),
         ("cancel", "\x1b[2J\u202e"),
         ("retry", "--name", "\x1b[2J", "--yes"),

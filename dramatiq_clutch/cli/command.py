@@ -14,6 +14,7 @@ from .target import Code, Refusal, Target, log_to_stderr, target_options
 VERBS = {
     "list": ("looking", "List runs, newest first."),
     "show": ("looking", "Show a run: its stages, what it waits for, and why it fails."),
+    "members": ("looking", "List the members of a stage of a run."),
     "watch": ("watching", "Follow a run until it is at rest."),
     "cancel": ("steering", "Bring runs to rest at once."),
     "retry": ("steering", "Send dead members again."),

@@ -1,4 +1,4 @@
-"""The verbs that look: `list` and `show`."""
+"""The verbs that look: `list`, `show` and `members`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .completing import ids
-from .target import Code, Target, target_options
+from .target import Code, Refusal, Target, target_options
 from .text import (
     ago,
     at,
@@ -34,11 +34,12 @@ from .text import (
 )
 
 if TYPE_CHECKING:
-    from dramatiq_clutch import FailureGroup, Run, RunPage, RunStatus, RunSummary, StageStatus
+    from dramatiq_clutch import FailureGroup, Member, Run, RunPage, RunStatus, RunSummary, StageStatus
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 STATES = ("running", "failing", "failed", "succeeded", "cancelled", "stalled")
+MEMBER_STATES = ("unsent", "sent", "working", "failing", "dead", "succeeded", "skipped")
 
 #: The version of the documents that `list` prints as JSON.
 SCHEMA = 1
@@ -198,7 +199,7 @@ def shown(run: Run, status: RunStatus, *, traceback: bool = False, most: int | N
         yield ""
         yield from _told(group, most, traceback=traceback)
     if len(status.failures) >= 100:
-        yield faint("These are the first 100 failures.")
+        yield faint("These are the first 100 failures; `members` has all of those of a stage.")
 
 
 def tree(run: Run, status: RunStatus, most: int | None) -> Iterator[str]:
@@ -289,3 +290,51 @@ def _members(group: FailureGroup) -> str:
 def stage_of(given: str | None) -> int | str | None:
     """A stage as it is given on the command line: its index or its name."""
     return int(given) if given is not None and given.isdecimal() else given
+
+
+# members
+
+
+@click.command("members")
+@target_options()
+@click.argument("run_id", metavar="RUN", shell_complete=ids)
+@click.option("--stage", metavar="STAGE", help="The index or the name of a stage (the present one).")
+@click.option("--state", type=click.Choice(MEMBER_STATES), help="Only members in this state.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="How many at most.")
+@click.option("--cursor", metavar="CURSOR", help="Go on where an earlier list has ended.")
+@click.pass_obj
+def members_verb(target: Target, /, run_id: str, stage: str | None, **filters: Any) -> None:
+    """List the members of a stage of a run.
+
+    \b
+    For example:
+      dramatiq-clutch -b myapp.tasks members nightly-2026-11-28 --state dead
+    """
+    from dramatiq_clutch import Run
+
+    run = Run(run_id, broker=target.broker)
+    try:
+        page = run.members(stage=stage_of(stage), **filters)
+    except ValueError as error:
+        raise Refusal(str(error), Code.USAGE) from error
+    if target.json:
+        say_json(page.to_dict())
+        return
+    if page.members:
+        heads = ("MEMBER", "STATE", "ACTOR", "TRIED", "CALLED WITH, OR NESTED RUN; ERROR")
+        for line in table(heads, map(_member, page), states=1, most=width()):
+            say(line)
+    else:
+        tell("No such members.")
+    if page.cursor:
+        tell(faint(f"There are more: --cursor {page.cursor}"))
+
+
+def _member(member: Member) -> Sequence[str]:
+    last = cut(member.run_id or member.arguments, 60)
+    if member.error is not None:
+        last += f"; {member.error.exception_type}: {member.error.exception_text}"
+    if member.retry_at is not None:
+        last = f"again at {at(member.retry_at)}; {last}"
+    tried = str(member.attempts) if member.attempts else ""
+    return f"{member.stage}.{member.index}", member.state, member.actor or "", tried, last
