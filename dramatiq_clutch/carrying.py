@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dramatiq import Broker, Message, MessageProxy
@@ -71,7 +71,8 @@ def keep(message: MessageProxy) -> None:
     names = options.get(NAMES)
     if isinstance(names, list) and type(known) is Message:
         carried = {name: options[name] for name in (*map(str, names), NAMES) if name in options}
-        message._message = Carrying(**vars(known), carried=carried)  # noqa: SLF001 (what Retries and delays send)
+        own = {one.name: getattr(known, one.name) for one in fields(known)}  # others may have put more onto it
+        message._message = Carrying(**own, carried=carried)  # noqa: SLF001 (what Retries and delays send)
 
 
 def valid_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -180,7 +180,21 @@ def test_a_run_that_is_started_by_a_message_has_what_that_carries(make: Make) ->
         assert readers.values()["later"] == [None]  # what a worker's thread has worked on before is over
 
 
-def test_what_a_retry_and_a_sweeper_send_carries_it_too(make: Make) -> None:
+def test_what_a_sweeper_sends_carries_it_too(make: Make, request_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make(carry=["correlation_id"], lease=1) as app:
+        app.broker.add_middleware(Correlation())
+        readers = Readers(app.broker)
+        with monkeypatch.context() as patch:
+            patch.setattr(app.engine.courier, "send_and_confirm", lambda *args: 1 / 0)
+            run = Clutch().then(readers.job.message("a")).run()
+        CORRELATION.set(None)
+        wait_until("a sweep that sends it", lambda: app.sweep() or app.sweeps)
+        with running_worker(app.broker):
+            run.get_result(block=True)
+        assert readers.values() == {"a": [request_id]}
+
+
+def test_what_a_retry_sends_carries_it_too(make: Make) -> None:
     with make(carry=["correlation_id"]) as app:
         readers = Readers(app.broker)
         token = CORRELATION.set("request-7")

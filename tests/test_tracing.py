@@ -199,6 +199,21 @@ def test_a_run_that_fails_says_why_and_what_a_retry_does_is_inside_it(
     assert [span.status.status_code.name for span in traces.spans if span not in failed] == ["UNSET"] * 5
 
 
+def test_stages_that_are_done_again_have_spans_of_their_own(stub_broker: Any) -> None:
+    traces, jobs = Traces(), Jobs(stub_broker)
+    stub_broker.add_middleware(ClutchTracing(traces.provider))
+    job = jobs.job.message
+    run = Clutch(name="r", keep_results=True).then(job("a"), job("b")).run()
+    with running_worker(stub_broker):
+        run.get_result(block=True)
+        assert run.retry(from_stage=1)
+        run.get_result(block=True)
+        traces.wait_for("run r", 2)
+    first, again = ["run r", "  stage 0", "    process job 0", "  stage 1", "    process job 0"], "  stage 1"
+    assert sorted(traces.tree()) == sorted([*first, "run r", again, "    process job 0"])
+    assert len({traces.id_of(span) for span in traces.spans}) == len(traces.spans)
+
+
 def test_a_job_that_asks_to_come_again_is_no_error(stub_broker: Any) -> None:
     traces = Traces()
     stub_broker.add_middleware(ClutchTracing(traces.provider))

@@ -168,8 +168,12 @@ class ClutchTracing(Observer):
         engine = engine_of(broker)
         known = traced(engine, run_id)
         snapshot = engine.backend.snapshot(run_id) if known is not None and known.carried.sampled else None
-        if known is not None and snapshot is not None:
-            self._tell(run_id, known, news, at, status_from(run_id, snapshot), snapshot["head"])
+        if known is None or snapshot is None:
+            return
+        self._tell(run_id, known, news, at, status_from(run_id, snapshot), snapshot["head"])
+        place = Place.of_child(run_id)
+        if place is not None and (place.run_id, place.stage) not in self._starts:
+            self._note_start(place.run_id, place.stage, news.created)  # the stage around it may be told of next
 
     def _tell(
         self, run_id: str, traced: Traced, news: News, at: int, status: RunStatus, head: Mapping[str, str]
@@ -223,7 +227,8 @@ class ClutchTracing(Observer):
         self._starts[run_id, stage] = at
 
     def _start_of(self, run_id: str, news: News, released: int | None) -> int:
-        """When a stage was released (UNIX milliseconds): as the store says, as this process remembers, or when the
-        message was sent that is worked on here; otherwise when the run began."""
+        """When a stage was released (UNIX milliseconds): as the store says, as this process remembers (by when a run
+        that is nested in it began, if by nothing else), or when the message was sent that is worked on here; otherwise
+        when the run began."""
         remembered = self._starts.pop((run_id, news.stage), None)
-        return released or remembered or sent(run_id, news.stage) or news.created
+        return max(released or remembered or sent(run_id, news.stage) or 0, news.created)
