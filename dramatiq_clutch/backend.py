@@ -22,6 +22,7 @@ from dramatiq.common import current_millis
 from .findings import Finding
 from .news import News
 from .register import Register
+from .stored.attendance import Attendance
 from .stored.duties import Duty, OpenStage, SendAgain, SendMembers
 from .stored.entries import Turn
 from .stored.formats import Snapshot, Standing
@@ -523,3 +524,14 @@ class ClutchBackend(Register):
     def forget(self, run_id: str, at: int, *, application: str = "") -> None:
         """Take a run out of the index, unless it is put down for another time than `at`: then somebody may be starting
         it."""
+
+    # Workers
+
+    @abc.abstractmethod
+    def attend(self, worker: Attendance, until: int, now: int, *, application: str = "") -> None:
+        """Write down that a worker of the application is there `until` that time (UNIX milliseconds); it isn't any
+        more, if that is over. What is over of others is let go of."""
+
+    @abc.abstractmethod
+    def attending(self, now: int, *, application: str = "") -> Sequence[Attendance]:
+        """The workers of the application that have told of themselves, and are still there as far as that goes."""

@@ -4,7 +4,7 @@ by one. `dramatiq_clutch.backends.redis.courier` has a faster one for Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,11 @@ class Courier:
     def redeliver(self) -> None:
         """Have the broker redeliver what dead workers have left unacked, where it doesn't see to that soon enough by
         itself. Each worker's sweeper calls this once in its interval. Raises BrokerUnavailable."""
+
+    def strangers(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
+        """The ids of brokers that hold messages of queues of ours, and aren't among the `known` ones, each with those
+        queues, as far as the broker's server can tell. Raises BrokerUnavailable."""
+        return {}
 
     def is_first_copy(self, message: Any) -> bool:  # noqa: ARG002
         """Whether a message certainly isn't a second copy of one that is or was at work elsewhere. False if in doubt:

@@ -3,11 +3,14 @@ them again."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dramatiq import Broker, Middleware
+from dramatiq import Broker, Middleware, Worker
+from dramatiq.common import q_name
 from dramatiq.logging import get_logger
 
 from .backend import SHARE, SWEEP, Caller, ClutchBackend, Note, Reply
@@ -18,6 +21,7 @@ from .forks import cached_property
 from .reader import Reader
 from .remembered import Remembered
 from .stored import owners
+from .stored.attendance import Attendance
 from .stored.places import Place
 from .stored.plan import Plan
 from .tokens import new_token
@@ -138,6 +142,16 @@ class Engine:
                 run_id,
                 error,
             )
+
+    # Who is there
+
+    def attend(self, worker: Worker, for_ms: int) -> None:
+        """Tell that a worker is there, for so many milliseconds. Raises StateUnavailable."""
+        queues = {q_name(queue) for queue in list(worker.consumers)}
+        broker_id = str(getattr(self.broker, "broker_id", ""))
+        name, now = f"{socket.gethostname()}:{os.getpid()}", self.now()
+        told = Attendance(name, broker_id, tuple(sorted(queues)))
+        self.backend.attend(told, now + for_ms, now, application=self.application)
 
     # How long runs live
 

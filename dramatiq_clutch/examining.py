@@ -9,7 +9,7 @@ from dramatiq import Broker, get_broker
 from .backend import SWEEP
 from .brokers import warnings_of
 from .engine import Engine, engine_of
-from .errors import StateUnavailable
+from .errors import BrokerUnavailable, StateUnavailable
 from .findings import Finding
 from .listing import count_runs, runs
 from .stored.owners import SWEEPER
@@ -46,7 +46,7 @@ def examine(broker: Broker | None = None) -> list[Finding]:
     engine = engine_of(broker or get_broker())
     found = list[Finding]()
     try:
-        for look in (_store, _broker, _runs):
+        for look in (_store, _broker, _workers, _runs):
             found += look(engine)
     except StateUnavailable as error:
         found.append(
@@ -90,6 +90,37 @@ def _broker(engine: Engine) -> Iterator[Finding]:
             "The broker's maintenance_chance is 0, so what dead workers have left unacked is only redelivered by the "
             "sweepers of living ones",
             "Leave maintenance_chance as it is by default",
+        )
+
+
+def _workers(engine: Engine) -> Iterator[Finding]:
+    """Workers tell of themselves once in their sweep_interval, so one that has just begun isn't known yet."""
+    known = engine.backend.attending(engine.now(), application=engine.application)
+    if known:
+        queues = sorted({queue for worker in known for queue in worker.queues})
+        names = sorted({worker.name for worker in known})
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        text = (
+            f"Workers with ClutchMiddleware: {', '.join(names[:MOST_NAMED])}{more}; on the queues {', '.join(queues)}"
+        )
+        yield Finding("info", text)
+    else:
+        yield Finding(
+            "warning",
+            "No worker with ClutchMiddleware has told of itself, as each does once in its sweep_interval",
+            "Start workers, and see that they have the middleware, and a sweep_interval",
+        )
+    try:
+        strangers = engine.courier.strangers({worker.broker for worker in known})
+    except BrokerUnavailable as error:
+        yield Finding("error", f"The broker can't be used: {error}", "See that its server runs")
+        return
+    for broker_id, held in sorted(strangers.items())[:MOST_NAMED]:
+        yield Finding(
+            "warning",
+            f"A worker without ClutchMiddleware, or one that has just begun, holds messages of the queues "
+            f"{', '.join(held)} (its broker's id is {broker_id}); what it does of clutches isn't recorded",
+            "Add ClutchMiddleware to the broker of every worker that listens to these queues",
         )
 
 

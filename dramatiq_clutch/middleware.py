@@ -190,7 +190,7 @@ class ClutchMiddleware(EngineMiddleware):
         for warning in (*engine.backend.warnings(), *warnings_of(broker)):
             logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
-            begin_sweeping(engine, self.sweep_interval / 1000, life)
+            begin_sweeping(engine, worker, self.sweep_interval / 1000, life)
         begin_beating(engine, life)
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:

@@ -33,6 +33,9 @@ BACKOFF, MAX_BACKOFF = 100, 3_000
 #: How often it is logged that a message still waits, in seconds.
 TELL_AGAIN = 60.0
 
+#: How often a worker tells that it is there, at most, in seconds.
+ATTENDING = 5.0
+
 logger = get_logger(__name__)
 
 
@@ -144,9 +147,9 @@ def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> N
     )
 
 
-def begin_sweeping(engine: Engine, seconds: float, life: WorkerLife) -> None:
+def begin_sweeping(engine: Engine, worker: Worker, seconds: float, life: WorkerLife) -> None:
     """Start a worker's sweeper: a thread that sweeps every so many seconds until the worker stops."""
-    threading.Thread(target=_sweep, args=(engine, seconds, life), name="clutch-sweeper", daemon=True).start()
+    threading.Thread(target=_sweep, args=(engine, worker, seconds, life), name="clutch-sweeper", daemon=True).start()
 
 
 def begin_beating(engine: Engine, life: WorkerLife) -> None:
@@ -154,19 +157,25 @@ def begin_beating(engine: Engine, life: WorkerLife) -> None:
     threading.Thread(target=_beat, args=(engine, life), name="clutch-beat", daemon=True).start()
 
 
-def _sweep(engine: Engine, interval: float, life: WorkerLife) -> None:
+def _sweep(engine: Engine, worker: Worker, interval: float, life: WorkerLife) -> None:
     """Sweep every `interval` seconds, and at each hint about SWEEP, until the worker stops. Every `interval` seconds,
-    also have the broker redeliver what dead workers have left."""
-    waiter, redeliver_at = waiter_of(engine.backend), 0.0
+    also have the broker redeliver what dead workers have left, and tell that this worker is there."""
+    waiter, redeliver_at, tell_at = waiter_of(engine.backend), 0.0, 0.0
     waiter.watch(SWEEP, life.bell.set)
     try:
         while life.goes_on(interval):
             _work_off(lambda: sweep(engine, is_stopping=life.stopping.is_set))
-            if time.monotonic() >= redeliver_at:  # hints may come much more often
-                redeliver_at = time.monotonic() + interval
+            now = time.monotonic()
+            if now >= redeliver_at:  # hints may come much more often
+                redeliver_at = now + interval
                 _work_off(engine.courier.redeliver)
+            if now >= tell_at:
+                tell_at = now + max(interval, ATTENDING)
+                _work_off(lambda: engine.attend(worker, int(3_000 * max(interval, ATTENDING))))
     finally:
         waiter.unwatch(SWEEP, life.bell.set)
+        if tell_at:
+            _work_off(lambda: engine.attend(worker, 0))
 
 
 def _work_off(work: Callable[[], object]) -> None:

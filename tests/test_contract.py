@@ -21,6 +21,7 @@ from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News
 from dramatiq_clutch.register import Enlisted, Keeping, StageGlance
 from dramatiq_clutch.status import RunStatus, status_from
+from dramatiq_clutch.stored.attendance import Attendance
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.entries import label
 from dramatiq_clutch.stored.formats import Standing
@@ -739,6 +740,20 @@ def test_the_index_tells_each_run_that_is_due_and_puts_it_down_for_later(store: 
     assert store.backend.due(store.now + LEASE, store.now + 3 * LEASE, 10) == []
     store.backend.look_again(store.run_id, None, run_ttl=TTL)
     assert store.backend.due(store.now + 9 * LEASE, store.now + 10 * LEASE, 10) == []
+
+
+def test_workers_that_have_told_of_themselves_are_there_for_a_while(store: Store) -> None:
+    one, two = Attendance("host:1", "id", ("a", "b")), Attendance("host:2", "", ())
+    backend, whose = store.backend, "application"
+    backend.attend(one, store.now + 100, store.now, application=whose)
+    backend.attend(two, store.now + 200, store.now, application=whose)
+    assert set(backend.attending(store.now + 99, application=whose)) == {one, two}
+    assert list(backend.attending(store.now + 100, application=whose)) == [two]
+    assert list(backend.attending(store.now, application="another")) == []
+    backend.attend(two, store.now, store.now, application=whose)  # it leaves
+    assert list(backend.attending(store.now, application=whose)) == [one]
+    backend.attend(two, store.now + 300, store.now + 100, application=whose)  # which lets go of the other one
+    assert list(backend.attending(store.now, application=whose)) == [two]
 
 
 # Nested runs

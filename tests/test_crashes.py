@@ -41,7 +41,19 @@ NOT_A_WORKERS = {
     "delete",
     "rewind",
     "drop_pass",
-} | {"at_rest", "occupants", "keeps", "listen", "say", "generation", "lines", "how_far", "count_due"}
+} | {
+    "at_rest",
+    "occupants",
+    "keeps",
+    "listen",
+    "say",
+    "generation",
+    "lines",
+    "how_far",
+    "count_due",
+    "attend",
+    "attending",
+}
 NOT_A_WORKERS |= Register.__abstractmethods__ - {"enlist"}
 
 #: What it may come to only when the run is over.

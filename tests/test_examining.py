@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 from typing import Any
 
 import dramatiq
 import pytest
+import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
@@ -15,8 +19,9 @@ from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.fitness import of_eviction, of_persistence, of_version
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.examining import OVERDUE
-from tests.support.application import application
-from tests.support.awaiting import wait_until
+from tests.conftest import running_worker
+from tests.support.application import application, close
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
 from tests.support.server import Server, free_port
 from tests.test_operations import acl_of_the_readme
@@ -117,6 +122,38 @@ def test_a_broker_at_risk_is_told(redis_broker: RedisBroker, monkeypatch: pytest
     assert Finding("warning", "this is bad", "Change it") in examine()
     engine = engine_of(redis_broker)
     assert "wasn't looked at" in texts(examine(detached(engine.backend, application=engine.application)), "info")
+
+
+def test_a_worker_tells_of_itself_until_it_stops(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_clutch.patience.ATTENDING", 0.05)
+    with application(redis_client) as app:
+        Jobs(app.broker)
+        assert "No worker with ClutchMiddleware" in texts(examine(), "warning")
+        with running_worker(app.broker):
+            wait_until("it is told", lambda: f"{socket.gethostname()}:{os.getpid()}" in texts(examine(), "info"))
+            assert texts(examine(), "info").count("on the queues default") == 1
+            assert "without ClutchMiddleware" not in texts(examine())
+        wait_until("it has gone", lambda: "No worker with ClutchMiddleware" in texts(examine(), "warning"))
+
+
+def test_a_worker_that_lacks_the_middleware_is_told(redis_broker: RedisBroker, server: Server) -> None:
+    jobs = Jobs(redis_broker)
+    jobs.script["a"] = ["wait"]
+    other = RedisBroker(url=server.url, namespace=redis_broker.namespace)
+    began = threading.Event()
+
+    @dramatiq.actor(broker=other, actor_name="job")
+    def job(name: str) -> None:
+        began.set()
+        assert jobs.gates[name].wait(PATIENCE)
+
+    jobs.job.send("a")
+    with running_worker(other):
+        assert began.wait(PATIENCE)
+        told = texts(examine(), "warning")
+        jobs.gates["a"].set()
+    assert f"holds messages of the queues default (its broker's id is {other.broker_id})" in told
+    close(other)
 
 
 def test_runs_that_nobody_sweeps_are_an_error(stub_broker: StubBroker) -> None:

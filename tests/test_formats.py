@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dramatiq_clutch.stored import owners
+from dramatiq_clutch.stored.attendance import MOST_QUEUES, Attendance
 from dramatiq_clutch.stored.formats import (
     ERA,
     HAS_NESTED,
@@ -88,3 +89,15 @@ def test_no_two_owners_have_one_name() -> None:
         owners.gone(0, 3),
     ]
     assert len(set(names)) == len(names)
+
+
+@given(st.text(), st.text(), st.lists(st.text(), max_size=MOST_QUEUES))
+def test_what_a_worker_tells_is_read_as_it_was_written(name: str, broker: str, queues: list[str]) -> None:
+    told = Attendance(name, broker, tuple(queues))
+    assert str(told).isascii()
+    assert Attendance.parse(str(told)) == told
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"worker": "a", "broker": "b", "queues": 3}', "null"])
+def test_what_a_worker_of_another_release_tells_may_be_unreadable(text: str) -> None:
+    assert Attendance.parse(text) is None

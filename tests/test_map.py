@@ -142,7 +142,7 @@ def key_parts() -> set[str]:
     parts = {name.split("}:")[1].split(":")[0] for name in keys_of("n", "r", 0, GENERATION).values()}
     for path in REDIS.glob("*.py"):
         parts |= set(re.findall(r"""_key\([\w.]+, f?"(\w+)""", path.read_text()))
-    return parts | {"index"} | register("n", "app").keys()
+    return parts | {"index", "workers"} | register("n", "app").keys()
 
 
 def words_of(name: str) -> set[str]:

@@ -7,7 +7,7 @@ Every hook of every middleware is called for every message, as it is when the br
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
@@ -163,6 +163,10 @@ class RedisCourier(Courier):
     def redeliver(self) -> None:
         with self.translated():
             self._redelivery.look()
+
+    def strangers(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        with self.translated():
+            return self._redelivery.holders(known)
 
     def is_first_copy(self, message: Any) -> bool:
         """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout

@@ -50,3 +50,8 @@ def register(namespace: str, application: str) -> dict[str, str]:
 def index(namespace: str, application: str) -> str:
     """The sorted set of an application's runs that are at work, by when a sweeper looks at them next."""
     return f"{namespace}:index:{application}"
+
+
+def workers(namespace: str, application: str) -> str:
+    """The sorted set of an application's workers, by until when they count as there."""
+    return f"{namespace}:workers:{application}"

@@ -11,11 +11,12 @@ from dramatiq.logging import get_logger
 
 from ...backend import ClutchBackend, Listener, Occupant
 from ...status import part_done
+from ...stored.attendance import Attendance
 from ...stored.formats import Standing, done_in, failure_in, generation_in, holder_of, standing_of
 from ...stored.places import Place
 from ...stored.plan import StageLine
 from .calls import Calls, translated
-from .keys import index, key
+from .keys import index, key, workers
 from .lazily import redis
 from .pubsub import RedisListener, channel
 from .replies import is_rest
@@ -24,6 +25,9 @@ from .scripts import script
 #: How long the index lives after its last change, in milliseconds. That has to be longer than runs live, because a run
 #: that is delayed for months changes nothing in the index. Sweepers take out runs that are gone.
 INDEX_TTL = 400 * 86_400_000
+
+#: How long it is known which workers there were, in milliseconds: a day after the last has told of itself.
+ATTENDANCE_TTL = 86_400_000
 
 #: How many rows or results travel in one command.
 CHUNK = 1_000
@@ -252,6 +256,25 @@ class RedisReading(ClutchBackend):
         out = script("forget")
         arguments = out.call({"index": index(self.namespace, application)}, {"run_id": run_id, "at": at})
         self.calls.run(out, arguments)
+
+    # Workers
+
+    def attend(self, worker: Attendance, until: int, now: int, *, application: str = "") -> None:
+        known = workers(self.namespace, application)
+        with translated():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zadd(known, {str(worker): until})
+            pipe.pexpire(known, ATTENDANCE_TTL)
+            pipe.zrangebyscore(known, 0, now, 0, CHUNK)
+            gone = pipe.execute()[-1]
+            if gone:
+                self.client.zrem(known, *gone)
+
+    def attending(self, now: int, *, application: str = "") -> Sequence[Attendance]:
+        known = workers(self.namespace, application)
+        found: Any = self.calls.ask(lambda: self.client.zrangebyscore(known, now + 1, "+inf", 0, CHUNK))
+        told = (Attendance.parse(text.decode()) for text in found)
+        return [worker for worker in told if worker is not None]
 
     # Hints
 

@@ -7,7 +7,7 @@ if one has left anything in a queue, it asks the broker's own script for mainten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from dramatiq.brokers.redis import RedisBroker
@@ -43,18 +43,33 @@ class Redelivery:
             self._maintain(queue)
         self._seen = queues, silent_at
 
+    def holders(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """The living workers that hold messages, but for the known ones, each with the queues that these are of.
+        Raises what the client raises."""
+        client: Any = self._broker.client
+        begin = current_millis() - self._broker.heartbeat_timeout
+        living = client.zrangebyscore(f"{self._broker.namespace}:__heartbeats__", begin, "+inf")
+        others = [name for name in map(_text, living) if name not in known]
+        found: dict[str, list[str]] = {}
+        for name, queue in self._holding(others, sorted(self._broker.get_declared_queues())):
+            found.setdefault(name, []).append(queue)
+        return found
+
     def _left_by(self, workers: Sequence[Any], queues: Sequence[str]) -> list[str]:
         """The queues in which any of these workers has left something unacked. Most of them are producers, which have
         a heartbeat like workers, and nothing to ack."""
-        names = [worker.decode() if isinstance(worker, bytes) else worker for worker in workers]
-        asked = [(f"{self._broker.namespace}:__acks__.{name}.{queue}", queue) for name in names for queue in queues]
-        found: dict[str, None] = {}
+        return list(dict.fromkeys(queue for _, queue in self._holding(list(map(_text, workers)), queues)))
+
+    def _holding(self, workers: Sequence[str], queues: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each of these workers with each of these queues of which it has fetched something that isn't acked."""
+        asked = [(worker, queue) for worker in workers for queue in queues]
         for start in range(0, len(asked), CHUNK):
+            some = asked[start : start + CHUNK]
             pipe: Any = self._broker.client.pipeline(transaction=False)
-            for key, _ in asked[start : start + CHUNK]:
-                pipe.smembers(key)
-            answers = pipe.execute()
-            found |= dict.fromkeys(
-                queue for (_, queue), left in zip(asked[start : start + CHUNK], answers, strict=True) if left
-            )
-        return list(found)
+            for worker, queue in some:
+                pipe.smembers(f"{self._broker.namespace}:__acks__.{worker}.{queue}")
+            yield from (one for one, left in zip(some, pipe.execute(), strict=True) if left)
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
