@@ -394,6 +394,34 @@ def test_a_run_that_a_process_without_traces_has_started_is_not_traced(stub_brok
     assert traces.spans == []
 
 
+class Others(trace.TracerProvider):
+    """As another SDK: a tracer that says nothing of how it chooses ids, or what it leaves out."""
+
+    class Tracer(trace.NoOpTracer):
+        def __init__(self, tracer: trace.Tracer) -> None:
+            self._tracer = tracer
+
+        def start_span(self, *args: Any, **how: Any) -> trace.Span:
+            return self._tracer.start_span(*args, **how)
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+
+    def get_tracer(self, *args: Any, **how: Any) -> trace.Tracer:
+        return self.Tracer(self._provider.get_tracer("others"))
+
+
+def test_with_an_sdk_that_chooses_ids_by_itself_a_run_is_one_trace_still(stub_broker: Any) -> None:
+    traces, jobs = Traces(), Jobs(stub_broker)
+    stub_broker.add_middleware(ClutchTracing(Others(traces.provider)))
+    run = Clutch(name="r").then(jobs.job.message("x"), jobs.job.message("y")).run()
+    with running_worker(stub_broker):
+        run.get_result(block=True)
+    names = sorted(span.name for span in traces.spans)
+    assert names == ["process job", "process job", "run r", "stage 0", "stage 1"]
+    assert len({span.context.trace_id for span in traces.spans if span.context}) == 1
+
+
 def test_without_an_sdk_nothing_is_carried(stub_broker: Any) -> None:
     assert ClutchTracing(trace.NoOpTracerProvider()).clutch_carried() == {}
 

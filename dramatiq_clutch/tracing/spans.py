@@ -68,8 +68,8 @@ class Spans:
         tracer = self.tracer
         sampler = getattr(tracer, "sampler", None)
         if sampler is None or not isinstance(tracer.id_generator, Ids):
-            known = tracer.start_span("run").get_span_context()
-            return Carried(known.trace_id, known.trace_flags.sampled) if known.is_valid else None
+            known = tracer.start_span("run").get_span_context()  # it isn't ended, and so never told
+            return Carried(known.trace_id, known.trace_flags.sampled, known.span_id) if known.is_valid else None
         trace_id = tracer.id_generator.generate_trace_id()
         said = sampler.should_sample(None, trace_id, "run", SpanKind.INTERNAL, {}, ())
         state = said.trace_state.to_header() if said.trace_state else ""
