@@ -188,10 +188,11 @@ def test_what_a_sweeper_sends_carries_it_too(make: Make, request_id: str, monkey
             patch.setattr(app.engine.courier, "send_and_confirm", lambda *args: 1 / 0)
             run = Clutch().then(readers.job.message("a")).run()
         CORRELATION.set(None)
-        wait_until("a sweep that sends it", lambda: app.sweep() or app.sweeps)
+        app.engine.look_again(run.run_id, 0)
+        assert app.sweep() == 1
         with running_worker(app.broker):
             run.get_result(block=True)
-        assert readers.values() == {"a": [request_id]}
+        assert set(readers.values()["a"]) == {request_id}  # the lease is so short that there may be a second copy
 
 
 def test_what_a_retry_sends_carries_it_too(make: Make) -> None:
