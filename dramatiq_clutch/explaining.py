@@ -112,7 +112,7 @@ def _at_work(stage: StageStatus, where: str, at: Callable[[int], str]) -> str:
     if not stage.pending and not stage.dead:
         return f"It waits for {where} to begin or to end: no member of it is left to be done."
     sentence = f"It waits for {where}{_left(stage, ': ')}"
-    again: int | None = getattr(stage, "next_attempt", None)
+    again: int | None = stage.next_attempt
     if stage.failing:
         sentence += f", {stage.failing:,} of them to be attempted again"
         sentence += f" (the first at {at(again)})" if again is not None else ""

@@ -58,7 +58,8 @@ class Member:
 
     `error` is why its last attempt has failed; None if none has, or it has succeeded since. `attempts` is how many it
     had when it failed last; 0 if it never has, or has succeeded since. `retry_at` is when a failing member is attempted
-    again, in UNIX milliseconds; None if that isn't known. `began`, `ended` and `worker` say when and where its last
+    again, in UNIX milliseconds: its message comes no earlier, so a time that has passed says that it waits for a worker
+    or is at work. It is None for a nested run. `began`, `ended` and `worker` say when and where its last
     attempt was at work; they are None unless that is measured.
     """
 
@@ -200,7 +201,7 @@ class Telling:
             message_id=message_id,
             arguments=arguments,
             attempts=error.attempts if error else 0,
-            retry_at=None,
+            retry_at=one.due,
             error=error,
             run_id=Place(self.run_id, self.found.stage, one.index).child_id if is_run or one.nests else None,
         )

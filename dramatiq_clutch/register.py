@@ -83,13 +83,15 @@ class Glance:
 @dataclass(frozen=True, slots=True)
 class MemberGlance:
     """How a member of a stage stands. `failure`: the details of its last failure (`failures.failure_details`), or `''`.
-    `nests`: its job has nested runs. `row`: its row in the plan; of a nested run only the first letter of that; empty
-    if the plan is gone, and in a mapped stage, whose members have one row. `item`: in a mapped stage, the encoded item
-    that it is called with; None if that is gone, or large."""
+    `due`: when it is attempted again, if it is failing and that is known (UNIX milliseconds). `nests`: its job has
+    nested runs. `row`: its row in the plan; of a nested run only the first letter of that; empty if the plan is gone,
+    and in a mapped stage, whose members have one row. `item`: in a mapped stage, the encoded item that it is called
+    with; None if that is gone, or large."""
 
     index: int
     state: MemberState
     failure: str = ""
+    due: int | None = None
     nests: bool = False
     row: bytes = b""
     item: bytes | None = None

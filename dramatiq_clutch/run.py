@@ -153,11 +153,12 @@ class Run(Handle):
         it may have few or none although others follow: go on as long as there is a `cursor`. While a stage is worked
         on, its pages have each member once.
 
-        Of a stage that is complete, less is known. As long as its results are kept (those of the stage before the
-        present one, and of all stages of a ``Clutch(keep_results=True)``), each member is `succeeded`, `dead` or
-        `skipped`. After that, the members whose failures are kept (see ``RunStatus.failures``) are `dead`, and all
-        others are shown as `succeeded`, also if some of them were dead or skipped: how many, the status says. A mapped
-        stage has no members before it is opened, which it is when the stage before is complete.
+        Of a stage that is complete, less is known. As long as its results are kept (those of the last stage, and of the
+        one before the present one while the run is at work; of all stages of a ``Clutch(keep_results=True)``), each
+        member is `succeeded`, `dead` or `skipped`. After that, the members whose failures are kept (see
+        ``RunStatus.failures``) are `dead`, and all others are shown as `succeeded`, also if some of them were dead or
+        skipped: how many, the status says. A mapped stage has no members before it is opened, which it is when the
+        stage before is complete.
 
         Parameters:
           stage: the index or the name of a stage; default is the present one, which is the last that has begun.

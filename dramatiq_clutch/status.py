@@ -38,7 +38,8 @@ class StageStatus:
     `state` is waiting, running, failing, failed, succeeded or cancelled. The numbers are of members. `total` is None as
     long as it isn't known, which is the case for a mapped stage before it is opened. A stage with `allow_failures` may
     have succeeded with dead members. `skipped`: how many will never be done, because `enough` others had succeeded.
-    `name` is None for a stage without one.
+    `name` is None for a stage without one. `next_attempt` is when the first of its failing jobs is attempted again, of
+    those whose next attempt hasn't come yet, in UNIX milliseconds; None if there is none.
 
     Each member is counted once in `succeeded`, `dead`, `skipped` or `pending`: together they are the `total`. The
     `failing` members are among the pending ones.
@@ -51,6 +52,7 @@ class StageStatus:
     dead: int = 0
     skipped: int = 0
     name: str | None = None
+    next_attempt: int | None = None
 
     @property
     def pending(self) -> int:
@@ -148,6 +150,7 @@ class RunStatus:
                         "dead": 0,
                         "skipped": 0,
                         "name": "load",
+                        "next_attempt": null,
                         "pending": 0
                     },
                     {
@@ -158,6 +161,7 @@ class RunStatus:
                         "dead": 0,
                         "skipped": 0,
                         "name": null,
+                        "next_attempt": 1700000019000,
                         "pending": 2
                     }
                 ],
@@ -225,7 +229,8 @@ def status_from(run_id: str, snapshot: Snapshot, *, nested: float = 0.0) -> RunS
             done += 1.0
         elif index == current:
             succeeded = int(counts["recorded"]) - int(counts["working"]) - int(counts["attempted"]) - failing - dead
-            stages.append(StageStatus(shown, line.total, succeeded, failing, dead, name=line.name))
+            again = int(counts["next"]) if counts.get("next") else None
+            stages.append(StageStatus(shown, line.total, succeeded, failing, dead, 0, line.name, again))
             done += part_done(line, succeeded, dead, nested)
         else:
             stages.append(StageStatus("waiting", line.total, name=line.name))

@@ -1117,6 +1117,27 @@ SCRIPTS = (
         "tests/test_contract.py::test_of_a_run_at_rest_with_unsettled_members_these_are_unsent",
     ),
     Mutant(
+        "a member that has died is attempted again",
+        "What is told of the next attempt is about members that are failing.",
+        "else call('ZREM', here.due, member) end",
+        "end",
+        "tests/test_contract.py::test_nothing_is_due_of_a_member_that_is_not_failing_any_more",
+    ),
+    Mutant(
+        "the next attempt is one that has come already",
+        "When the first failing job is attempted again is told of those whose attempt is still to come.",
+        "call('ZRANGEBYSCORE', here.due, now, '+inf', 'LIMIT', 0, 1)[1]",
+        "call('ZRANGEBYSCORE', here.due, 0, '+inf', 'LIMIT', 0, 1)[1]",
+        "tests/test_contract.py::test_it_is_told_when_a_failing_member_is_attempted_again",
+    ),
+    Mutant(
+        "what a cancelled run had due stays due",
+        "What a retry sends again isn't said to be attempted at another time.",
+        "if ends_era then call('UNLINK', here.due) end",
+        "",
+        "tests/test_contract.py::test_nothing_is_due_in_a_run_at_rest_or_of_what_a_retry_sends_again",
+    ),
+    Mutant(
         "how far a duty is done is forgotten",
         "A member whose message was sent is not shown as unsent.",
         "{math.max(tonumber(from), cursor), tonumber(to)}",

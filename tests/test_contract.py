@@ -2934,3 +2934,63 @@ def test_nothing_is_shown_of_a_run_or_a_stage_that_is_not_there(store: Store) ->
     store.create(1)
     assert look_into(store, 1).line is None
     assert look_into(store, 0, start=5).members == ()
+
+
+def test_it_is_told_when_a_failing_member_is_attempted_again(either_way: Store) -> None:
+    store, now = either_way, either_way.backend.now()
+    store.confirm(*store.create(4, 1, events=("on_failure",)).duties)
+    assert store.status().stages[0].next_attempt is None
+    for member, due in ((0, now + 90_000), (1, now + 60_000), (2, now - 1)):
+        reply = store.record(member, "failing", of=4, due=due)
+    assert store.status().stages[0].next_attempt == now + 60_000  # the one of before is on its way, or at work
+    assert [member.due for member in look_into(store).members] == [now + 90_000, now + 60_000, now - 1, None]
+    reply = store.record(3, "dead", of=4)
+    (alarm,) = [duty for duty in reply.duties if isinstance(duty, CallBack)]
+    assert alarm.snapshot is not None
+    assert status_from(store.run_id, alarm.snapshot).stages[0].next_attempt == now - 1  # as its caller's clock has it
+    store.record(1, "succeeded", of=4)
+    assert store.status().stages[0].next_attempt == now + 90_000
+    store.record(0, "dead", of=4, order=(0, 1))
+    assert store.status().stages[0].next_attempt is None
+    assert [member.due for member in look_into(store).members] == [None, None, now - 1, None]
+
+
+@pytest.mark.parametrize("then", ["attempted", "dead", "succeeded", "nests"])
+def test_nothing_is_due_of_a_member_that_is_not_failing_any_more(store: Store, then: str) -> None:
+    store.confirm(*store.create(2).duties)
+    store.record(0, "failing", of=2, due=store.backend.now() + 60_000)
+    assert "due" in store.parts()
+    if then == "nests":
+        store.record(0, "succeeded", of=2, order=(0, 1), nested=b"plan")
+    else:
+        store.record(0, cast(Ending, then), of=2, order=(0, 1))
+    assert "due" not in store.parts()
+
+
+def test_nothing_is_due_in_a_run_at_rest_or_of_what_a_retry_sends_again(store: Store) -> None:
+    due = store.backend.now() + 60_000
+    store.confirm(*store.create(2).duties)
+    store.record(0, "failing", of=2, due=due)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert store.status().stages[0].next_attempt is None
+    assert look_into(store).members[0].due is None
+    store.backend.retry(store.run_id, store.caller("retry:x"))
+    assert store.status().stages[0].next_attempt is None
+    assert "due" not in store.parts()
+    store.record(0, "failing", of=2, due=due, order=(1, 0))
+    assert store.status().stages[0].next_attempt == due
+
+
+def test_nothing_is_due_of_a_stage_that_is_complete(store: Store) -> None:
+    store.confirm(*store.create(2, 1, enough=1).duties)
+    store.record(0, "failing", of=2, due=store.backend.now() + 60_000)
+    store.record(1, "succeeded", of=2)
+    assert "due" not in store.parts()
+
+
+def test_what_the_limit_held_back_is_skipped_when_its_stage_is_complete_without_it(store: Store) -> None:
+    store.confirm(*store.create(4, enough=1, limit=2).duties)
+    store.record(1, "succeeded", of=4)
+    assert store.status().state == "succeeded"
+    assert indexes(look_into(store, state="skipped")) == [0, 2, 3]
+    assert indexes(look_into(store, state="succeeded")) == [1]

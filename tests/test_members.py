@@ -229,6 +229,24 @@ def test_a_mapped_stage_of_nested_runs_tells_their_ids(stub_broker: StubBroker) 
         run.get_result(block=True)
 
 
+def test_a_failing_job_is_told_when_it_is_attempted_again(broker: dramatiq.Broker) -> None:
+    @dramatiq.actor(min_backoff=600_000, max_backoff=700_000)
+    def fails() -> None:
+        raise ValueError
+
+    run = Clutch().then(fails).run()
+    began = engine_of(broker).now()
+    with running_worker(broker):
+        wait_until("it has failed", lambda: states(run) == ["failing"])
+    (member,) = run.members()
+    assert member.retry_at is not None
+    assert began + 200_000 < member.retry_at < engine_of(broker).now() + 800_000
+    assert run.status().stages[0].next_attempt == member.retry_at
+    assert run.status().to_dict()["stages"][0]["next_attempt"] == member.retry_at
+    run.resend()
+    assert states(run) == ["failing"]
+
+
 # Pages
 
 

@@ -24,7 +24,10 @@ def example_in(documented: Any) -> Any:
 
 
 def the_example() -> RunStatus:
-    stages = (StageStatus("succeeded", 1, 1, name="load"), StageStatus("failing", 4, 2, failing=1))
+    stages = (
+        StageStatus("succeeded", 1, 1, name="load"),
+        StageStatus("failing", 4, 2, failing=1, next_attempt=1_700_000_019_000),
+    )
     failure = JobFailure(1, 3, "resize", "1f0c3a52-6a4f-5d6c-9d3e-0a4b5c6d7e8f", "OSError", "disk full", 2)
     failure = replace(
         failure,

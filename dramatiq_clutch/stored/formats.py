@@ -56,10 +56,10 @@ from ..errors import DamagedState, NewerRelease
 Standing = Literal["waiting", "working", "attempted", "failing", "dead", "succeeded"]
 
 #: How a run stood at one moment: `head` (the run's fields, all strings), `counts` (of its present stage: `recorded`,
-#: `working`, `attempted`, `failing`, `dead`), `failures` (a list of `[member, failure]`), `kept` (the same of stages
-#: that are over: a list of `["STAGE.MEMBER", failure]`), `tally` (how many members are dead, by `"STAGE TYPE"`) and
-#: `unsettled` (members of a stage with nested runs; none where the snapshot belongs to a duty). A `RunStatus` is made
-#: of it.
+#: `working`, `attempted`, `failing`, `dead`; and `next`, when the first of the failing jobs is attempted again, if any
+#: is), `failures` (a list of `[member, failure]`), `kept` (the same of stages that are over: a list of
+#: `["STAGE.MEMBER", failure]`), `tally` (how many members are dead, by `"STAGE TYPE"`) and `unsettled` (members of a
+#: stage with nested runs; none where the snapshot belongs to a duty). A `RunStatus` is made of it.
 Snapshot = Mapping[str, Any]
 
 #: The version of the stored format. A worker leaves a run, a duty or a message of a newer format to newer workers.

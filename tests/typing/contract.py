@@ -178,6 +178,7 @@ async def the_run() -> None:
     assert_type(status.failures[0].failed_at, int | None)
     assert_type(status.failures[0].allowed, bool)
     assert_type(status.stages[0].name, str | None)
+    assert_type(status.stages[0].next_attempt, int | None)
     run.get_result(True)  # type: ignore[call-arg]
 
 

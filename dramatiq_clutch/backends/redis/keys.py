@@ -6,7 +6,7 @@ from __future__ import annotations
 #: script is called for (the stage before, this stage, or the next one), and the parts.
 OF_STAGE = {
     "before": (-1, ("members", "standing", "dead", "attempts", "nests")),
-    "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items")),
+    "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items", "due")),
     "after": (1, ("members",)),
 }
 

@@ -81,6 +81,13 @@ def _stage_glance(raw: Any, about: Mapping[str, Any]) -> StageGlance:
 
 
 def _member_glance(raw: Any) -> MemberGlance:
-    index, state, failure, nests, row, item = raw
-    text = failure.decode(errors="replace")
-    return MemberGlance(index, cast(MemberState, state.decode()), text, bool(nests), row, result_in(item))
+    index, state, failure, due, nests, row, item = raw
+    return MemberGlance(
+        index=index,
+        state=cast(MemberState, state.decode()),
+        failure=failure.decode(errors="replace"),
+        due=int(float(due)) if due else None,
+        nests=bool(nests),
+        row=row,
+        item=result_in(item),
+    )

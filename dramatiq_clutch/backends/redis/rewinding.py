@@ -36,6 +36,6 @@ class RedisRewinding(RedisCalling):
     def drop_pass(self, run_id: str, snapshot: Snapshot, stage: int) -> None:
         head = snapshot["head"]
         generation, stages = head["gen"], range(stage, int(head["stage"]) + 1)
-        parts = (*KEPT, "halted", "items", "nests")
+        parts = (*KEPT, "halted", "items", "nests", "due")
         of_stages = self._of_stages(run_id, stages, parts, generation, head.get("kept", ""))
         self._unlink([*of_stages, *(self._key(run_id, part, generation) for part in ("outbox", "callbacks"))])

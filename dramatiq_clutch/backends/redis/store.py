@@ -376,7 +376,7 @@ class RedisBackend(RedisRewinding, RedisLooking):
         return self._present("touch", run_id, caller, {"due": due}).word
 
     def snapshot(self, run_id: str) -> Snapshot | None:
-        raw = self._ask_present("snapshot", run_id, Caller(owner="", now=0, lease="", lease_ms=0), {})[0]
+        raw = self._ask_present("snapshot", run_id, Caller(owner="", now=self.now(), lease="", lease_ms=0), {})[0]
         return decode_snapshot(json.loads(raw[1]), raw[2:]) if raw[0] == b"there" else None
 
 

@@ -2,7 +2,8 @@
 -- USES take, awaited, tombstone
 -- KEYS plan, callbacks, failures, tally
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
--- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
+-- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due
+-- KEYS after.members
 -- ARGV bury, asks flag
 -- `bury` is '', or, for a run that is deleted with its parent, the epoch that the parent is in: then a tombstone keeps
 -- the parent from starting it in that epoch. `asks`: nothing is deleted, and the answer says whether it could be. If

@@ -1,11 +1,11 @@
 -- Show how members of a stage stand, each by itself.
 -- USES shown
--- KEYS here.attempts, here.nests
+-- KEYS here.attempts, here.nests, here.due
 -- ARGV wanted, start number, most number
 -- `wanted` is a state under which members are shown, or ''. The members from `start` on are looked at, MANY at most,
 -- until `most` of them are as wanted; those that are failing or dead are found without that.
 -- returns {'there', where to go on or -1, over (1 or 0), stage line, how many are dead, spec, value and row for all of
---         them, {index, state, failure, nests (1 or 0), row, value}...}; or {'unknown'}
+--         them, {index, state, failure, due (UNIX ms) or '', nests (1 or 0), row, value}...}; or {'unknown'}
 if not run.state then return {'unknown'} end
 local total = total_of(run.line) or 0
 local ranges, page, next = unsent_ranges(total), {}, -1
@@ -13,8 +13,9 @@ local ranges, page, next = unsent_ranges(total), {}, -1
 local function show(member, state)
   local failure = failure_in(call('HGET', here.attempts, member))
   if failure == '' and over then failure = call('HGET', failures, stage .. '.' .. member) or '' end
-  local row = has_flag('m') and '' or row_of(member)
-  page[#page + 1] = {tonumber(member), state, failure, call('HEXISTS', here.nests, member), row, item_of(member)}
+  local row, nests = has_flag('m') and '' or row_of(member), call('HEXISTS', here.nests, member)
+  local due = state == 'failing' and not halts and call('ZSCORE', here.due, member) or ''
+  page[#page + 1] = {tonumber(member), state, failure, due, nests, row, item_of(member)}
 end
 
 -- Show members that are known to be as wanted. One more than there is room for tells where to go on.
@@ -30,7 +31,8 @@ end
 local function scan()
   local at, looked, last, unsent = start, 0, total, wanted == 'unsent'
   local jumps = unsent and not over and count_waiting() == 0
-  if limit_of(run.line) and stage == run.stage and not unsent and wanted ~= '' then last = math.min(run.sent, total) end
+  local held_back = limit_of(run.line) and stage == run.stage and not over
+  if held_back and not unsent and wanted ~= '' then last = math.min(run.sent, total) end
   while #page < most and looked < MANY do
     if jumps then at = next_in(ranges, at) or last end
     if at >= last then return end

@@ -46,7 +46,7 @@ elseif ending == 'succeeded' then
   if not run.broken then owe('start:' .. stage .. ':' .. member) end
 elseif is_newer(member, epoch, attempt) then
   call('HSET', here.members, member, first == '' and of_run and 'R' or first)
-  stand(member, KINDS[ending], payload)
+  stand(member, KINDS[ending], payload, due)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
   if ending == 'dead' then report('dead', 0, 0, member, payload) end
   wait_until(due)

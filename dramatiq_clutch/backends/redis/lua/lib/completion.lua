@@ -1,6 +1,6 @@
 -- Complete a stage, and release the next one.
 -- USES rest, failures, deadline
--- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items, here.due
 -- KEYS after.members
 
 -- Skip the members of a stage that is complete without them, of which some may be nested runs. What jobs have nested
@@ -21,7 +21,7 @@ end
 -- unless the run keeps them.
 local function complete(succeeded, dead, skipped)
   local nests = skipped == 0 and here.nests or here.items
-  call('UNLINK', here.items, nests)
+  call('UNLINK', here.items, here.due, nests)
   if not run.keeps then call('UNLINK', before.members, before.standing, before.dead, before.attempts) end
   if word_of('enough', run.lines[stage - 1] or '') then forget_nests_before() end
   if skipped > 0 then skip(skipped) end

@@ -2,7 +2,8 @@
 -- USES outbox, history
 -- KEYS plan, callbacks, tombstone, failures, tally
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
--- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, after.members
+-- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due
+-- KEYS after.members
 
 -- Renew the expiry of all the run's keys.
 local function touch()

@@ -1,7 +1,7 @@
 -- Tell how the members of the stage stand. `standing` holds the unsettled members that have had an attempt, and `dead`
 -- the dead ones. A member that waits to be sent again stays where it was.
 -- USES failures
--- KEYS here.standing, here.dead, here.attempts
+-- KEYS here.standing, here.dead, here.attempts, here.due
 -- A retry begins a new revival, and a new era if the run was cancelled. Every member whose score has an earlier revival
 -- or era waits to be sent again. So a retry of 100,000 members changes two numbers, and no script visits them all.
 
@@ -26,10 +26,11 @@ local function count_waiting()
   return dead + (run.era > 0 and call('ZCOUNT', here.standing, '-inf', below(run.era * ERA)) or 0)
 end
 
--- How a member stands from here on, of which `failure` says why if it is dead. This comes before its entry of
--- `attempts` changes.
-local function stand(member, kind, failure)
+-- How a member stands from here on, of which `failure` says why if it is dead, and `due` when it is attempted again if
+-- it is failing (UNIX ms; 0 if that isn't known). This comes before its entry of `attempts` changes.
+local function stand(member, kind, failure, due)
   local was_dead = tally_off(member)
+  if kind == FAILING and due > 0 then call('ZADD', here.due, due, member) else call('ZREM', here.due, member) end
   if kind == DEAD then
     call('ZREM', here.standing, member)
     call('ZADD', here.dead, run.revival * SPAN + tonumber(member), member)
@@ -40,9 +41,10 @@ local function stand(member, kind, failure)
   end
 end
 
--- Take a member that has succeeded out of `standing`, `dead` and `attempts`.
+-- Take a member that has succeeded out of `standing`, `due`, `dead` and `attempts`.
 local function unstand(member)
   call('ZREM', here.standing, member)
+  call('ZREM', here.due, member)
   if tally_off(member) then call('ZREM', here.dead, member) end
   call('HDEL', here.attempts, member)
 end

@@ -29,6 +29,7 @@ local function begin_epoch(ends_era, ends_revival)
     clear_tally()
     set('revival', run.revival + 1)
   end
+  if ends_era then call('UNLINK', here.due) end
   if ends_era then set('era', run.era + 1) end
 end
 

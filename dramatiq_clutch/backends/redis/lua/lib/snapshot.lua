@@ -1,6 +1,6 @@
 -- Show how the run stands at one moment.
 -- USES listed
--- KEYS here.members, here.halted, tally
+-- KEYS here.members, here.halted, here.due, tally
 
 -- A text that changes whenever anything happens to the run.
 local function present(updated)
@@ -13,6 +13,12 @@ local function counts()
     recorded = recorded, working = count(WORKING) + count_waiting(), attempted = count(ATTEMPTED),
     failing = count(FAILING), dead = count_dead(),
   }
+end
+
+-- When the first of the failing members is attempted again (UNIX ms), of those whose next attempt hasn't come yet.
+local function next_attempt()
+  local first = run.state == 'running' and call('ZRANGEBYSCORE', here.due, now, '+inf', 'LIMIT', 0, 1)[1]
+  return first and tonumber(call('ZSCORE', here.due, first)) or nil
 end
 
 local NOTHING = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}
@@ -33,8 +39,10 @@ local function snapshot(brief)
     without_tracebacks(listed, MOST_TRACEBACKS)
     without_tracebacks(kept, 0)
   end
+  local numbers = is_new and NOTHING or counts()
+  if numbers.failing > 0 then numbers.next = next_attempt() end
   return cjson.encode({
-    head = shown, counts = is_new and NOTHING or counts(), failures = listed, kept = kept,
+    head = shown, counts = numbers, failures = listed, kept = kept,
     tally = run.tallied and call('HGETALL', tally) or nil,
   })
 end
