@@ -17,6 +17,7 @@ from dramatiq.middleware import MiddlewareError, Retries, Shutdown
 from dramatiq.middleware.retries import DEFAULT_MAX_BACKOFF
 from dramatiq.threading import Interrupt
 
+from . import sightings
 from .aborts import is_abort
 from .backend import Caller, Ending, Record, Reply
 from .errors import NewerRelease, PayloadRefused, is_final
@@ -186,7 +187,10 @@ class Closing:
         nested = job.wrapper if ending == "succeeded" else b""
         try:
             due = job.due if ending in ("failing", "attempted") else 0
-            return record_onward(job.engine, Record(job.tag, job.attempt, ending, payload, nested, due=due), caller)
+            record = Record(job.tag, job.attempt, ending, payload, nested, due=due)
+            reply = record_onward(job.engine, record, caller)
+            sightings.ended(message, job, ending, reply.word)
+            return reply
         except PayloadRefused as error:
             if ending != "succeeded":
                 raise
@@ -194,7 +198,9 @@ class Closing:
             job.error = error
             message.fail()
             details = _details(message, job)
-            return job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
+            reply = job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
+            sightings.ended(message, job, "dead", reply.word)
+            return reply
 
     def _ending(self, message: MessageProxy, job: Job) -> tuple[Ending, bytes]:
         """How the attempt is recorded: its ending, and the encoded result or the failure's details. Sends the next

@@ -12,7 +12,7 @@ from dramatiq import Broker, Message, MessageProxy, Worker
 from dramatiq.logging import get_logger
 from dramatiq.middleware import SkipMessage
 
-from . import carrying, remarks
+from . import carrying, remarks, sightings
 from . import job as jobs
 from .aborts import Aborted, skip_is_an_abort
 from .backend import ClutchBackend
@@ -211,6 +211,7 @@ class ClutchMiddleware(EngineMiddleware):
     # A message's life
 
     def before_delay_message(self, broker: Broker, message: MessageProxy) -> None:
+        sightings.note_delay(broker, message)
         carrying.keep(message)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
@@ -234,10 +235,12 @@ class ClutchMiddleware(EngineMiddleware):
         if word == "go" and job.tag.leads:
             word = self._lead(job)
         if word == "go":
+            sightings.begins(message, job)
             return
         # Otherwise Results would overwrite the stored result with None.
         message.options["store_results"] = False
         job.exit = word
+        sightings.absorbed(message, job, word)
         if word == "unknown":
             logger.error(
                 "Message %s goes to the dead-letter queue: its run isn't there (any more). A run that has the same id "

@@ -129,7 +129,7 @@ def _about(run_id: str, news: News, now: int, stage: int, line: str) -> dict[str
         "run_name": news.name or None,
         "event": news.event,
         "stage": stage,
-        "stage_name": _name(line),
+        "stage_name": stage_name(line),
         "stages": news.stages,
         "seconds": max(now - news.created, 0) / 1000,
     }
@@ -151,7 +151,7 @@ def _total(line: str) -> int | None:
     return int(total) if total.isdecimal() else None if line else 0
 
 
-def _name(line: str) -> str | None:
+def stage_name(line: str) -> str | None:
     """The name of a stage, if it has one; None, too, for a line that can't be read, as for `_total`."""
     if " name=" not in line:  # few stages have one, and reading the whole line takes longer
         return None

@@ -13,6 +13,7 @@ from dataclasses import replace
 from dramatiq import Message
 from dramatiq.logging import get_logger
 
+from . import observing
 from .backend import Caller, Record, Reply
 from .courier import Outgoing
 from .engine import Engine
@@ -33,6 +34,9 @@ def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:
     reply = engine.courier.record(record, caller, duty, outgoing)
     if reply.sent is not None:
         remember(engine, record.tag.run_id, reply.sent, 1)
+        if observing.is_observed(engine.broker):
+            sent = observing.MembersSent(run_id=record.tag.run_id, stage=reply.sent.stage, seconds=0.0)
+            observing.show(engine.broker, sent)
     return reply
 
 

@@ -19,6 +19,7 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, Shutdown
 from dramatiq.threading import Interrupt
 
+from . import observing
 from .backend import SWEEP
 from .engine import Engine
 from .errors import ClutchError, NewerRelease, Unavailable, is_expected
@@ -96,20 +97,27 @@ class Lives:
         It waits through every error, also those that are final: `work` has to handle these itself. Raises NotAcked if
         the worker is told to stop meanwhile, and NewerRelease.
         """
-        tries, began, tell_at = 0, time.monotonic(), 0.0
-        while True:
-            try:
-                return work()
-            except NewerRelease:
-                raise
-            except Exception as error:
-                now = time.monotonic()
-                if now >= tell_at:
-                    _tell_of_waiting(job, error, now - began if tries else None)
-                    tell_at = now + TELL_AGAIN
-                tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
-                if self._wait(backoff / 1000):
-                    raise NotAcked(f"the worker stops: message {job} comes again") from error
+        tries, began, tell_at, given_up = 0, time.monotonic(), 0.0, False
+        try:
+            while True:
+                try:
+                    return work()
+                except NewerRelease:
+                    raise
+                except Exception as error:
+                    now = time.monotonic()
+                    if now >= tell_at:
+                        _tell_of_waiting(job, error, now - began if tries else None)
+                        tell_at = now + TELL_AGAIN
+                    if not tries:
+                        _show_waiting(job, error)
+                    tries, backoff = compute_backoff(tries, factor=BACKOFF, max_backoff=MAX_BACKOFF)
+                    if self._wait(backoff / 1000):
+                        given_up = True
+                        raise NotAcked(f"the worker stops: message {job} comes again") from error
+        finally:
+            if tries:
+                _show_end_of_waiting(job, time.monotonic() - began, given_up)
 
     def _wait(self, seconds: float) -> bool:
         """Wait, and return whether the worker was told to stop. A time limit that is raised here is ignored, because
@@ -132,6 +140,21 @@ class Lives:
                 if thread in worker.workers or thread in worker.consumers.values():
                     return life.stopping
         return self._all_stopped
+
+
+def _show_waiting(job: Attempt, error: Exception) -> None:
+    broker = job.engine.broker
+    if job.tag is not None and observing.is_observed(broker):
+        observing.show(broker, observing.WaitBegan(run_id=job.tag.run_id, message_id=job.message_id, error=error))
+
+
+def _show_end_of_waiting(job: Attempt, seconds: float, given_up: bool) -> None:
+    broker = job.engine.broker
+    if job.tag is not None and observing.is_observed(broker):
+        ended = observing.WaitEnded(
+            run_id=job.tag.run_id, message_id=job.message_id, seconds=seconds, given_up=given_up
+        )
+        observing.show(broker, ended)
 
 
 def _tell_of_waiting(job: Attempt, error: Exception, seconds: float | None) -> None:

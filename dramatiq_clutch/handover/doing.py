@@ -90,6 +90,8 @@ def _all(lease: Lease, caused: Caused) -> Work:
                     logger.info("Duty %s of run %s has passed on: %r", duty.id, run_id, error)
                 else:
                     logger.error("Run %s fails: its duty %s can't be done", run_id, duty.id, exc_info=error)
+            else:
+                _show(engine, run_id, duty, caller)
             lease.held.remove(held)
             if more is not None:
                 yield Caused(run_id, more, caller)
@@ -105,6 +107,18 @@ def _tell(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
     observing.tell(engine.broker, run_id, reply.news, caller.now)
     if reply.turn is not None:
         enlist(engine, run_id, reply.turn)
+
+
+def _show(engine: Engine, run_id: str, duty: Duty, caller: Caller) -> None:
+    """Show observers that a duty was done. How long a duty has been owed that was somebody else's isn't known."""
+    if duty.repeated or isinstance(duty, SendMembers):
+        if not observing.is_observed(engine.broker):
+            return
+        if duty.repeated:
+            observing.show(engine.broker, observing.DutyTakenOver(run_id=run_id, kind=duty.kind))
+        elif isinstance(duty, SendMembers):
+            seconds = max(engine.now() - caller.now, 0) / 1000
+            observing.show(engine.broker, observing.MembersSent(run_id=run_id, stage=duty.stage, seconds=seconds))
 
 
 def _heed(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dramatiq.logging import get_logger
 
+from .. import observing
 from ..backend import LAST, Record
 from ..engine import Engine
 from ..enlisting import strike_out
@@ -139,6 +140,8 @@ def _is_stalled(engine: Engine, run_id: str) -> bool:
 def _tell_stalled(engine: Engine, run_id: str) -> None:
     """Log that a run is stalled, and send its unsettled members again if the settings say so."""
     seconds = engine.stalled_after / 1000
+    if observing.is_observed(engine.broker):
+        observing.show(engine.broker, observing.RunStalled(run_id=run_id, resent=engine.resend_stalled))
     if not engine.resend_stalled:
         logger.warning(
             "Run %s is stalled: for %g s nothing has happened to it, though members are unsettled and none is delayed. "
