@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import importlib.util
+import os
+import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -16,6 +20,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import time_limit
 
 from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
@@ -38,6 +43,15 @@ CARETAKER = pytest.StashKey[redis.Redis]()
 
 WATCH = Watch()
 
+#: Where compiled modules are kept if they mustn't be kept beside their sources. Otherwise each of the processes would
+#: compile all tests and the library again each time, and so would each process that a test starts.
+BYTECODE = Path(__file__).parents[1] / ".pytest_cache" / "bytecode"
+
+if sys.dont_write_bytecode and sys.pycache_prefix is None:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     left_out = ", ".join(OTHER_TIERS)
@@ -51,7 +65,7 @@ def is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have Hypothesis take its time, for no test may depend on a fast machine, and try a third of its usual examples in
+    """Have Hypothesis take its time, for no test may depend on a fast machine, and try a tenth of its usual examples in
     the quick tier, unless a test says how many; where files are named, it tries all. It takes long to import, and who
     only starts other processes to test in doesn't need it."""
     if config.getoption("numprocesses", None):
@@ -60,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     whole = is_quick(config) and config.args_source is pytest.Config.ArgsSource.TESTPATHS
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.register_profile("clutch", settings(patient, max_examples=33 if whole else patient.max_examples))
+    settings.register_profile("clutch", settings(patient, max_examples=10 if whole else patient.max_examples))
     settings.load_profile("clutch")
 
 
@@ -80,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_quick(config):
         return
     quick = [item for item in items if not any(item.get_closest_marker(tier) for tier in OTHER_TIERS)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(quick)])
+    config.hook.pytest_deselected(items=list(set(items) - set(quick)))
     items[:] = quick
 
 
@@ -131,6 +145,32 @@ def versions_are_looked_up_once() -> Iterator[None]:
     connections, that would be a twentieth of all that the tests cost."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.metadata.version", cache(importlib.metadata.version))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def time_limits_are_watched_where_they_may_be_reached() -> Iterator[None]:
+    """Dramatiq has a thread for each broker that looks for late jobs every second, for as long as the process lives.
+    With thousands of brokers, it begins only with the first job that could be late before its test has ended."""
+
+    def add_timeout(manager: Any, thread_id: int, limit: float) -> None:
+        works(manager, thread_id, limit)
+        if limit < PATIENCE * 1_000 and not manager.is_alive():
+            manager.start()
+
+    works: Any = time_limit._CtypesTimeoutManager.add_timeout  # noqa: SLF001
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_limit.TimeLimit, "after_process_boot", lambda self, broker: None)
+        patch.setattr(time_limit._CtypesTimeoutManager, "add_timeout", add_timeout)  # noqa: SLF001
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def gevent_is_looked_for_once() -> Iterator[None]:
+    """Dramatiq looks for it among all modules whenever a broker, a consumer or a thread of a worker is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("gevent") is None:
+            patch.setitem(sys.modules, "gevent", None)  # so an import fails at once
         yield
 
 
@@ -237,7 +277,7 @@ def run_worker() -> RunWorker:
 
 @contextmanager
 def running_worker(
-    broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 20, queues: set[str] | None = None
+    broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 10, queues: set[str] | None = None
 ) -> Iterator[dramatiq.Worker]:
     """See `run_worker`. Where a queue is empty, its consumer looks again after the timeout, in milliseconds. The worker
     listens on all queues of the broker, unless some are named."""

@@ -842,6 +842,7 @@ def test_what_cannot_be_done_again_is_said(broker: dramatiq.Broker, jobs: Jobs) 
         assert kept.get_result(block=True) == ["b"]
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("stage", range(3))
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_whoever_breaks_off_while_stages_are_to_be_done_again_loses_nothing(make: Any, state: str, stage: int) -> None:

@@ -313,6 +313,8 @@ def test_an_error_of_a_look_is_raised_by_all_who_watch(stub_broker: StubBroker) 
         assert len(caught.traceback) < 12
 
 
+# The reader of the parent, which a child doesn't have, may meet what is renewed under its feet.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_forked_child_goes_on_with_a_watch(stub_broker: StubBroker) -> None:
     jobs = Jobs(stub_broker)
     run = Clutch().then(jobs.job.message("a")).run()

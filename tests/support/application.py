@@ -85,10 +85,8 @@ def application(client: redis.Redis | None, **settings: Any) -> Iterator[Applica
 
 
 def close(broker: dramatiq.Broker) -> None:
-    """Close a broker, and have the thread of its TimeLimit sleep.
-
-    Dramatiq lets it look for late jobs every second for as long as the process lives, and there would be hundreds.
-    """
+    """Close a broker, and have the thread of its TimeLimit sleep, if it has begun: Dramatiq lets it look for late jobs
+    every second for as long as the process lives."""
     broker.close()
     for hook in broker.middleware:
         if isinstance(hook, TimeLimit):

@@ -148,12 +148,15 @@ def changed_texts(mutant: Mutant) -> Iterator[tuple[str, str]]:
         return
     module, file_name = importlib.import_module(COMPOSER), file.relative_to(LUA).as_posix()
     of_it = [name for name, script in composed_scripts().items() if any(file_name == part for part, _ in script.origin)]
-    with mock.patch.object(module, READER, changed_reader(lambda name: texts("*.lua")[LUA / name], mutant)):
-        changed = compose(module, of_it)
-    found = {name: script.text for name, script in changed.items() if script.text != composed_scripts()[name].text}
-    if not found:
+    changes = False
+    for name in of_it:  # one at a time: some callers want the first only
+        with mock.patch.object(module, READER, changed_reader(lambda name: texts("*.lua")[LUA / name], mutant)):
+            script = compose(module, [name])[name]
+        if script.text != composed_scripts()[name].text:
+            changes = True
+            yield name, script.text
+    if not changes:
         raise LookupError(f"mutant {mutant.name!r} changes no script: its text is a comment, or in no script")
-    yield from found.items()
 
 
 @cache
