@@ -1427,6 +1427,7 @@ def test_a_hundred_failures_are_kept_and_all_are_counted(store: Store) -> None:
     assert [(one.stage, one.index) for one in store.status().failures][-2:] == [(1, 28), (3, 0)]
 
 
+@pytest.mark.heavy
 def test_beyond_a_thousand_types_the_others_count_together(store: Store) -> None:
     tolerant(store, 1_010)
     for member in range(1_003):

@@ -337,6 +337,7 @@ def test_a_producer_killed_while_it_writes_leaves_what_expires_and_starts_nothin
 # A large release is shared out
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("members", "sent"), [(500, 500), (501, 100)])
 def test_a_stage_of_more_than_500_is_shared_out(broker: dramatiq.Broker, jobs: Jobs, members: int, sent: int) -> None:
     run = Clutch().parallel(named(jobs, members)).run()

@@ -151,14 +151,9 @@ NESTED_TRANSITIONS = [*TRANSITIONS, "nested", "create", "heard", "context"]
 LATER = {"record": 3, "confirm": 3, "spec": 3, "line": 3, "results": 3, "heard": 3, "create": 2}
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
-@pytest.mark.parametrize(
-    ("method", "nth"),
-    [
-        *((method, 1) for method in NESTED_TRANSITIONS),
-        *(pytest.param(*later, marks=pytest.mark.search) for later in LATER.items()),
-    ],
-)
+@pytest.mark.parametrize(("method", "nth"), [*((method, 1) for method in NESTED_TRANSITIONS), *LATER.items()])
 def test_an_outage_at_any_call_changes_nothing_for_nested_runs(
     server: Server, method: str, applied: bool, nth: int
 ) -> None:
@@ -188,6 +183,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
 @pytest.mark.parametrize(
     ("verb", "method"), [(verb, method) for verb, methods in CHANGES.items() for method in methods]

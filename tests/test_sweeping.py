@@ -128,6 +128,7 @@ def find_orphan(server: Server, redis_client: redis.Redis, app: Application, whe
     assert at_work.began == ["a"]
 
 
+@pytest.mark.heavy
 def test_a_sweep_goes_on_until_nothing_is_due(redis_client: redis.Redis) -> None:
     with application(redis_client, lease=30_000) as app:
         abandon(app, *(f"abandoned-{number}" for number in range(350)))

@@ -255,7 +255,7 @@ def test_of_runs_that_jobs_have_nested_only_their_marks_stay(redis_client: redis
 # A status never lies
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(200, marks=pytest.mark.search)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.search)])
 def test_a_status_never_says_running_with_all_members_succeeded(make: Callable[..., Any], rounds: int) -> None:
     """Two jobs of the last stage end at the same time, again and again, while others look."""
     with make(sweep_interval=None) as app:

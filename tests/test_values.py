@@ -603,6 +603,7 @@ def nested(step: Any, levels: int) -> Clutch:
     return clutch
 
 
+@pytest.mark.heavy
 def test_clutches_nested_as_deep_as_can_be_work_everywhere(broker: dramatiq.Broker, jobs: Jobs) -> None:
     deepest = nested(jobs.job.message("deep"), MOST_LEVELS)
     assert deepest.to_mermaid().count("subgraph") == MOST_LEVELS

@@ -239,6 +239,7 @@ def test_the_waiter_lets_go_when_nobody_waits(
 # A crowd
 
 
+@pytest.mark.heavy
 def test_400_threads_share_a_client_of_4_connections(server: Server, redis_broker: RedisBroker) -> None:
     run = waiting_run(redis_broker)
     with redis.Redis.from_url(server.url, max_connections=4) as client, broker_on(client) as small:
