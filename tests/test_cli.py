@@ -195,6 +195,12 @@ def test_an_extra_that_is_not_installed_is_named(call: Call, monkeypatch: pytest
     assert 'pip install "dramatiq-clutch[web]"' in call("web", code=Code.USAGE).stderr
 
 
+def test_what_top_needs_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "dramatiq_clutch.cli.top", raising=False)
+    monkeypatch.setitem(sys.modules, "textual.app", None)
+    assert 'pip install "dramatiq-clutch[cli]"' in call("top", code=Code.USAGE).stderr
+
+
 def test_the_command_itself_says_what_it_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

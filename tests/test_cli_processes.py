@@ -210,6 +210,14 @@ def test_a_question_is_asked_at_a_terminal(whose: list[str], jobs: Jobs) -> None
         assert run.status().state == state
 
 
+def test_runs_at_work_are_watched_until_somebody_ends_that(whose: list[str], jobs: Jobs) -> None:
+    Clutch(name="at work").then(jobs.job.message("a")).run()
+    with at_a_terminal("top", "--interval", "0.2", *whose) as terminal:
+        terminal.until("at work: 1")
+        os.write(terminal.side, b"q")
+        assert terminal.end() == 0
+
+
 def test_ctrl_c_ends_a_watch_and_says_that_the_run_goes_on(whose: list[str], jobs: Jobs) -> None:
     run = Clutch().then(jobs.job.message("a")).run()
     with at_a_terminal("watch", run.run_id, *whose) as terminal:

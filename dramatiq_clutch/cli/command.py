@@ -16,6 +16,7 @@ VERBS = {
     "show": ("looking", "Show a run: its stages, what it waits for, and why it fails."),
     "members": ("looking", "List the members of a stage of a run."),
     "watch": ("watching", "Follow a run until it is at rest."),
+    "top": ("top", "Watch all runs at work, and steer them."),
     "cancel": ("steering", "Bring runs to rest at once."),
     "retry": ("steering", "Send dead members again."),
     "resend": ("steering", "Send members again whose messages were lost."),
@@ -48,7 +49,12 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f".{VERBS[cmd_name][0]}", __package__)
+        try:
+            module = importlib.import_module(f".{VERBS[cmd_name][0]}", __package__)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("dramatiq"):
+                raise
+            raise lacking(error.name, "cli") from error
         verb: click.Command = getattr(module, f"{cmd_name}_verb")
         return verb
 
@@ -81,6 +87,7 @@ def refusal_for(error: Exception) -> Refusal:
 
 def lacking(name: str | None, extra: str) -> Refusal:
     """The end of the command where an extra isn't installed."""
+    name = (name or "something").partition(".")[0]
     return Refusal(f'{name} isn\'t installed. Install it with pip install "dramatiq-clutch[{extra}]"', Code.USAGE)
 
 

@@ -41,6 +41,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 STATES = ("running", "failing", "failed", "succeeded", "cancelled", "stalled")
 MEMBER_STATES = ("unsent", "sent", "working", "failing", "dead", "succeeded", "skipped")
 
+#: The columns of tables.
+RUN_HEADS = ("RUN", "STATE", "STAGE", "DONE", "AGE", "NAME")
+MEMBER_HEADS = ("MEMBER", "STATE", "ACTOR", "TRIED", "CALLED WITH, OR NESTED RUN; ERROR")
+
 #: The version of the documents that `list` prints as JSON.
 SCHEMA = 1
 
@@ -131,8 +135,7 @@ def _print_page(target: Target, page: RunPage, only_ids: bool, indent: int | Non
         for run in page:
             say(safe(run.run_id))
     elif page.runs:
-        heads = ("RUN", "STATE", "STAGE", "DONE", "AGE", "NAME")
-        for line in table(heads, map(_row, page), states=1, most=width()):
+        for line in table(RUN_HEADS, map(run_row, page), states=1, most=width()):
             say(line)
     else:
         tell(f"No such runs of {target.whose}.")
@@ -140,7 +143,8 @@ def _print_page(target: Target, page: RunPage, only_ids: bool, indent: int | Non
         tell(faint(f"There are more: --cursor {page.cursor}"))
 
 
-def _row(run: RunSummary) -> Sequence[str]:
+def run_row(run: RunSummary) -> Sequence[str]:
+    """The cells of a run."""
     stage = f"{run.stage + 1}/{run.stages}" if run.stages else "-"
     state = "stalled" if run.stalled_since is not None else run.state
     return run.run_id, state, stage, _percent(run.progress), ago(run.created), run.name or ""
@@ -321,8 +325,7 @@ def members_verb(target: Target, /, run_id: str, stage: str | None, **filters: A
         say_json(page.to_dict())
         return
     if page.members:
-        heads = ("MEMBER", "STATE", "ACTOR", "TRIED", "CALLED WITH, OR NESTED RUN; ERROR")
-        for line in table(heads, map(_member, page), states=1, most=width()):
+        for line in table(MEMBER_HEADS, map(member_row, page), states=1, most=width()):
             say(line)
     else:
         tell("No such members.")
@@ -330,7 +333,8 @@ def members_verb(target: Target, /, run_id: str, stage: str | None, **filters: A
         tell(faint(f"There are more: --cursor {page.cursor}"))
 
 
-def _member(member: Member) -> Sequence[str]:
+def member_row(member: Member) -> Sequence[str]:
+    """The cells of a member."""
     last = cut(member.run_id or member.arguments, 60)
     if member.error is not None:
         last += f"; {member.error.exception_type}: {member.error.exception_text}"

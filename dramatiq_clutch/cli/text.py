@@ -153,7 +153,8 @@ def bar(parts: Sequence[tuple[str, int]], total: int, cells: int) -> str:
 
 def can_draw() -> bool:
     """Whether the output has more letters than those of ASCII."""
-    return "utf" in (sys.stdout.encoding or "").lower()
+    stream = sys.stdout if hasattr(sys.stdout, "encoding") else sys.__stdout__  # Textual has put another in its place
+    return "utf" in (getattr(stream, "encoding", None) or "").lower()
 
 
 # Times
