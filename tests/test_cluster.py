@@ -136,3 +136,22 @@ def test_many_runs_are_steered_wherever_they_are(jobs: Jobs) -> None:
     assert [run.get_result(block=True) for run in dead] == ["dies"] * 20
     assert len([one for one in select_runs(name="many").delete() if one.done]) == 20
     assert select_runs(name="many").count() == 0
+
+
+def test_the_members_of_a_stage_are_looked_through(jobs: Jobs) -> None:
+    jobs.script["dies"], jobs.script["waits"], jobs.script["z"] = ["die"], ["wait"], ["wait"]
+    nested = Clutch().then(jobs.job.message("waits"))
+    first = Clutch().parallel(jobs.job.message("a"), jobs.job.message("dies"), nested, allow_failures=True)
+    run = first.then(jobs.job.message("z")).run()
+    expected = ["succeeded", "dead", "working"]
+    wait_until("two are settled", lambda: [member.state for member in run.members()] == expected)
+    (dead,) = run.members(state="dead")
+    assert (dead.actor, dead.arguments, dead.attempts) == ("job", "'dies'", 1)
+    assert [member.state for member in run.members(stage=1)] == ["unsent"]
+    page = run.members(limit=2)
+    jobs.gates["waits"].set()
+    wait_until("the last stage works", lambda: jobs.counts()["z"] == 1)
+    (last,) = run.members(cursor=page.cursor)
+    assert (last.index, last.state) == (2, "succeeded")
+    jobs.gates["z"].set()
+    assert run.get_result(block=True) == "z"

@@ -2847,6 +2847,7 @@ def test_of_a_run_at_rest_with_unsettled_members_these_are_unsent(store: Store) 
 def test_nested_runs_are_shown_as_working_until_they_tell(store: Store) -> None:
     store.confirm(*store.create(3, nested=True).duties)  # the rows of these tests begin like those of nested runs
     assert shown(store) == ["working"] * 3
+    assert {member.row for member in look_into(store).members} == {b"r"}  # and not the plan of a whole run
     tag = Tag(store.run_id, 0, 1, 3)
     store.backend.record(Record(tag, 1, "failing", b"", of_run=True), store.caller("child"))
     assert shown(store) == ["working", "failing", "working"]

@@ -250,15 +250,16 @@ def test_a_failing_job_is_told_when_it_is_attempted_again(broker: dramatiq.Broke
 # Pages
 
 
-def test_pages_have_each_member_once_while_the_stage_is_worked_on(broker: dramatiq.Broker) -> None:
+@pytest.mark.parametrize("many", [1_200, pytest.param(5_000, marks=pytest.mark.heavy)])
+def test_pages_have_each_member_once_while_the_stage_is_worked_on(broker: dramatiq.Broker, many: int) -> None:
     @dramatiq.actor
     def nothing(number: int) -> None: ...
 
-    run = Clutch().parallel(nothing.message(number) for number in range(1_200)).run()
+    run = Clutch().parallel(nothing.message(number) for number in range(many)).run()
     with running_worker(broker):
         found = all_members(run, limit=70)
-    assert [member.index for member in found] == list(range(1_200))
-    assert [member.arguments for member in found] == list(map(str, range(1_200)))
+    assert [member.index for member in found] == list(range(many))
+    assert [member.arguments for member in found] == list(map(str, range(many)))
 
 
 def test_a_page_goes_on_in_its_stage_though_the_run_has_moved_on(broker: dramatiq.Broker, jobs: Jobs) -> None:
@@ -367,6 +368,20 @@ def test_any_text_may_be_an_argument(jobs: Jobs, name: str) -> None:
 
 
 # What it costs
+
+
+def test_a_large_item_is_not_read(jobs: Jobs) -> None:
+    @dramatiq.actor
+    def items() -> list[str]:
+        return ["x" * 20_000, "y"]
+
+    jobs.script["y"] = ["wait"]
+    run = Clutch().then(items).map(jobs.job).run()
+    with running_worker(jobs.broker):
+        wait_until("the mapped stage works", lambda: jobs.counts()["y"] == 1)
+        assert [member.arguments for member in run.members()] == ["…", "'y'"]
+        jobs.gates["y"].set()
+        run.get_result(block=True)
 
 
 def test_a_large_result_is_not_read(redis_broker: RedisBroker) -> None:
