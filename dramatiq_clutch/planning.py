@@ -191,26 +191,29 @@ def _rows(
                 member.check_broker(broker, what="run()")
                 yield member.row()
             count += 1
-        lines.append(
-            StageLine(
-                offset=offset,
-                total=None if stage.mapped else count,
-                many=stage.many,
-                mapped=stage.mapped,
-                tolerant=stage.tolerant,
-                piped=stage.piped,
-                nested=nested,
-                limit=stage.limit,
-                into=stage.into,
-                fail_fast=stage.fail_fast,
-                allowed=stage.allowed,
-                enough=stage.enough,
-                wait=stage.wait or None,
-                deadline=stage.deadline,
-                name=stage.name,
-            )
-        )
+        lines.append(_line_of(stage, offset, count, nested=nested))
         offset += count
+
+
+def _line_of(stage: Stage, offset: int, count: int, *, nested: bool) -> StageLine:
+    """The line of a stage whose `count` rows begin at `offset`. `nested`: whether some of them are clutches."""
+    return StageLine(
+        offset=offset,
+        total=None if stage.mapped else count,
+        many=stage.many,
+        mapped=stage.mapped,
+        tolerant=stage.tolerant,
+        piped=stage.piped,
+        nested=nested,
+        limit=stage.limit,
+        into=stage.into,
+        fail_fast=stage.fail_fast,
+        allowed=stage.allowed,
+        enough=stage.enough,
+        wait=stage.wait or None,
+        deadline=stage.deadline,
+        name=stage.name,
+    )
 
 
 def _check_first(first: Stage, sees: Sees, where: str) -> None:

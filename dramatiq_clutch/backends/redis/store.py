@@ -12,44 +12,34 @@ from typing import Any, TypeAlias, cast
 
 from dramatiq import Encoder
 
-from ...about import Context
-from ...backend import SHARE, Caller, GuardWord, Record, Reply
+from ...backend import Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavailable
 from ...findings import Finding
 from ...stored.duties import Duty, OpenStage, SendAgain
-from ...stored.formats import FORMAT, Snapshot, decode_snapshot, success
+from ...stored.formats import Snapshot, decode_snapshot, success
 from ...stored.places import CallbackTag, Tag
-from ...stored.plan import EVENTS, Plan, Spec, rows_of
-from ...tokens import new_token
 from . import resp
 from .along import Along
 from .calling import At
-from .calls import translated
 from .combining import Combining
-from .constants import DRAFT_TTL
 from .fitness import findings
-from .keys import index
 from .lazily import redis
 from .looking import RedisLooking
 from .outages import LARGE
-from .reading import CHUNK, INDEX_TTL
 from .replies import reply_from
 from .rewinding import RedisRewinding
 from .scripts import script
+from .sealing import RedisSealing
 
 #: A record in the common case, and what goes along with it.
 Common: TypeAlias = tuple[Record, "Along | None"]
-
-#: After how many milliseconds a sweeper looks for a run that is being written, at the earliest, even if a lease or a
-#: deadline is shorter.
-LEAST_LEASE = 1_000
 
 
 #: The oldest version of Redis that has all commands which are used. Every Valkey says it is 7.2.
 OLDEST = (6, 2)
 
 
-class RedisBackend(RedisRewinding, RedisLooking):
+class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
@@ -107,99 +97,6 @@ class RedisBackend(RedisRewinding, RedisLooking):
 
     def fitness(self) -> Iterable[Finding]:
         return findings(self.client, self.calls.ask)
-
-    # A run begins
-
-    def draft(
-        self,
-        run_id: str,
-        draft: str,
-        offset: int,
-        rows: Sequence[bytes],
-        caller: Caller,
-        *,
-        run_ttl: int,
-        soonest: int | None = None,
-    ) -> None:
-        write = script("draft")
-        arguments = write.call({"list": self._draft(run_id, draft)}, {"offset": offset, "ttl": DRAFT_TTL}, rows)
-        runs = index(self.namespace, caller.application)
-        with translated():
-            # The index entry comes first: whatever happens from here on, a sweeper finds the run.
-            pipe: Any = self.client.pipeline(transaction=False)
-            pipe.zadd(runs, {run_id: caller.now + _first_look(caller, soonest)})
-            pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
-            is_small = resp.size_of(rows) < LARGE
-            if is_small:  # by the script's text: a pipeline can't send that later if the server doesn't know the SHA
-                pipe.execute_command("EVAL", write.text, *arguments)
-            answer = pipe.execute()[-1]
-        if not is_small:
-            answer = self.calls.evaluate(write, arguments)
-        if answer == b"expired":
-            raise _expired(run_id)
-
-    def create(
-        self,
-        run_id: str,
-        plan: Plan,
-        caller: Caller,
-        *,
-        run_ttl: int,
-        result_ttl: int,
-        claim: str = "",
-        draft: str = "",
-        tags: Sequence[str] = (),
-        share: int = SHARE,
-        frees: bool = False,
-        keeps: bool = False,
-        history_ttl: int = 0,
-    ) -> Reply:
-        spec, lines = plan.spec, {f"s{index}": str(line) for index, line in enumerate(plan.lines)}
-        times: dict[str, Any] = {"run_ttl": run_ttl, "soonest": plan.soonest}
-        soonest = plan.soonest
-        head = {
-            "spec": replace(spec, context=Context() if spec.context else None).to_bytes(),
-            "name": spec.name or "",
-            "stages": len(lines),
-            "events": " ".join(_word_of(event, spec) for event in EVENTS if event in spec.callbacks),
-            "told": "working" if spec.parent else "",
-            "share": share,
-            "format": FORMAT,
-            "frees": int(frees),
-            "keeps": int(keeps),
-            **({} if soonest is None else {"soonest": soonest}),
-            **({} if spec.deadline is None else {"deadline": spec.deadline}),
-            **lines,
-            **({"context": spec.context.to_json()} if spec.context else {}),
-            **({"tags": json.dumps(tags)} if tags else {}),
-        }
-        if history_ttl:
-            head["history"] = history_ttl
-        if not draft:
-            draft = new_token()
-            for at in range(0, len(plan.rows) or 1, CHUNK):
-                self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, **times)
-        given: dict[str, Any] = {
-            "run_ttl": run_ttl,
-            "result_ttl": result_ttl,
-            "claim": claim,
-            "parent_epoch": spec.parent.epoch if spec.parent else "",
-            "rows": rows_of(plan.lines),
-            "app": caller.application,
-            "due": spec.start_at or 0,
-            "fresh_for": _first_look(caller, soonest) * 2 // 3,
-        }
-        at_first = At(run_id, 0, spec.generation)
-        more = [part for pair in head.items() for part in pair]
-        while True:
-            raw = self._call("seal", at_first, caller, given, more, keys={"draft": self._draft(run_id, draft)})
-            reply = reply_from(raw, spec.generation)
-            if reply.word == "expired":
-                raise _expired(run_id)
-            if reply.word != "late":
-                return reply
-            # This process was held up. A sweeper may have looked in vain, so it has to be told of the run again.
-            self.draft(run_id, draft, given["rows"], (), replace(caller, now=self.now()), **times)
 
     # A job
 
@@ -380,18 +277,6 @@ class RedisBackend(RedisRewinding, RedisLooking):
         return decode_snapshot(json.loads(raw[1]), raw[2:]) if raw[0] == b"there" else None
 
 
-def _word_of(event: str, spec: Spec) -> str:
-    """An event among the words of the head's field `events`: with how many callbacks it has, if they are several."""
-    count = len(spec.callbacks[event])
-    return event if count == 1 else f"{event}={count}"
-
-
-def _first_look(caller: Caller, soonest: int | None) -> int:
-    """After how many milliseconds a sweeper looks for a run that is being written: when a lease has lapsed, or a
-    deadline may be over."""
-    return max(min(caller.lease_ms, soonest or caller.lease_ms), LEAST_LEASE)
-
-
 def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:
     """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
     batch, size = list[Common](), 0
@@ -403,13 +288,6 @@ def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:
         batch.append(one)
         size += length
     yield batch
-
-
-def _expired(run_id: str) -> DamagedState:
-    return DamagedState(
-        f"the plan of run {run_id!r} expired before it was complete, so nothing was started: reading its steps paused "
-        f"for more than {DRAFT_TTL // 60_000} minutes"
-    )
 
 
 def _not_a_client(client: object) -> str:
