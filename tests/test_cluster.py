@@ -9,7 +9,7 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, count_runs, runs, select_runs
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, count_runs, detached, examine, runs, select_runs, sweep
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import RunFailed
@@ -54,6 +54,23 @@ def test_each_shape_gives_its_results(jobs: Jobs) -> None:
     assert mapped.run().get_result(block=True) == [f"list{number}" for number in range(5)]
     wide = Clutch().parallel((job.message(str(number)) for number in range(600)), limit=200).then(jobs.total)
     assert wide.run().get_result(block=True) == [str(number) for number in range(600)]
+
+
+def test_a_cluster_is_examined_and_steered_without_the_broker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_clutch.patience.ATTENDING", 0.05)
+    engine = engine_of(jobs.broker)
+    jobs.script["dies"] = ["die"]
+    run = Clutch().then(jobs.job.message("dies")).run()
+    state_is(run, "failed")
+    outside = detached(engine.backend, application=engine.application)
+    for broker in (jobs.broker, outside):
+        found = examine(broker)
+        assert [one.text for one in found if "The server is Valkey" in one.text]
+        assert [one for one in found if one.severity == "error"] == []
+    assert sweep(outside).left_to_workers
+    assert Run(run.run_id, broker=outside).retry()
+    assert run.get_result(block=True) == "dies"
+    assert run.to_mermaid().startswith("flowchart LR")
 
 
 def test_runs_are_steered(jobs: Jobs) -> None:
