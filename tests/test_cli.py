@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import dramatiq
+import httpx
 import pytest
 import redis
 from click.testing import CliRunner, Result
 from dramatiq.brokers.stub import StubBroker
+from starlette.responses import PlainTextResponse
 
 from dramatiq_clutch import Clutch, JobFailure, Run, RunPage, RunStatus, StageStatus, StateUnavailable
 from dramatiq_clutch.cli import main
@@ -412,6 +417,62 @@ def test_the_doctor_tells_what_it_finds(call: Call, monkeypatch: pytest.MonkeyPa
     assert result.stdout.startswith(
         "error    The state store can't be used: gone fishing\n         -> See that its server"
     )
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_the_page_is_served_where_it_is_told(
+    call: Call, stub_broker: StubBroker, host: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    served: list[Any] = []
+
+    class Served:
+        def __init__(self, config: Any) -> None:
+            self.config = config
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            served.append((self.config, [one.getsockname() for one in sockets]))
+
+    def app(*args: Any, **more: Any) -> str:
+        made.append((args, more))
+        return "the page"
+
+    monkeypatch.setitem(sys.modules, "dramatiq_clutch.web", SimpleNamespace(app=app))
+    fake = SimpleNamespace(Server=Served, Config=lambda app, **_: app)
+    monkeypatch.setitem(sys.modules, "uvicorn", fake)
+    told = call("web", "--host", host, "--port", "0", "--actions").stderr
+    assert made == [((stub_broker,), {"actions": True})]
+    ((page, [(at, port)]),) = served
+    assert at == host
+    assert (page == "the page") == warned  # on loopback it answers under its own names alone
+    assert f"http://{host}:{port}/" in told
+    assert ("listens for other machines" in told) == warned
+
+
+def test_on_loopback_the_page_answers_under_its_own_names_alone(
+    call: Call, stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setitem(
+        sys.modules, "dramatiq_clutch.web", SimpleNamespace(app=lambda *_, **__: PlainTextResponse("the page"))
+    )
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append(server.config.app))
+    call("web", "--port", "0")
+
+    async def ask(host: str) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served[0]), base_url="http://page") as client:
+            return (await client.get("/", headers={"host": host})).status_code
+
+    for host, code in (("127.0.0.1:80", 200), ("localhost", 200), ("[::1]:80", 200), ("evil.example", 400)):
+        assert asyncio.run(ask(host)) == code, host
+
+
+def test_a_port_that_is_taken_is_told_in_words(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dramatiq_clutch.web", SimpleNamespace(app=lambda *_, **__: None))
+    monkeypatch.setitem(sys.modules, "uvicorn", SimpleNamespace())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert f"can't listen on 127.0.0.1, port {port}" in call("web", "--port", port, code=Code.USAGE).stderr
 
 
 @pytest.mark.parametrize("shell", [pytest.param("bash", marks=pytest.mark.process), "zsh", "fish"])

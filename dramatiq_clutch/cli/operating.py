@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import socket
 import sys
 
 import click
@@ -13,6 +14,11 @@ from .text import coloured, safe, say, say_json, tell, width, wrapped
 
 #: The version of the document that `doctor` prints as JSON.
 SCHEMA = 1
+
+#: The names under which this machine is asked by itself. On loopback the page answers under these alone: otherwise any
+#: site could let its own name point here, and read the page in the visitor's browser. What stands before the first
+#: colon counts, which of an address of IPv6 is a bracket.
+LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]", "["]
 
 #: How wide the column of severities is.
 INDENT = 9
@@ -86,16 +92,27 @@ def web_verb(target: Target, /, host: str, port: int, actions: bool) -> None:
 
     try:
         import uvicorn
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         web = importlib.import_module("dramatiq_clutch.web")
     except ModuleNotFoundError as error:
         raise lacking(error.name, "web") from error
     served = web.app(target.broker, actions=actions)
-    shown = f"[{host}]" if ":" in host else host
-    tell(f"http://{shown}:{port}/ shows the runs of {target.whose}; Ctrl-C ends.")
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        tell(coloured("warning", "It listens for other machines, too, and asks nobody who he is."))
+    with _listening(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        port = listener.getsockname()[1]
+        tell(f"http://{shown}:{port}/ shows the runs of {target.whose}; Ctrl-C ends.")
+        if host in LOOPBACK:
+            served = TrustedHostMiddleware(served, allowed_hosts=LOOPBACK, www_redirect=False)
+        else:
+            tell(coloured("warning", "It listens for other machines, too, and asks nobody who he is."))
+        uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises Refusal."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        uvicorn.run(served, host=host, port=port, log_level="warning")
+        return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise Refusal(f"it can't listen there: {error}", Code.USAGE) from error
+        raise Refusal(f"it can't listen on {host}, port {port}: {error}", Code.USAGE) from error
