@@ -110,7 +110,9 @@ class Record:
     `tag`: the place of the job or nested run. `attempt`: its number, or the revision of what a nested run tells; LAST
     records that a nested run is gone, in the present epoch. `payload`: the encoded result, or the failure's details
     (`failures.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
-    takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does.
+    takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does. `began`: when
+    the attempt began to work, or the nested run was started, by the clock of `now()`; 0 if that isn't known. The first
+    record of a stage says when the stage began.
     """
 
     tag: Tag
@@ -120,6 +122,7 @@ class Record:
     nested: bytes = b""
     of_run: bool = False
     due: int = 0
+    began: int = 0
 
     @property
     def is_common(self) -> bool:

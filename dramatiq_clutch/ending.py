@@ -187,7 +187,7 @@ class Closing:
         nested = job.wrapper if ending == "succeeded" else b""
         try:
             due = job.due if ending in ("failing", "attempted") else 0
-            record = Record(job.tag, job.attempt, ending, payload, nested, due=due)
+            record = Record(job.tag, job.attempt, ending, payload, nested, due=due, began=job.began_at)
             reply = record_onward(job.engine, record, caller)
             sightings.ended(message, job, ending, reply.word)
             return reply
@@ -198,7 +198,8 @@ class Closing:
             job.error = error
             message.fail()
             details = _details(message, job)
-            reply = job.engine.backend.record(Record(job.tag, job.attempt, "dead", details), caller)
+            record = Record(job.tag, job.attempt, "dead", details, began=job.began_at)
+            reply = job.engine.backend.record(record, caller)
             sightings.ended(message, job, "dead", reply.word)
             return reply
 

@@ -235,6 +235,7 @@ class ClutchMiddleware(EngineMiddleware):
         if word == "go" and job.tag.leads:
             word = self._lead(job)
         if word == "go":
+            job.began_at = job.engine.now()
             sightings.begins(message, job)
             return
         # Otherwise Results would overwrite the stored result with None.

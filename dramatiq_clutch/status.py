@@ -41,6 +41,13 @@ class StageStatus:
     `name` is None for a stage without one. `next_attempt` is when the first of its failing jobs is attempted again, of
     those whose next attempt hasn't come yet, in UNIX milliseconds; None if there is none.
 
+    `released`, `began` and `settled` are UNIX milliseconds, or None. `released`: when its sending was owed, so that its
+    `wait` comes after that. `began`: when an attempt of it first began to work, or a nested run was started, as the
+    first record of the stage has told; so it is None until an attempt has ended, and another one may have begun
+    earlier that ends later. A retry doesn't change it. `settled`: when the stage was complete, or its run came to rest
+    in it; None while it works, also after a retry. A stage without members never begins; a rewind begins anew with all
+    three. They are None for what an older release has done.
+
     Each member is counted once in `succeeded`, `dead`, `skipped` or `pending`: together they are the `total`. The
     `failing` members are among the pending ones.
     """
@@ -53,6 +60,20 @@ class StageStatus:
     skipped: int = 0
     name: str | None = None
     next_attempt: int | None = None
+    released: int | None = None
+    began: int | None = None
+    settled: int | None = None
+
+    @property
+    def waited(self) -> float | None:
+        """How many seconds passed from when the stage was released until it began to work; None if it hasn't begun."""
+        return _seconds(self.released, self.began)
+
+    @property
+    def duration(self) -> float | None:
+        """How many seconds passed from when the stage began, or was released if it never began, until it was settled;
+        None if it isn't. What it rested before a retry is part of it."""
+        return _seconds(self.released if self.began is None else self.began, self.settled)
 
     @property
     def pending(self) -> int:
@@ -65,8 +86,9 @@ class RunStatus:
     """How a run stands at one moment: ``Run(run_id).status()``.
 
     `state` is running, failing, failed, succeeded or cancelled, and `stages` has a `StageStatus` for each stage. `name`
-    is the clutch's, or None; `tags` are those that were given to `run()`. `created`, `updated` and `stalled_since` are
-    UNIX milliseconds. `error` is the failure of the run itself: a duty that couldn't be done.
+    is the clutch's, or None; `tags` are those that were given to `run()`. `created`, `updated`, `stalled_since` and
+    `ended` are UNIX milliseconds; `ended` is when the run has come to rest last, and None while it is at work. `error`
+    is the failure of the run itself: a duty that couldn't be done.
 
     `failures` are those of the present stage's failing and dead members, and those that earlier stages have allowed, in
     written order: the first 100, those of the present stage before others. `error` is one of them, too: the one whose
@@ -96,6 +118,13 @@ class RunStatus:
     tags: tuple[str, ...] = ()
     progress: float = 0.0
     failure_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    ended: int | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """How many seconds passed from when the run was created until it came to rest last; None if it is at work. What
+        it rested before a retry or a rewind is part of it."""
+        return _seconds(self.created, self.ended)
 
     @property
     def parent(self) -> str | None:
@@ -151,7 +180,12 @@ class RunStatus:
                         "skipped": 0,
                         "name": "load",
                         "next_attempt": null,
-                        "pending": 0
+                        "released": 1700000000000,
+                        "began": 1700000000100,
+                        "settled": 1700000002600,
+                        "pending": 0,
+                        "waited": 0.1,
+                        "duration": 2.5
                     },
                     {
                         "state": "failing",
@@ -162,7 +196,12 @@ class RunStatus:
                         "skipped": 0,
                         "name": null,
                         "next_attempt": 1700000019000,
-                        "pending": 2
+                        "released": 1700000002600,
+                        "began": 1700000002900,
+                        "settled": null,
+                        "pending": 2,
+                        "waited": 0.3,
+                        "duration": null
                     }
                 ],
                 "failures": [
@@ -185,14 +224,19 @@ class RunStatus:
                 "tags": ["customer-7"],
                 "created": 1700000000000,
                 "updated": 1700000004200,
-                "stalled_since": null
+                "stalled_since": null,
+                "ended": null,
+                "duration": null
             }
 
         `error` is null, or like one of the `failures`. `schema` is the version of all this: it gets higher when a field
         goes, or changes its meaning. Fields may be added at any time.
         """
-        data = {**dataclasses.asdict(self), "parent": self.parent, "root": self.root}
-        data["stages"] = [{**dataclasses.asdict(stage), "pending": stage.pending} for stage in self.stages]
+        data = {**dataclasses.asdict(self), "parent": self.parent, "root": self.root, "duration": self.duration}
+        data["stages"] = [
+            {**dataclasses.asdict(stage), "pending": stage.pending, "waited": stage.waited, "duration": stage.duration}
+            for stage in self.stages
+        ]
         data |= {"failures": list(data["failures"]), "tags": list(data["tags"])}
         return {"schema": SCHEMA, **data}
 
@@ -221,16 +265,20 @@ def status_from(run_id: str, snapshot: Snapshot, *, nested: float = 0.0) -> RunS
     shown: State = "failing" if state == "running" and failing + dead else state
     stages, done = [], 0.0
     lines = [StageLine.parse(head[f"s{index}"]) for index in range(int(head["stages"]))]
+    ended = int(head["ended"]) if state != "running" and head.get("ended") else None
     for index, line in enumerate(lines):
         if state == "succeeded" or index < current:
             lost, skipped = int(head.get(f"d{index}", 0)), int(head.get(f"k{index}", 0))
             succeeded = (line.total or 0) - lost - skipped
-            stages.append(StageStatus("succeeded", line.total, succeeded, 0, lost, skipped, line.name))
+            times = _times(head, index)
+            stages.append(StageStatus("succeeded", line.total, succeeded, 0, lost, skipped, line.name, None, *times))
             done += 1.0
         elif index == current:
             succeeded = int(counts["recorded"]) - int(counts["working"]) - int(counts["attempted"]) - failing - dead
             again = int(counts["next"]) if counts.get("next") else None
-            stages.append(StageStatus(shown, line.total, succeeded, failing, dead, 0, line.name, again))
+            began = int(counts.get("began") or 0) or None
+            times = (_times(head, index)[0], began, ended)
+            stages.append(StageStatus(shown, line.total, succeeded, failing, dead, 0, line.name, again, *times))
             done += part_done(line, succeeded, dead, nested)
         else:
             stages.append(StageStatus("waiting", line.total, name=line.name))
@@ -248,7 +296,20 @@ def status_from(run_id: str, snapshot: Snapshot, *, nested: float = 0.0) -> RunS
         tags=tuple(json.loads(head.get("tags") or "[]")),
         progress=1.0 if state == "succeeded" else min(done / len(stages), ALMOST),
         failure_counts=_failure_counts(snapshot, error),
+        ended=ended,
     )
+
+
+def _times(head: Mapping[str, str], index: int) -> tuple[int | None, int | None, int | None]:
+    """When a stage was released, began and was settled, as its field of the head says; an older release has none."""
+    times = [int(time) if time != "-" else None for time in head.get(f"t{index}", "").split()]
+    released, began, settled = (*times, None, None, None)[:3]
+    return released, began, settled
+
+
+def _seconds(since: int | None, until: int | None) -> float | None:
+    """The time between two moments. Different clocks may have told them, so it is 0.0 if the second one is earlier."""
+    return None if since is None or until is None else max(until - since, 0) / 1000
 
 
 def _failures(

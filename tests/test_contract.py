@@ -20,7 +20,7 @@ from dramatiq_clutch.errors import DamagedState, ForeignRun
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News
 from dramatiq_clutch.register import Enlisted, Keeping, StageGlance
-from dramatiq_clutch.status import RunStatus, status_from
+from dramatiq_clutch.status import RunStatus, StageStatus, status_from
 from dramatiq_clutch.stored.attendance import Attendance
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.entries import label
@@ -138,6 +138,12 @@ class Store:
         """The parts of the keys that are stored of the run."""
         return {name.split(":")[0] for name in self.names()}
 
+    def drop_fields(self, *fields: str) -> None:
+        """Leave fields out of the head, as an older release does."""
+        assert isinstance(self.backend, RedisBackend)
+        client: Any = self.backend.client
+        client.execute_command("HDEL", f"{self.backend.namespace}:{{{self.run_id}}}:head", *fields)
+
     def generations(self) -> dict[str, set[str]]:
         """The generations in which there are keys, by what the rest of the name is."""
         found = dict[str, set[str]]()
@@ -165,6 +171,7 @@ class Store:
         order: tuple[int, int] = (0, 0),
         nested: bytes = b"",
         due: int = 0,
+        began: int = 0,
         generation: str = "",
         along: Along | None = None,
         error: Exception | None = None,
@@ -173,7 +180,7 @@ class Store:
         more: dict[str, Any] = {"batch": self.batch, "exact": self.exact, "generation": generation}
         tag = Tag(self.run_id, stage, member, of, epoch, **more)
         payload = b"%d" % member if ending == "succeeded" else failure_details(error or ValueError(ending))
-        record = Record(tag, attempt, ending, payload, nested, due=due)
+        record = Record(tag, attempt, ending, payload, nested, due=due, began=began)
         if along is not None:
             assert isinstance(self.backend, RedisBackend)
             return self.backend.record(record, self.caller(tag.owner), along)
@@ -2996,3 +3003,133 @@ def test_what_the_limit_held_back_is_skipped_when_its_stage_is_complete_without_
     assert store.status().state == "succeeded"
     assert indexes(look_into(store, state="skipped")) == [0, 2, 3]
     assert indexes(look_into(store, state="succeeded")) == [1]
+
+
+# When a stage was released, began, and was settled
+
+
+def times_of(status: RunStatus) -> list[tuple[int | None, int | None, int | None]]:
+    return [(stage.released, stage.began, stage.settled) for stage in status.stages]
+
+
+def test_a_stage_tells_when_it_was_released_began_and_was_settled(either_way: Store) -> None:
+    store, start = either_way, either_way.now
+    store.confirm(*store.create(3, 1, 1, events=("on_success",)).duties)
+    assert times_of(store.status()) == [(start, None, None), (None, None, None), (None, None, None)]
+    store.now += 100
+    for member, began in ((2, start + 20), (1, start + 10)):  # the first record tells
+        store.record(member, "succeeded", of=3, began=began)
+        assert times_of(store.status())[0] == (start, start + 20, None)
+    store.record(0, "succeeded", of=3, began=start + 5)
+    first, second = (start, start + 20, start + 100), (start + 100, start + 150, start + 200)
+    assert times_of(store.status()) == [first, (start + 100, None, None), (None, None, None)]
+    store.now += 100
+    store.record(0, "succeeded", stage=1, of=1, began=start + 150)
+    assert times_of(store.status()) == [first, second, (start + 200, None, None)]
+    assert (store.status().ended, store.status().duration) == (None, None)
+    store.now += 50
+    reply = store.record(0, "succeeded", stage=2, of=1, began=start + 240)
+    (duty,) = [duty for duty in reply.duties if isinstance(duty, CallBack)]
+    assert duty.snapshot is not None
+    for status in (store.status(), status_from(store.run_id, duty.snapshot)):
+        assert times_of(status) == [first, second, (start + 200, start + 240, start + 250)]
+        assert (status.ended, status.duration) == (start + 250, 0.25)
+        assert [(stage.waited, stage.duration) for stage in status.stages] == [(0.02, 0.08), (0.05, 0.05), (0.04, 0.01)]
+
+
+def test_records_that_are_counted_together_tell_the_earliest_beginning(store: Store) -> None:
+    store.confirm(*store.create(3).duties)
+    assert isinstance(store.backend, RedisBackend)
+    records = [Record(Tag(store.run_id, 0, member, 3), 0, "succeeded", b"1", began=9 - member) for member in (0, 2, 1)]
+    words = store.backend._succeed_together([(record, None) for record in records])  # noqa: SLF001
+    assert words == [b"counts", b"counts", b"look"]
+    assert times_of(store.status())[0][1] == 7
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "broken off"])
+def test_a_run_that_rested_and_is_retried_has_ended_when_it_rests_again(either_way: Store, end: str) -> None:
+    store, start = either_way, either_way.now
+    store.confirm(*store.create(2, events=("on_failure", "on_failed"), fail_fast=end == "broken off").duties)
+    store.record(0, "failing", of=2, began=start + 1)
+    store.now += 10
+    if end == "cancelled":
+        reply = store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    else:
+        if end == "failed":
+            store.record(1, "succeeded", of=2, began=start + 2)
+        reply = store.record(0, "dead", of=2, order=(0, 1), began=start + 3)
+    rested = [(start, start + 1, start + 10)]
+    assert (times_of(store.status()), store.status().ended) == (rested, start + 10)
+    for duty in reply.duties:
+        if isinstance(duty, CallBack) and duty.event == "on_failed":
+            assert duty.snapshot is not None
+            assert times_of(status_from(store.run_id, duty.snapshot)) == rested
+    store.now += 10
+    assert store.backend.retry(store.run_id, store.caller("retry:1")).word == "retried"
+    assert (times_of(store.status()), store.status().ended) == ([(start, start + 1, None)], None)
+    for member in (0, 1):
+        store.record(member, "succeeded", of=2, order=(1, 2), began=start + 15)
+    assert (times_of(store.status()), store.status().ended) == ([(start, start + 1, start + 20)], start + 20)
+
+
+def test_a_duty_that_can_not_be_done_settles_the_stage_before_the_alarm_tells(store: Store) -> None:
+    (duty,) = store.create(2).duties
+    store.now += 10
+    reply = store.backend.fail(store.run_id, duty, failure_details(LookupError("nobody")), store.holder(duty))
+    (alarm,) = [duty for duty in reply.duties if isinstance(duty, CallBack)]
+    assert alarm.snapshot is not None
+    for status in (store.status(), status_from(store.run_id, alarm.snapshot)):
+        assert (times_of(status), status.ended) == ([(store.now - 10, None, store.now)], store.now)
+        assert (status.stages[0].waited, status.stages[0].duration) == (None, 0.01)
+
+
+def test_a_stage_without_members_never_begins_and_a_run_without_stages_has_ended(store: Store) -> None:
+    (opening,) = store.create(None, 1).duties
+    store.now += 10
+    store.open(opening, 0)
+    assert times_of(store.status()) == [(store.now - 10, None, store.now), (store.now, None, None)]
+    other = Store(store.backend)
+    other.create()
+    assert (other.status().ended, other.status().duration) == (other.now, 0.0)
+
+
+def test_a_skipped_member_leaves_the_times_of_its_stage(either_way: Store) -> None:
+    store, start = either_way, either_way.now
+    store.confirm(*store.create(3, 1, enough=1).duties)
+    store.now += 10
+    store.record(2, "succeeded", of=3, began=start + 4)
+    assert times_of(store.status()) == [(start, start + 4, start + 10), (start + 10, None, None)]
+    store.record(0, "succeeded", of=3, began=start + 1)
+    assert times_of(store.status())[0] == (start, start + 4, start + 10)
+
+
+def test_a_rewind_begins_the_times_of_its_stages_anew(store: Store) -> None:
+    start = store.now
+    store.confirm(*store.create(1, 1, 1, events=(), generation=EARLIER, keeps=True).duties)
+    for stage in range(3):
+        store.now += 10
+        store.record(0, "succeeded", stage=stage, of=1, generation=EARLIER, began=store.now - 1)
+    confirm_all(store)
+    first, now = (start, start + 9, start + 10), store.now
+    assert rewound(store, 1, EARLIER, LATER).word == "rewound"
+    assert times_of(store.status()) == [first, (now, None, None), (None, None, None)]
+    assert (store.status().ended, store.status().created) == (None, start)
+
+
+@pytest.mark.parametrize("then", ["at work", "complete"])
+def test_what_an_older_release_has_released_has_no_times_until_it_is_settled(store: Store, then: str) -> None:
+    store.confirm(*store.create(1, 1, events=()).duties)
+    store.drop_fields("t0", "ended")
+    assert (times_of(store.status()), store.status().ended) == ([(None, None, None)] * 2, None)
+    if then == "complete":
+        store.record(0, "succeeded", of=1, began=7)
+        assert times_of(store.status()) == [(None, 7, store.now), (store.now, None, None)]
+        assert store.status().stages[0].waited is None
+        store.record(0, "succeeded", stage=1, of=1)  # an older worker records
+        store.drop_fields("t0", "t1", "ended")
+        assert (times_of(store.status()), store.status().ended) == ([(None, None, None)] * 2, None)
+
+
+def test_clocks_that_differ_make_no_time_less_than_nothing() -> None:
+    stage = StageStatus("succeeded", 1, 1, released=2_000, began=1_000, settled=500)
+    assert (stage.waited, stage.duration) == (0.0, 0.0)

@@ -237,7 +237,7 @@ class TwoBackends(RuleBasedStateMachine):
         # that was sent in its place: one more than the limit, for what is sent can't be called back.
         took_place = line.limit and self.stub.standing(self.run_id, stage, [member])[0] == "dead"
         nested = b"plan" if ending == "succeeded" and nests == 0 and not (of_run or took_place) else b""
-        record = Record(tag, attempt, ending, payload, nested, of_run)
+        record = Record(tag, attempt, ending, payload, nested, of_run, began=self.now - member)
         onward = self.onward(stage + 1) if goes else None
         failed = self.has_failed()
         self.heals += failed  # a newer attempt takes a failed run up again, and may ring at once
@@ -530,6 +530,22 @@ class TwoBackends(RuleBasedStateMachine):
             assert shown == (stage.total, stage.succeeded, stage.failing, stage.dead)
         if not glance.nested:
             assert snapshot["head"]["turn"] == f"{glance.turns} {status.state}"
+
+    @invariant()
+    def the_times_of_a_stage_say_how_far_it_is(self) -> None:
+        snapshot = self.stub.snapshot(self.run_id) if self.sizes else None
+        if snapshot is None:
+            return
+        status, present = status_from(self.run_id, snapshot), int(snapshot["head"]["stage"])
+        rests = status.state not in ("running", "failing")
+        assert (status.ended is not None) == rests
+        for index, stage in enumerate(status.stages):
+            assert (stage.released is not None) == (index <= present)
+            assert (stage.settled is not None) == (index < present or (index == present and rests))
+            if stage.succeeded + stage.failing + stage.dead:
+                assert stage.began is not None
+            if index and stage.released is not None:
+                assert stage.released == status.stages[index - 1].settled or self.keeps
 
     @invariant()
     def each_member_is_shown_under_one_state_and_their_numbers_are_those_of_the_status(self) -> None:

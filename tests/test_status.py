@@ -23,10 +23,15 @@ def example_in(documented: Any) -> Any:
     return json.JSONDecoder().raw_decode(documented.__doc__.split(".. code-block:: json")[1].strip())[0]
 
 
+def times(released: int, began: int, settled: int | None = None) -> dict[str, Any]:
+    at = 1_700_000_000_000
+    return {"released": at + released, "began": at + began, "settled": settled and at + settled}
+
+
 def the_example() -> RunStatus:
     stages = (
-        StageStatus("succeeded", 1, 1, name="load"),
-        StageStatus("failing", 4, 2, failing=1, next_attempt=1_700_000_019_000),
+        StageStatus("succeeded", 1, 1, name="load", **times(0, 100, 2_600)),
+        StageStatus("failing", 4, 2, failing=1, next_attempt=1_700_000_019_000, **times(2_600, 2_900)),
     )
     failure = JobFailure(1, 3, "resize", "1f0c3a52-6a4f-5d6c-9d3e-0a4b5c6d7e8f", "OSError", "disk full", 2)
     failure = replace(
@@ -92,6 +97,22 @@ def test_how_far_a_stage_is_goes_by_what_completes_it(line: StageLine, succeeded
 def test_a_status_tells_what_its_run_is_nested_in(run_id: str, parent: str | None, root: str | None) -> None:
     status = RunStatus(run_id, None, "running", (), (), None, 0, 0)
     assert (status.parent, status.root) == (parent, root)
+
+
+def test_workers_tell_when_a_stage_began_and_nested_runs_when_they_were_started(
+    broker: dramatiq.Broker, jobs: Jobs
+) -> None:
+    nested = Clutch().then(jobs.job.message("b"))
+    with running_worker(broker, threads=1):
+        run = Clutch().then(jobs.job.message("a")).then(nested).parallel(*(jobs.job.message(at) for at in "cde")).run()
+        state_is(run, "succeeded")
+    status, at = run.status(), list[int | None]()
+    for stage in status.stages:
+        at += [stage.released, stage.began, stage.settled]
+    assert None not in at
+    assert at == sorted(at, key=int)  # type: ignore[arg-type]
+    assert at[-1] == status.ended
+    assert at[0] == status.created
 
 
 def test_a_callback_gets_the_dict_of_the_status_and_what_it_is_about(broker: dramatiq.Broker, jobs: Jobs) -> None:

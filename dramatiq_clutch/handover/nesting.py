@@ -93,7 +93,7 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
     # The epoch is that in which the parent has started it, or revived it last.
     place = replace(spec.parent, epoch=max(spec.parent.epoch, since_of(duty.snapshot)))
     caller = engine.caller(owners.child(place.stage, place.member, duty.revision))
-    record = Record(tag_of_run(place), duty.revision, ending, payload, of_run=True)
+    record = Record(tag_of_run(place), duty.revision, ending, payload, of_run=True, began=status.created)
     try:
         reply = engine.backend.record(record, caller)
     except PayloadRefused as error:

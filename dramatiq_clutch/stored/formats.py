@@ -25,6 +25,11 @@ are only the grammars of these.
 
     member's field  "S" RESULT / "N" / "R" / ""               in the hash `members`, whose field "" tells a live key
                     it has succeeded / its job has nested runs / it is a run, or a job, that has had an attempt
+                    1700000000100                             field "" itself: when the stage's first attempt began, in
+                                                              UNIX_MS; empty as long as no record has told
+    times           UNIX_MS [ " " ( UNIX_MS / "-" ) " " UNIX_MS ]
+                    1700000000000 1700000000100 1700000002600 when a stage was released, began and was settled; the
+                                                              first is "-", too, if an older release has released it
     standing        ERA * 4 * 2^32 + KIND * 2^32 + MEMBER     a score; KIND is 0 working, 1 attempted, 2 failing
     dead            REVIVAL * 2^32 + MEMBER                   a score
     attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `failures.failure_details`

@@ -179,6 +179,13 @@ async def the_run() -> None:
     assert_type(status.failures[0].allowed, bool)
     assert_type(status.stages[0].name, str | None)
     assert_type(status.stages[0].next_attempt, int | None)
+    assert_type(status.stages[0].released, int | None)
+    assert_type(status.stages[0].began, int | None)
+    assert_type(status.stages[0].settled, int | None)
+    assert_type(status.stages[0].waited, float | None)
+    assert_type(status.stages[0].duration, float | None)
+    assert_type(status.ended, int | None)
+    assert_type(status.duration, float | None)
     run.get_result(True)  # type: ignore[call-arg]
 
 

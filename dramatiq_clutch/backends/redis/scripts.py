@@ -27,9 +27,9 @@ from .constants import CONSTANTS
 
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
-    *("run", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry", "outbox"),
-    *("awaited", "timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest", "deadline"),
-    *("completion", "parent", "life", "tombstone", "history", "expiry", "revival", "entry"),
+    *("run", "times", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot", "news", "carry"),
+    *("outbox", "awaited", "timing", "along", "take", "release", "limit", "waiting", "callbacks", "halt", "rest"),
+    *("deadline", "completion", "parent", "life", "tombstone", "history", "expiry", "revival", "entry"),
     *("called", "unsent", "shown"),
 )
 

@@ -149,7 +149,8 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
     def _succeed_of_stage(self, members: str, common: Sequence[Common]) -> Sequence[bytes]:
         tag, along = common[0][0].tag, common[0][1]
         results: list[Any] = list(along.ack[:-1]) if along else []
-        given = {"total": tag.of, "batch": tag.batch, "acks": len(results)}
+        began = min((record.began for record, _ in common if record.began), default="")
+        given = {"total": tag.of, "batch": tag.batch, "acks": len(results), "began": began}
         for record, its in common:
             results += [record.tag.member, success(record.payload), its.ack[-1] if its and its.ack else ""]
         keys = {"members": members} | ({"broker": along.key} if along else {})
@@ -173,6 +174,7 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
             "of_run": "1" if record.of_run else "",
             "renew": "1" if caller.touch else "",
             "due": record.due,
+            "began": record.began or "",
         }
         at = At(tag.run_id, tag.stage, generation)
         if along is None:

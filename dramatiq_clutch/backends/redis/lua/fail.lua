@@ -22,7 +22,7 @@ else
 end
 set('error', details)
 if run.state == 'running' then
-  set('state', 'failed')
+  stop('failed') -- before the snapshot of the alarm
   if not callback then ring('alarmed', 'on_failure') end -- a callback that can't be sent rings no alarm
   rest('failed')
 end

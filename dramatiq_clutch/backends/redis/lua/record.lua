@@ -1,10 +1,10 @@
 -- Record how an attempt ended, or how a nested run stands.
--- USES take, along, life, tombstone, expiry
+-- USES take, along, life, times, tombstone, expiry
 -- KEYS here.halted
--- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number
+-- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number, began
 -- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''. `of_run`
--- says that a nested run tells how it stands. `renew`: renew the expiry of all the run's keys (keys that this call
--- makes get one in any case). `due` is when the next attempt is due (UNIX ms), or 0.
+-- says that a nested run tells how it stands. `renew`: renew the expiry of all keys of the run (those that this call
+-- makes get one in any case). `due`: when the next attempt is due (UNIX ms), or 0. `began`: when this one began, or ''.
 -- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; with the broker's script, what
 --         `along_with` adds stands before the duties. Or {'over'}: it doesn't count, so call `owed`, which gets the
 --         keys of the present stage, for what the run may owe
@@ -28,24 +28,24 @@ if run.broken and ending ~= 'succeeded' and (of_run or ending ~= 'dead') then re
 local recorded = call('HMGET', here.members, '', member)
 if run.stage < stage or not recorded[1] then return {'unknown', ''} end
 
-local stands, word = recorded[2], 'counts'
-local first = string.sub(stands or '', 1, 1)
+run.began = recorded[1]
+local stands, word, first = recorded[2], 'counts', string.sub(recorded[2] or '', 1, 1)
 if attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
 elseif ending ~= 'succeeded' and first ~= 'N' and epoch < run.taken_up and tonumber(member) < run.taken_to then
   word = 'stale' -- a run that broke off would break off again for it
 elseif ending == 'succeeded' and nested == '' then
-  call('HSET', here.members, member, 'S' .. payload)
+  enter(member, 'S' .. payload, began)
   if stands then unstand(member) end
 elseif ending == 'succeeded' then
-  call('HSET', here.members, member, 'N')
+  enter(member, 'N', began)
   call('HSET', here.nests, member, nested)
   stand(member, WORKING)
   call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   if not run.broken then owe('start:' .. stage .. ':' .. member) end
 elseif is_newer(member, epoch, attempt) then
-  call('HSET', here.members, member, first == '' and of_run and 'R' or first)
+  enter(member, first == '' and of_run and 'R' or first, began)
   stand(member, KINDS[ending], payload, due)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
   if ending == 'dead' then report('dead', 0, 0, member, payload) end

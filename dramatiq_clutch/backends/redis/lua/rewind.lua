@@ -36,9 +36,11 @@ for index = stage, run.stage do
   call('HSET', head, 's' .. index, line)
   call('HDEL', head, 'd' .. index)
   call('HDEL', head, 'k' .. index)
+  call('HDEL', head, 't' .. index)
 end
 call('HSET', head, 'gen', generation, 'spec', spec, 'kept', kept, 'state', 'running', 'stage', stage, 'era', 0,
-  'revival', 0, 'retrying', '', 'error', '', 'alarmed', '0', 'mourned', '0', 'broken', '0', 'taken_up', 0)
+  'revival', 0, 'retrying', '', 'error', '', 'alarmed', '0', 'mourned', '0', 'broken', '0', 'taken_up', 0,
+  't' .. stage, now)
 read_run()
 turn('running')
 woken = true

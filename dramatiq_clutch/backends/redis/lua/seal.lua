@@ -33,10 +33,10 @@ if DRAFT_TTL - call('PTTL', draft) > fresh_for then return {'late', ''} end
 clear_tombstone()
 if stranger then remember_past(run.generation, A_DAY) end
 if stranger then call('UNLINK', head) end -- it was nested in an earlier run under our parent's id
-
 for index = 1, #more, 2 do call('HSET', head, more[index], more[index + 1]) end
 call('HSET', head, 'state', 'running', 'stage', 0, 'ttl', run_ttl, 'result_ttl', result_ttl, 'claim', claim,
-  'token', owner, 'since', nested and parent_epoch or 0, 'created', now, 'updated', now, 'gen', generation, 'app', app)
+  'token', owner, 'since', nested and parent_epoch or 0, 'created', now, 'updated', now, 't' .. stage, now,
+  'gen', generation, 'app', app)
 read_run()
 turn('running')
 wait_until(due)

@@ -39,6 +39,7 @@ local function complete(succeeded, dead, skipped)
   call('PEXPIRE', after.members, lifetime())
   begin_deadlines(line)
   owe_stage(stage + 1, line)
-  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0)
+  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0,
+    't' .. stage, times(), 't' .. (stage + 1), now)
   report('released', succeeded, dead)
 end

@@ -1,9 +1,14 @@
 -- Bring the run to rest, or back to work.
--- USES callbacks, halt, news, turn
+-- USES callbacks, halt, news, turn, times
 -- KEYS bell
+local function stop(state)
+  set('state', state)
+  call('HSET', head, 'ended', now, 't' .. stage, times())
+end
+
 -- How many members of the stage have succeeded and are dead is for the log: see `report`.
 local function rest(state, succeeded, dead)
-  run.state = state
+  stop(state)
   if state == 'succeeded' then
     owe_callback('completion')
     owe_callback('on_success')
@@ -11,7 +16,6 @@ local function rest(state, succeeded, dead)
     owe_callback('on_failed')
   end
   owe_callback('on_finish')
-  set('state', state)
   turn(state)
   redis.pcall('PUBLISH', bell, state) -- only a hint, so a user without permission to publish gets no error
   report(state, succeeded, dead)

@@ -40,7 +40,7 @@ local function undo_halt()
     if string.find(id, '^halt:' .. stage .. ':') then call('HDEL', outbox, id) end
   end
   if call('EXISTS', here.halted) == 1 then call('RENAME', here.halted, here.members) end
-  call('HSET', here.members, '', '')
+  call('HSETNX', here.members, '', '')
 end
 
 -- Owe that those members of a halted stage are sent that have had no attempt. They were owed before, so in a stage with

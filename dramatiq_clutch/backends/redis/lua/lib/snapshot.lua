@@ -1,5 +1,5 @@
 -- Show how the run stands at one moment.
--- USES listed
+-- USES listed, times
 -- KEYS here.members, here.halted, here.due, tally
 
 -- A text that changes whenever anything happens to the run.
@@ -11,7 +11,7 @@ local function counts()
   local recorded = math.max(call('HLEN', run.state == 'cancelled' and here.halted or here.members) - 1, 0)
   return {
     recorded = recorded, working = count(WORKING) + count_waiting(), attempted = count(ATTEMPTED),
-    failing = count(FAILING), dead = count_dead(),
+    failing = count(FAILING), dead = count_dead(), began = began_at(),
   }
 end
 

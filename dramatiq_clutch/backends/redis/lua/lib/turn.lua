@@ -9,11 +9,11 @@ local function turn(state)
   if run.told ~= '' or shown == state then return end
   run.turn, turned = (turns or 0) + 1 .. ' ' .. state, true
   call('HSET', head, 'turn', run.turn)
-  if state ~= 'running' and state ~= 'failing' then call('HSET', head, 'ended', now) end
 end
 
 -- Tell the turn, though it may have been told before: then the register is none the worse for it.
 local function say_turn()
+  if run.turn == '' and run.state ~= 'running' then call('HSETNX', head, 'ended', now) end
   turn(string.match(run.turn, '%a+$') or run.state) -- an older release has counted none
   turned = run.told == ''
 end
