@@ -388,6 +388,9 @@ def test_without_the_broker_the_workers_are_told(
     assert "left to the workers" in result.stderr
     assert run.status().state == "cancelled"
     assert CliRunner().invoke(command, ["sweep", *whose]).stdout == "The sweepers of the workers were called.\n"
+    listed = CliRunner().invoke(command, ["list", "--url", server.url])
+    assert "No such runs of the application 'dramatiq'" in listed.stderr
+    assert "--application" in listed.stderr
     foreign = CliRunner().invoke(command, ["cancel", run.run_id, "--url", server.url])
     assert foreign.exit_code == Code.REFUSED
     assert "belongs to the application" in foreign.stderr

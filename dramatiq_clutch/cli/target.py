@@ -91,7 +91,8 @@ class Target:
         from dramatiq_clutch.engine import engine_of
 
         engine = engine_of(self.broker)
-        return f"the application {engine.application!r} in the namespace {engine.backend.namespace!r}"
+        other = " (see --application and --namespace for another one)" if self.is_detached else ""
+        return f"the application {engine.application!r} in the namespace {engine.backend.namespace!r}{other}"
 
 
 def _imported(name: str, path: str) -> Broker:
