@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
+from typing import Any, TextIO
 
 from dramatiq import Broker, get_broker
 from dramatiq.logging import get_logger
@@ -25,6 +25,7 @@ from .errors import (
     foreign_run,
     is_expected,
 )
+from .following import follow
 from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
 from .members import MemberPage, MemberState, members_of
@@ -125,6 +126,21 @@ class Run(Handle):
         if is_part_of(self.run_id):
             raise NestingError(f"a job of run {self.run_id!r} can't watch it: the run is at work as long as the job is")
         return Watch(self.run_id, self.status, self._waiter)
+
+    def follow(self, *, file: TextIO | None = None) -> RunStatus:
+        """Draw in the terminal how far the run is, until it is at rest: a bar for each stage, and failures as they
+        come. For example, ``clutch.run().follow()``. In a pipe there are plain lines; in a terminal it is drawn by rich
+        if that is installed, otherwise by tqdm, otherwise in plain lines, too.
+
+        Returns the status in which the run has come to rest; of a run that has failed, too. A Ctrl-C ends this with a
+        KeyboardInterrupt, and leaves the run alone. `file` is where to draw; default is stderr. Raises what `watch()`
+        and its loop raise. It blocks: a coroutine loops over `watch()`.
+        """
+        with closing(iter(self.watch())) as statuses:
+            status = follow(statuses, file=file)
+        if status is None:
+            raise self._not_found()
+        return status
 
     def children(self, *, limit: int = 50, cursor: str | None = None) -> RunPage:
         """The runs that are nested in this one and are still there, in written order, one page at a time: those that

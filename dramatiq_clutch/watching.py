@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Watch:
     look: Callable[[], RunStatus]
     waiter: Waiter
 
-    def __iter__(self) -> Iterator[RunStatus]:
+    def __iter__(self) -> Generator[RunStatus, None, None]:
         bell, changes = threading.Event(), Changes()
         watcher = Watcher(self.waiter, self.run_id, self.look, bell.set)
         try:

@@ -1839,6 +1839,14 @@ PYTHON = (
         "tests/test_listing.py::test_what_the_register_has_not_heard_is_shown_and_put_right",
     ),
     python(
+        "a text of the application's steers the terminal",
+        "Nothing of the application's reaches a terminal unescaped when a run is followed.",
+        'one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)',
+        "one for one in shown)",
+        "tests/test_following.py::test_nothing_of_the_applications_reaches_the_terminal_unescaped",
+        "following",
+    ),
+    python(
         "each who watches looks",
         "One look serves all who watch a run in a process.",
         "if is_asked or self._is_looking:",

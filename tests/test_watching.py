@@ -134,7 +134,7 @@ def test_all_who_watch_share_two_threads(redis_broker: RedisBroker) -> None:
     threads = {thread.name for thread in threading.enumerate()} - before
     assert threads <= {"clutch-reader", "clutch-ear"}
     for statuses in iterators:
-        statuses.close()  # type: ignore[attr-defined]
+        statuses.close()
     assert run.run_id not in waiter_of(engine_of(redis_broker).backend)._watches  # noqa: SLF001
 
 
@@ -297,7 +297,7 @@ def test_who_begins_to_watch_sees_nothing_older(stub_broker: StubBroker) -> None
     assert next(first).state == "running"
     run.cancel()
     assert [status.state for status in run.watch()] == ["cancelled"]
-    first.close()  # type: ignore[attr-defined]
+    first.close()
 
 
 def test_an_error_of_a_look_is_raised_by_all_who_watch(stub_broker: StubBroker) -> None:

@@ -203,6 +203,7 @@ def looking_through_runs(broker: dramatiq.Broker) -> None:
     assert_type(Run("nightly").parent, Run | None)
     for status in Run("nightly").watch():
         assert_type(status, RunStatus)
+    assert_type(Run("nightly").follow(), RunStatus)
     members = Run("nightly").members(stage="load", state="dead", limit=10)
     assert_type(members, MemberPage)
     assert_type(members.cursor, str | None)
