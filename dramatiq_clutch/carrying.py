@@ -6,6 +6,7 @@ worker that has just finished a job of another stage, in a sweeper, or where som
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,7 @@ from .errors import HookFailed
 from .stored.places import OPTION
 from .stored.plan import Plan, from_row
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 #: How many bytes the carried options of a run may have at most, as JSON in ASCII. They travel with each message.
 MOST_BYTES = 4_096

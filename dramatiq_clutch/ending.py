@@ -6,6 +6,7 @@ An attempt can end in many ways; `Closing._ending` has all of them. Which one it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from .stored.plan import changed
 #: By how many milliseconds a message is delayed when it is put back for a worker of a newer release.
 LEFT_FOR = 1_000
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class FailedAfterAll(ConnectionFailed, MiddlewareError):

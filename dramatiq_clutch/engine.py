@@ -3,6 +3,7 @@ them again."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -39,7 +40,7 @@ LAPSED = 60_000
 #: How many runs that have ended are kept to be looked through, at most.
 DEFAULT_HISTORY_MAX = 10_000
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from dramatiq.logging import get_logger
@@ -11,7 +12,7 @@ from .errors import DamagedState, Unavailable
 from .register import Enlisted, Glance, Keeping
 from .stored.entries import Entry, Turn
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def enlist(engine: Engine, run_id: str, turn: Turn) -> None:

@@ -16,6 +16,7 @@ isn't a worker, such as a web application, shows its own: ``metrics.expose(regis
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import threading
 from typing import Any
@@ -77,7 +78,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {
     "wait_seconds": ("Histogram", "For how long messages waited for the store or the broker.", (), SHORT),
 }
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class ClutchPrometheus(Observer):

@@ -3,6 +3,7 @@ state of runs."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -50,7 +51,7 @@ DEFAULT_LEASE = 30_000
 #: How often a worker process looks for runs whose duties nobody does, in milliseconds.
 DEFAULT_SWEEP_INTERVAL = 15_000
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class ClutchMiddleware(EngineMiddleware):

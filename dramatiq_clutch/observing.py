@@ -22,6 +22,7 @@ they are told what is known anyway. Where a broker has none, a job pays less tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -31,7 +32,7 @@ from dramatiq.logging import get_logger
 
 from .news import News
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

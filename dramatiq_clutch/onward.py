@@ -8,6 +8,7 @@ state is on another server than the broker, the record owes the duty, and the ha
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from dramatiq import Message
@@ -22,7 +23,7 @@ from .handover.sending import remember
 from .stored.duties import SendMembers
 from .stored.formats import success
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def record_onward(engine: Engine, record: Record, caller: Caller) -> Reply:

@@ -7,6 +7,7 @@ worker is told to stop. In the latter case the broker redelivers the message.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ TELL_AGAIN = 60.0
 #: How often a worker tells that it is there, at most, in seconds.
 ATTENDING = 5.0
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class NotAcked(MiddlewareError):

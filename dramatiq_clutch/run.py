@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, TextIO
@@ -47,7 +48,7 @@ AGAIN = (
     "`retry(from_stage=…)` whose run is at rest again."
 )
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class Run(Handle):

@@ -4,6 +4,7 @@ run owes."""
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import reprlib
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ Unique: TypeAlias = Literal["always", "while_running"]
 #: Cluster.
 RUN_ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,200}")
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class _NoArgs:

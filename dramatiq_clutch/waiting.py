@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 import time
 from collections import deque
@@ -48,7 +49,7 @@ IDLE = 3.0
 #: between two pieces.
 PIECE = 0.5
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class Waiter:

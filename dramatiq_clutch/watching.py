@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -16,7 +17,7 @@ from .lookout import Watcher
 from .status import RunStatus
 from .waiting import PIECE, Waiter
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from typing import NoReturn, cast
 
@@ -38,7 +39,7 @@ from .work import Caused, Work
 #: The work of one duty. It returns the reply of the transition that the duty has caused in its own run, if any.
 Doing = Generator["Work | Caused", None, Reply | None]
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from dramatiq.logging import get_logger
@@ -19,7 +20,7 @@ from ..stored.plan import Plan, Spec
 from .members import Members
 from .work import Caused, Work, chunks
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def start_nested(engine: Engine, run_id: str, duty: StartNested) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from dramatiq.logging import get_logger
@@ -16,7 +17,7 @@ from .deleting import ask, delete_at, nested_places, tries
 from .doing import hand_over
 from .lease import Lease
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def rewind(engine: Engine, run_id: str, from_stage: int | str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +31,7 @@ PATIENCE = 5
 #: An id that no run has.
 NOBODY = "!nobody"
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ it was unacked, and no consumer knew of it, at two looks that are longer apart t
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from dramatiq.logging import get_logger
 #: How many seconds lie between two looks. A fetch is a call of one short script, whose reply takes a millisecond or so.
 PAUSE = 0.5
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Every hook of every middleware is called for every message, as it is when the br
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -36,7 +37,7 @@ from .store import RedisBackend
 #: memory that sending takes doesn't grow with the number of messages to send.
 CHUNK, MOST_BYTES = 500, 1_000_000
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class RedisCourier(Courier):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ LEAST_POOL = 3
 #: Words in a server's or a proxy's answer to a command that it doesn't allow, or doesn't know.
 REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 def channel(namespace: str, name: str) -> str:

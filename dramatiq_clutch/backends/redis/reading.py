@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ CHUNK = 1_000
 #: How many runs are looked at in one round trip.
 MOST_LOOKED_AT = 500
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class RedisReading(ClutchBackend):
