@@ -78,6 +78,7 @@ def call(address: str, method: str = "GET", **body: Any) -> tuple[int, Any]:
     """The status of an answer, and what it says."""
     data = json.dumps(body).encode() if body else None
     asked = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
+    answer: Any  # an HTTPError has a status, too
     try:
         answer = urllib.request.urlopen(asked, timeout=30)
     except urllib.error.HTTPError as error:
