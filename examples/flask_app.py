@@ -84,7 +84,7 @@ def call(address: str, method: str = "GET", **body: Any) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         answer = error
     with answer:
-        return answer.status, json.load(answer)
+        return int(answer.status or 0), json.load(answer)
 
 
 def end_of(address: str) -> Any:
