@@ -595,7 +595,7 @@ def test_the_exit_codes_are_those_on_the_page_and_in_the_help(call: Call) -> Non
 def alike(text: str) -> list[str]:
     """A text without what differs from time to time."""
     text = re.sub(r"\d\d:\d\d:\d\d", "14:02:07", click.unstyle(text))
-    text = re.sub(r"\b\d+[smh](?= +\S)", "12s", text)
+    text = re.sub(r"\b\d+[smh](?= +\S|$)", "12s", text, flags=re.MULTILINE)
     return [re.sub(r"[ ─━=.]{2,}", "  ", line).rstrip() for line in text.splitlines()]
 
 

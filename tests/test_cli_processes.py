@@ -20,7 +20,10 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
 from dramatiq.brokers.redis import RedisBroker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.engine import engine_of
@@ -256,3 +259,14 @@ def test_the_demonstration_shows_everything_and_leaves_nothing(tmp_path: Path) -
     states: list[Any] = [json.loads(line)["state"] for line in done.stdout.splitlines()]
     assert "failed" in states
     assert states[-1] == "succeeded"
+
+
+def test_a_demonstration_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    with at_a_terminal("demo", "--slowly", TMPDIR=str(tmp_path)) as terminal:
+        terminal.until("running")
+        (port,) = re.findall(r"redis://127.0.0.1:(\d+)/0 list", terminal.said)
+        terminal.process.terminate()
+        assert terminal.end() == 6
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(redis.ConnectionError), redis.Redis(port=int(port), retry=Retry(NoBackoff(), 0)) as client:
+        client.ping()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -47,6 +48,8 @@ def demo_verb(target: Target, /, slowly: bool) -> None:
     lists albums, makes thumbnails of each in a nested run, and reports. Some jobs fail and are attempted again; one
     photo is damaged, so that its run fails; it is then mended, and the run is retried.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(Code.AT_WORK))  # so that the server ends, too
     with _server() as url:
         _tell(faint(HINT.format(url=url)), target.json)
         broker, clutch, damaged = _application(url, 5.0 if slowly else 1.0)
@@ -99,6 +102,8 @@ def _server() -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with contextlib.suppress(ProcessLookupError):  # what it has started has ended with it
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
@@ -189,6 +194,5 @@ def _worker(broker: dramatiq.Broker) -> Iterator[None]:
     try:
         yield
     finally:
-        worker.stop()
-        worker.join()
+        worker.stop(timeout=5_000)  # nobody needs what is left of its messages
         broker.close()

@@ -20,6 +20,7 @@ from .text import (
     cut,
     faint,
     is_terminal,
+    lasting,
     padded,
     safe,
     safe_lines,
@@ -192,6 +193,7 @@ def shown(run: Run, status: RunStatus, *, traceback: bool = False, most: int | N
     facts = [f"name {safe(status.name)}"] if status.name else []
     facts += [f"tags {', '.join(safe(tag) for tag in status.tags)}"] if status.tags else []
     facts += [f"begun {at(status.created)}, {ago(status.created)} ago", f"changed {ago(status.updated)} ago"]
+    facts += [f"took {lasting(status.duration)}"] if status.duration is not None else []
     yield faint("; ".join(facts))
     if status.parent:
         yield faint(f"nested in {safe(status.parent)}")
