@@ -106,7 +106,7 @@ def web_verb(target: Target, /, host: str, port: int, actions: bool) -> None:
             served = TrustedHostMiddleware(served, allowed_hosts=LOOPBACK, www_redirect=False)
         else:
             tell(coloured("warning", "It listens for other machines, too, and asks nobody who he is."))
-        uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

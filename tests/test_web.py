@@ -1,0 +1,486 @@
+"""The page of runs: what it shows, what it lets through, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import dramatiq
+import httpx
+import pytest
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_clutch import Clutch, JobFailure, Run, RunStatus, StageStatus, StateUnavailable, runs
+from dramatiq_clutch.web import app
+from dramatiq_clutch.web import feeds as feeds_module
+from dramatiq_clutch.web.feeds import Feeds, event
+from dramatiq_clutch.web.guarding import is_same_origin
+from dramatiq_clutch.web.hiding import HIDDEN, Hiding
+from dramatiq_clutch.web.texts import duration, percent, waits_for
+from dramatiq_clutch.web.views import MOST_NESTED, RUNS
+from tests.support.awaiting import PATIENCE
+
+#: Texts that would do something if a page let them.
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"' onmouseover='alert(1)",
+    "{{ 7 * 7 }} </bdi><b>",
+    "\u202eevil\u202c \u2066",
+    "a\r\n\r\ndata: {}\n\nevent: view",
+    "x" * 10_000,
+]
+
+HERE = {"Origin": "http://page"}
+
+
+class Browser:
+    """Asks an application without a server."""
+
+    def __init__(self, application: Any, base: str = "http://page") -> None:
+        self.application, self.base = application, base
+
+    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, **params: str) -> httpx.Response:
+        async def go() -> httpx.Response:
+            transport = httpx.ASGITransport(self.application)
+            async with httpx.AsyncClient(transport=transport, base_url=self.base) as client:
+                return await client.request(method, path, params=params or None, headers=headers)
+
+        return asyncio.run(go())
+
+    def get(self, path: str, **params: str) -> httpx.Response:
+        return self.ask("GET", path, None, **params)
+
+    def text(self, path: str, **params: str) -> str:
+        answer = self.get(path, **params)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+
+@pytest.fixture
+def idle(stub_broker: StubBroker) -> Any:
+    """An actor that nobody works for."""
+
+    @dramatiq.actor
+    def idle(*args: Any) -> None:
+        raise AssertionError
+
+    return idle
+
+
+@pytest.fixture
+def page(stub_broker: StubBroker) -> Browser:
+    return Browser(app(stub_broker))
+
+
+@pytest.fixture
+def acting(stub_broker: StubBroker) -> Browser:
+    return Browser(app(stub_broker, actions=lambda scope: "ann"))
+
+
+# What is shown
+
+
+def test_a_list_without_runs_explains_itself(page: Browser) -> None:
+    assert "There are no runs yet." in page.text("/")
+    assert "No runs are as wanted." in page.text("/", state="failed")
+
+
+def test_the_list_is_filtered_by_its_address(page: Browser, idle: Any) -> None:
+    for name, tag in (("load", "north"), ("load", "south"), ("report", "north")):
+        Clutch(name=name).then(idle.message()).run(run_id=f"{name}-{tag}", tags=[tag])
+    Run("load-south").cancel()
+
+    def shown(**wish: str) -> set[str]:
+        return set(re.findall(r'data-key="([^"]*)"', page.text("/", **wish)))
+
+    assert shown() == {"load-north", "load-south", "report-north"}
+    assert shown(state="running") == {"load-north", "report-north"}
+    assert shown(name="load") == {"load-north", "load-south"}
+    assert shown(tag="north", name="load", since="1h") == {"load-north"}
+    assert shown(state="cancelled", tag="north") == set()
+    assert ">1</span></a>" in page.text(
+        "/", state="failed"
+    )  # one was cancelled, which the counts say whatever is shown
+
+
+def test_older_runs_are_a_page_away(page: Browser, idle: Any) -> None:
+    for number in range(RUNS + 3):
+        Clutch().then(idle.message()).run(run_id=f"run-{number}")
+    first = page.text("/")
+    older = re.search(r'href="\./(\?cursor=[^"]*)">Older', first)
+    assert first.count('<tr role="row" data-key') == RUNS
+    assert older is not None
+    second = page.text("/" + older[1])
+    assert second.count('<tr role="row" data-key') == 3
+    assert "Older" not in second
+    assert "Newest" in second
+
+
+@pytest.mark.parametrize(
+    ("sought", "where"), [("run-1", "run?id=run-1"), ("load", "./?name=load"), ("north", "./?tag=north")]
+)
+def test_a_search_leads_to_what_it_finds(page: Browser, idle: Any, sought: str, where: str) -> None:
+    Clutch(name="load").then(idle.message()).run(run_id="run-1", tags=["north"])
+    answer = page.get("/", q=sought)
+    assert (answer.status_code, answer.headers["location"]) == (303, where)
+
+
+def test_a_search_that_finds_nothing_says_so(page: Browser) -> None:
+    assert "<bdi>&lt;b&gt;</bdi>." in page.text("/", q="<b>")
+
+
+def test_a_runs_page_says_what_it_waits_for_and_shows_its_stages_and_members(page: Browser, idle: Any) -> None:
+    clutch = Clutch(name="nightly", context={"who": "ann"}).parallel([idle.message(n) for n in range(3)], name="load")
+    run = clutch.then(idle.message("end")).run()
+    shown = page.text("/run", id=run.run_id)
+    assert "It waits for stage 0 (&#39;load&#39;, 1 of 2): 3 of 3 members not done." in shown
+    assert "1 member to do" in shown
+    assert "<bdi>idle</bdi>(<bdi>2</bdi>)" in shown
+    assert "&#34;who&#34;: &#34;ann&#34;" in shown
+    assert "<bdi>idle</bdi>(<bdi>&#39;end&#39;</bdi>)" in page.text("/run", id=run.run_id, stage="1")
+    assert "No members are as wanted." in page.text("/run", id=run.run_id, state="dead")
+
+
+def test_nested_runs_are_unfolded_and_lead_back(page: Browser, idle: Any) -> None:
+    inner = Clutch(name="inner").then(Clutch(name="innermost").then(idle.message()))
+    run = Clutch(name="outer").parallel([inner] * (MOST_NESTED + 1)).run(run_id="outer")
+    shown = page.text("/run", id=run.run_id)
+    assert shown.count(">inner</bdi>") == MOST_NESTED
+    assert ">innermost</bdi>" in shown
+    assert 'href="./?parent=outer">List them all' in shown
+    assert page.text("/", parent="outer").count('<tr role="row" data-key') == MOST_NESTED + 1
+    below = page.text("/run", id="outer~0.0~0.0")
+    assert 'href="run?id=outer">root' in below
+    assert 'href="run?id=outer~0.0">parent' in below
+
+
+def test_failures_are_grouped_with_their_tracebacks(page: Browser, stub_broker: StubBroker) -> None:
+    @dramatiq.actor(throws=(ValueError,))
+    def broken(number: int) -> None:
+        raise ValueError(f"no {number}")
+
+    run = Clutch().parallel([broken.message(1), broken.message(2)]).run()
+    worker = dramatiq.Worker(stub_broker, worker_timeout=50, worker_threads=1)
+    worker.start()
+    try:
+        with pytest.raises(Exception, match="ValueError"):
+            run.get_result(block=True)
+    finally:
+        worker.stop()
+    shown = page.text("/run", id=run.run_id, state="dead")
+    assert re.search("2 . <bdi>ValueError</bdi>", shown)
+    assert "raise ValueError(f&#34;no {number}&#34;)" in shown
+    assert shown.count("no 1") >= 2  # in the group, and beside its member
+    assert "It has failed in stage 0" in shown
+
+
+# What comes from jobs
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_text_of_a_job_gets_out_of_its_place(page: Browser, idle: Any, text: str) -> None:
+    name = re.sub(r"\s", " ", text)[:200]
+    clutch = Clutch(name=name, context={"text": text[:8_000]}).then(
+        idle.message(text), name=name[:100] if name.isprintable() else None
+    )
+    run = clutch.run(run_id="hostile", tags=[name[:100]])
+    for shown in (page.text("/"), page.text("/", name=name, tag=name[:100]), page.text("/run", id=run.run_id)):
+        assert "\u202e" not in re.sub("<(bdi|title)>.*?</", "", shown, flags=re.DOTALL)
+        assert "<script>" not in shown
+        assert "<b>" not in shown
+        assert "' onmouseover" not in shown
+        assert shown.count("</bdi>") == shown.count("<bdi>")
+        assert "x" * 2_001 not in shown
+
+
+def test_a_failures_text_is_shown_as_text() -> None:
+    failure = JobFailure(0, None, "a", "", "E", "<script>\u202e", 1)
+    status = RunStatus("r", None, "failed", (StageStatus("failed", 1),), (failure,), failure, 0, 0)
+    assert "E: &lt;script&gt;" in waits_for(status)
+
+
+def test_an_event_is_one_line_whatever_is_in_it() -> None:
+    for text in HOSTILE:
+        sent = event("view", text)
+        assert sent.isascii()
+        lines = sent.split("\n")
+        assert (len(lines), lines[0], lines[2:]) == (4, "event: view", ["", ""])
+        assert json.loads(lines[1].removeprefix("data: ")) == text
+
+
+def test_what_is_hidden_isnt_shown(stub_broker: StubBroker, idle: Any) -> None:
+    run = Clutch(context={"key": "secret"}).then(idle.message("secret")).run()
+    everything = Browser(app(stub_broker, redact=True)).text("/run", id=run.run_id)
+    assert "secret" not in everything
+    assert HIDDEN in everything
+    some = Browser(app(stub_broker, redact=lambda text: text.replace("secret", "***"))).text("/run", id=run.run_id)
+    assert "secret" not in some
+    assert "***" in some
+
+
+def test_failures_are_hidden_wherever_they_are() -> None:
+    failure = JobFailure(0, None, "a", "", "E", "secret", 1, "secret", traceback="secret")
+    status = RunStatus("r", None, "failed", (StageStatus("failed", 1),), (failure,), failure, 0, 0)
+    hidden = Hiding(True).status(status)
+    assert "secret" not in f"{hidden} {hidden.failures[0].traceback} {hidden.waits_for()}"
+    with pytest.raises(TypeError, match="redact is 'yes'"):
+        Hiding("yes")  # type: ignore[arg-type]
+
+
+# What protects the browser
+
+
+def test_every_answer_has_headers_that_protect_it(acting: Browser, idle: Any) -> None:
+    run = Clutch().then(idle.message()).run()
+    nonces = set()
+    for path in ("/", f"/run?id={run.run_id}", f"/act?id={run.run_id}&do=cancel", "/run?id=none", "/none", "/page.css"):
+        answer = acting.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'nonce-")
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == ("same-origin" if "act?" in path else "no-referrer")
+        assert answer.headers["cache-control"] == ("no-cache" if "css" in path else "no-store")
+        nonce = re.findall(r"'nonce-([^']+)'", policy)[0]
+        nonces.add(nonce)
+        assert set(re.findall(r'nonce="([^"]+)"', answer.text)) <= {nonce}
+        assert not re.search(r"\sstyle=|\son\w+=|javascript:|https?://(?!www\.w3\.org/2000/svg)", answer.text)
+    assert len(nonces) == 6
+
+
+def test_a_file_that_is_asked_for_by_its_content_is_kept(page: Browser) -> None:
+    for address in re.findall(r'(?:href|src)="((?:page|icon)\.\w+\?v=\w+)"', page.text("/")):
+        answer = page.get(f"/{address}")
+        assert (answer.status_code, "immutable" in answer.headers["cache-control"]) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, False),
+        ({"origin": "http://page"}, True),
+        ({"origin": "https://PAGE"}, True),  # a proxy in front of it speaks TLS
+        ({"origin": "http://page:81"}, False),
+        ({"origin": "http://page.evil"}, False),
+        ({"origin": "null"}, False),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "http://evil"}, False),
+        ({"sec-fetch-site": "same-site", "origin": "http://page"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+    ],
+)
+def test_who_is_of_the_same_origin(headers: dict[str, str], same: bool) -> None:
+    assert is_same_origin({"host": "page", **headers}) is same
+
+
+# What changes runs
+
+
+def test_without_actions_there_are_no_buttons_and_nothing_is_changed(page: Browser, idle: Any) -> None:
+    run = Clutch().then(idle.message()).run()
+    assert "act?" not in page.text("/run", id=run.run_id)
+    for method in ("GET", "POST"):
+        assert page.ask(method, f"/act?id={run.run_id}&do=cancel", HERE).status_code == 403
+    assert run.status().state == "running"
+
+
+def test_a_change_is_confirmed_made_and_told(acting: Browser, idle: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = Clutch().then(idle.message()).run(run_id="run")
+    assert "act?id=run&amp;do=cancel" in acting.text("/run", id="run")
+    assert '<form method="post"' in acting.text("/act", id="run", do="cancel")
+    assert run.status().state == "running"  # it was only asked
+    with caplog.at_level(logging.INFO, "dramatiq_clutch.web.acting"):
+        answer = acting.ask("POST", "/act?id=run&do=cancel", HERE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "run?id=run&told=cancel")
+    assert run.status().state == "cancelled"
+    assert "By the page, 'ann' let cancel run 'run': done" in caplog.text
+    assert "The run was cancelled." in acting.text("/run", id="run", told="cancel")
+    assert acting.ask("POST", "/act?id=run&do=retry", HERE).headers["location"].endswith("told=retry")
+    assert acting.ask("POST", "/act?id=run&do=delete", HERE).status_code == 409  # it is at work again
+    acting.ask("POST", "/act?id=run&do=cancel", HERE)
+    assert acting.ask("POST", "/act?id=run&do=delete", HERE).headers["location"] == "./?told=delete"
+    assert list(runs()) == []
+
+
+@pytest.mark.parametrize("headers", [None, {"Origin": "http://evil"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_another_site_changes_nothing(acting: Browser, idle: Any, headers: dict[str, str] | None) -> None:
+    run = Clutch().then(idle.message()).run(run_id="run")
+    assert acting.ask("POST", "/act?id=run&do=cancel", headers).status_code == 403
+    assert run.status().state == "running"
+
+
+def test_who_may_change_nothing_is_refused(stub_broker: StubBroker, idle: Any) -> None:
+    Clutch().then(idle.message()).run(run_id="run")
+    nobody = Browser(app(stub_broker, actions=lambda scope: None))
+    assert nobody.ask("POST", "/act?id=run&do=cancel", HERE).status_code == 403
+    assert "act?" not in nobody.text("/run", id="run")
+    assert Run("run").status().state == "running"
+
+
+# Where it is, and what goes wrong
+
+
+def test_all_links_are_relative_and_the_application_is_sent_to_its_slash(stub_broker: StubBroker, idle: Any) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    Clutch().then(idle.message()).run(run_id="run")
+    mounted = Browser(Starlette(routes=[Mount("/deep/runs", app(stub_broker))]))
+    shown = mounted.text("/deep/runs/") + mounted.text("/deep/runs/run?id=run")
+    links = re.findall(r'(?:href|src|action|data-feed)="([^"]*)"', shown)
+    assert links
+    assert not [link for link in links if link.startswith("/") or "://" in link]
+
+    async def bare() -> list[Any]:
+        sent: list[Any] = []
+        scope = {"type": "http", "method": "GET", "path": "/deep/runs", "root_path": "/deep/runs", "headers": []}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(stub_broker)({**scope, "query_string": b""}, send, send)  # type: ignore[arg-type]
+        return sent
+
+    assert (b"location", b"runs/") in asyncio.run(bare())[0]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("/run?id=none", 404),
+        ("/run", 400),
+        ("/?state=wrong", 400),
+        ("/?since=ever", 400),
+        ("/?cursor=%3Cb%3E", 400),
+        ("/?name=" + "x" * 3_000, 400),
+        ("/run?id=run&stage=7", 400),
+        ("/run?id=run&stage=%C2%B2", 400),
+        ("/run?id=run&state=wrong", 400),
+        ("/run?id=run&cursor=wrong", 400),
+        ("/run-events?id=run&stage=x", 400),
+        ("/nowhere", 404),
+    ],
+)
+def test_what_cant_be_shown_is_told(page: Browser, idle: Any, address: str, code: int) -> None:
+    Clutch().then(idle.message()).run(run_id="run")
+    assert page.get(address).status_code == code
+
+
+def test_while_the_store_is_away_that_is_told_without_its_address(
+    page: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any) -> None:
+        raise StateUnavailable("redis://user:password@host is away")
+
+    monkeypatch.setattr("dramatiq_clutch.web.pages.list_view", away)
+    answer = page.get("/")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "password" not in answer.text
+
+
+def test_it_takes_a_broker_or_a_backend(stub_broker: StubBroker) -> None:
+    for given in ("redis://", None):
+        with pytest.raises(TypeError, match="takes a broker"):
+            app(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="actions is 'yes'"):
+        app(stub_broker, actions="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(400, "0.4 s"), (12_000, "12 s"), (192_000, "3 min 12 s"), (7_500_000, "2 h 5 min"), (273_600_000, "3 d 4 h")],
+)
+def test_durations(milliseconds: int, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+def test_a_hundred_percent_is_the_end() -> None:
+    assert [percent(part) for part in (0.0, 0.999999, 1.0)] == ["0 %", "99 %", "100 %"]
+
+
+# As it changes
+
+
+def follow(work: Callable[[Feeds], Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work(Feeds()), PATIENCE)
+
+    return asyncio.run(bounded())
+
+
+async def told(stream: AsyncGenerator[str, None], count: int) -> list[str]:
+    """The data of the next events."""
+    found: list[str] = []
+    async for sent in stream:
+        if sent.startswith("event: view"):
+            found.append(json.loads(sent.split("data: ")[1]))
+            if len(found) == count:
+                break
+    return found
+
+
+def test_one_look_serves_all_viewers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds_module, "LOOK_AGAIN", 0.01)
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(1)
+        return len(looks)
+
+    async def many(feeds: Feeds) -> None:
+        streams = [feeds.follow("same", look, str) for _ in range(200)]
+        heard = await asyncio.gather(*(told(stream, 3) for stream in streams))
+        assert len(feeds) == 1
+        assert {one[0] for one in heard} == {"1"}
+        assert len(looks) < 100  # 600 events were sent
+        for stream in streams:
+            await stream.aclose()
+        assert len(feeds) == 0
+
+    follow(many)
+
+
+def test_what_hasnt_changed_isnt_sent_again_but_to_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds_module, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(feeds_module, "HEARTBEAT", 0.1)
+
+    async def still(feeds: Feeds) -> None:
+        first = feeds.follow("same", lambda: "still", str)
+        sent = [await anext(first) for _ in range(3)]
+        assert [one.split("\n")[0] for one in sent] == ["retry: 2000", "event: view", ": still here"]
+        second = feeds.follow("same", lambda: "still", str)
+        assert await told(second, 1) == ["still"]
+        for stream in (first, second):
+            await stream.aclose()
+
+    follow(still)
+
+
+def test_an_outage_is_told_and_ends_and_so_is_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds_module, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(feeds_module, "HEARTBEAT", 0.5)
+    answers: list[Any] = ["there", StateUnavailable("away"), "there", "there"]
+
+    def look() -> Any:
+        answer = answers.pop(0) if answers else Run("none").status()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def heard(feeds: Feeds) -> list[str]:
+        return [sent.split("\n")[0] async for sent in feeds.follow("it", look, str)]
+
+    broker = StubBroker()
+    from dramatiq_clutch import ClutchMiddleware
+
+    broker.add_middleware(ClutchMiddleware())
+    monkeypatch.setattr("dramatiq.broker.global_broker", broker)
+    told_ = follow(heard)
+    assert told_ == ["retry: 2000", "event: view", "event: away", "event: view", "event: gone"]
