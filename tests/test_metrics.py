@@ -39,7 +39,10 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
     return registry.get_sample_value(f"dramatiq_clutch_{name}", labels) or 0.0
 
 
-def test_runs_stages_and_jobs_are_measured(stub_broker: StubBroker, registry: CollectorRegistry) -> None:
+def test_runs_stages_and_jobs_are_measured(
+    stub_broker: StubBroker, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "COUNT_AGAIN", 0.02)
     jobs = Jobs(stub_broker)
     jobs.script["x"], jobs.script["z"] = ["fail"], ["die"]
     good = Clutch(name="good").then(jobs.job.message("x"), jobs.job.message("y")).run()
@@ -49,7 +52,8 @@ def test_runs_stages_and_jobs_are_measured(stub_broker: StubBroker, registry: Co
     with running_worker(stub_broker):
         state_is(good, "succeeded")
         state_is(bad, "failed")
-        wait_until("the cancelled job", lambda: value(registry, "absorbed_total", word="over") == 1)
+        # The retry may overtake the record of the attempt before it, which is then absorbed, too.
+        wait_until("the cancelled job", lambda: value(registry, "absorbed_total", word="over") >= 1)
         wait_until(
             "the runs to be counted", lambda: registry.get_sample_value("dramatiq_clutch_runs", {"state": "failed"})
         )
