@@ -27,6 +27,7 @@ from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
 from tests.support.application import Application, application, close
 from tests.support.awaiting import PATIENCE
+from tests.support.brokers import CHOSEN, Brokers
 from tests.support.jobs import Jobs
 from tests.support.keyspace import assert_all_expire
 from tests.support.processes import Watch
@@ -202,11 +203,12 @@ def processes_are_declared(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @contextmanager
-def as_global_broker(broker: dramatiq.Broker) -> Iterator[None]:
+def as_global_broker(broker: dramatiq.Broker, backend: RedisBackend | None = None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dramatiq.broker.global_broker", broker)
-        # In the namespace of Dramatiq's default broker, so that a test knows the names of keys.
-        backend = RedisBackend(client=broker.client) if isinstance(broker, RedisBroker) else None
+        if isinstance(broker, RedisBroker):
+            # In the namespace of Dramatiq's default broker, so that a test knows the names of keys.
+            backend = RedisBackend(client=broker.client)
         broker.add_middleware(ClutchMiddleware(backend))
         broker.emit_after("process_boot")
         try:
@@ -233,11 +235,25 @@ def stub_broker() -> Iterator[StubBroker]:
         broker.flush_all()
 
 
-@pytest.fixture(params=["redis", "stub"])
-def broker(request: pytest.FixtureRequest) -> dramatiq.Broker:
-    """Each of the brokers in turn: what a test says holds on both."""
-    broker: dramatiq.Broker = request.getfixturevalue(f"{request.param}_broker")
-    return broker
+@pytest.fixture(scope="session")
+def other_brokers() -> Iterator[Brokers]:
+    """Brokers of other kinds, with their servers."""
+    brokers = Brokers()
+    yield brokers
+    brokers.close()
+
+
+@pytest.fixture(params=CHOSEN)
+def broker(request: pytest.FixtureRequest) -> Iterator[dramatiq.Broker]:
+    """Each of the brokers in turn: what a test says holds on both, and on every other that the environment names."""
+    if request.param in ("redis", "stub"):
+        yield request.getfixturevalue(f"{request.param}_broker")
+        return
+    client = request.getfixturevalue("redis_client")
+    other: Brokers = request.getfixturevalue("other_brokers")
+    with other.broker(request.param) as broker, as_global_broker(broker, RedisBackend(client=client)):
+        WATCH.started.clear()  # its server
+        yield broker
 
 
 @pytest.fixture

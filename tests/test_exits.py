@@ -10,8 +10,6 @@ from typing import Any
 
 import dramatiq
 import pytest
-from dramatiq.brokers.redis import RedisBroker
-from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import current_millis
 from dramatiq.middleware import AsyncIO, Middleware, Retries, SkipMessage
 from dramatiq.rate_limits import ConcurrentRateLimiter
@@ -28,7 +26,7 @@ from dramatiq_clutch.stored.plan import Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import QUICK, actor
-from tests.support.messages import dead_letters
+from tests.support.messages import dead_letters, on_their_way
 from tests.support.tags import tag_in
 
 Records = list[tuple[str, int]]
@@ -375,13 +373,7 @@ def test_a_job_delivered_again_after_its_success_is_skipped(
 
 
 def queue_is_empty(broker: dramatiq.Broker, beside: int = 0) -> None:
-    def waiting() -> int:
-        if isinstance(broker, StubBroker):
-            return int(broker.queues["default"].unfinished_tasks)
-        assert isinstance(broker, RedisBroker)
-        return int(broker.client.hlen(f"{broker.namespace}:default.msgs"))
-
-    wait_until("all messages are acked", lambda: waiting() <= beside)
+    wait_until("all messages are acked", lambda: on_their_way(broker) <= beside)
 
 
 def test_a_job_of_a_stage_that_is_over_is_skipped(broker: dramatiq.Broker, engine: Engine, records: Records) -> None:

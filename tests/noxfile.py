@@ -1,0 +1,28 @@
+"""A session for each environment of the matrix: `nox -f tests/noxfile.py -l`. See `tests/matrix/__init__.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.matrix.environments import ENVIRONMENTS
+from tests.matrix.session import ROOT, run
+from tests.support.programs import CACHE
+
+nox.options.sessions = list(ENVIRONMENTS)
+nox.options.envdir = str(CACHE / "environments")
+
+
+def _session(session: nox.Session) -> None:
+    session.chdir(ROOT)
+    run(session, ENVIRONMENTS[session.name.removesuffix(f"-{session.python}")])  # nox adds a Python that it is told
+
+
+for environment in ENVIRONMENTS.values():
+    nox.session(name=environment.name, python=environment.python or None, venv_backend="venv", reuse_venv=True)(
+        _session
+    )

@@ -1,0 +1,83 @@
+"""Brokers of other kinds than Redis' and the one in memory, for the suites that hold on each: a real server for each of
+them, and runs that are kept on the session's.
+
+`CLUTCH_TESTS_BROKERS=rabbitmq pytest tests/test_life.py` has the fixture `broker` give such a one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import dramatiq
+import pytest
+
+from tests.support.messages import Ledger
+from tests.support.programs import Missing
+
+#: Which brokers the fixture `broker` gives, one after the other.
+CHOSEN = os.environ.get("CLUTCH_TESTS_BROKERS", "redis,stub").split(",")
+
+
+class Kind:
+    """A kind of broker, with a server that is started when the first one is made, and stays for the session."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    def make(self) -> Any:
+        """A broker whose queues are empty."""
+        raise NotImplementedError
+
+    def clear(self, broker: Any) -> None:
+        """Leave nothing of a broker behind, which is closed, that another one would meet."""
+        broker.flush_all()
+
+
+class Rabbit(Kind):
+    def __init__(self) -> None:
+        from tests.support.rabbitmq import RabbitMQ
+
+        super().__init__()
+        self.server = self.stack.enter_context(RabbitMQ())
+
+    def make(self) -> Any:
+        return self.server.broker(confirm_delivery=True)
+
+    def clear(self, broker: Any) -> None:
+        with self.server.channel() as channel:
+            for queue in broker.get_declared_queues():
+                for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
+                    channel.queue_delete(name)
+
+
+KINDS: dict[str, type[Kind]] = {"rabbitmq": Rabbit}
+
+
+class Brokers:
+    """The kinds that a session has used so far."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Kind] = {}
+
+    def close(self) -> None:
+        for kind in self._known.values():
+            kind.stack.close()
+
+    @contextmanager
+    def broker(self, name: str) -> Iterator[dramatiq.Broker]:
+        """A broker of this kind, without the middleware. Where its server can't be had, the test is skipped."""
+        if name not in self._known:
+            try:
+                self._known[name] = KINDS[name]()
+            except Missing as error:
+                pytest.skip(str(error))
+        kind = self._known[name]
+        broker = kind.make()
+        broker.add_middleware(Ledger())
+        try:
+            yield broker
+        finally:
+            kind.clear(broker)

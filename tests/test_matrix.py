@@ -1,0 +1,61 @@
+"""The matrix of environments: its table is what was run, and a run that fails or doesn't take place says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.matrix import servers, session, table
+from tests.matrix.environments import CORNERS, ENVIRONMENTS
+from tests.matrix.session import ROOT, Outcome
+
+REPORT = """<?xml version="1.0"?><testsuites><testsuite name="pytest" time="12.6">
+<testcase name="test_a"/><testcase name="test_b"><failure message="no"/></testcase>
+<testcase name="test_c"><skipped message="not here"/></testcase><testcase name="test_d"><error message="oh"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_the_table_has_each_environment_with_a_result() -> None:
+    said = table.rows(table.README.read_text())
+    assert said
+    assert set(said) <= set(ENVIRONMENTS), "python -m tests.matrix --write NAME"
+    assert all(versions or result.startswith("not run: ") for versions, result in said.values())
+
+
+def test_what_an_environment_names_is_there() -> None:
+    assert set(CORNERS) <= set(ENVIRONMENTS)
+    for environment in ENVIRONMENTS.values():
+        assert environment.server in servers.SERVERS
+        files = [one for one in environment.tests if one.startswith("tests/")]
+        assert files
+        assert all((ROOT / file.partition("::")[0]).exists() for file in files), environment.name
+
+
+def test_a_report_tells_what_failed_and_what_was_skipped(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    outcome = session.read("one", "Python 3", report)
+    assert outcome == Outcome("one", "Python 3", 1, ("test_b", "test_d"), 1, 13)
+    assert not outcome.is_well
+    assert str(outcome) == "**2 failed**, 1 passed, 1 skipped"
+    report.write_text(REPORT.replace("<failure", "<hint").replace("<error", "<hint"))
+    assert session.read("one", "Python 3", report).is_well
+    assert str(Outcome("one", missing="there is no such Python")) == "not run: there is no such Python"
+    assert not Outcome("one").is_well
+
+
+def test_results_are_kept_beside_those_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RESULTS", tmp_path)
+    outcome = Outcome("redis-6.2", "Redis 6.2", 5)
+    outcome.keep()
+    assert Outcome.kept("redis-6.2") == outcome
+    page = f"before\n{table.BEGIN}\n{table.END}\nafter"
+    found = {"valkey-9": ("Valkey 9", "7 passed"), "redis-6.2": (outcome.versions, str(outcome))}
+    page = table.written(page, found)
+    assert table.rows(page) == found
+    assert table.written(page, table.rows(page)) == page
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter")
+    with pytest.raises(LookupError):
+        table.written("a page without marks", found)
