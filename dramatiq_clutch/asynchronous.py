@@ -46,7 +46,7 @@ class Threads:
 
     def renew(self) -> None:
         """Begin anew in a forked child, which hasn't got the parent's threads."""
-        self.pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="clutch-async")
+        self.pool: ThreadPoolExecutor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="clutch-async")
 
 
 _threads = Threads()
@@ -59,9 +59,15 @@ async def in_a_thread(call: Callable[[], Result]) -> Result:
 
 def for_coroutines(
     method: Callable[Concatenate[Self, Given], Result], *, example: str = "", after: str = ""
-) -> Callable[Concatenate[Self, Given], Coroutine[Any, Any, Result]]:
-    """The coroutine function that makes calls of a blocking method: ``status_async = for_coroutines(status)``.
-    `example` and `after` are for its docstring: a call, and what to do after the task was cancelled."""
+) -> Callable[[Callable[..., Any]], Callable[Concatenate[Self, Given], Coroutine[Any, Any, Result]]]:
+    """Makes a method the coroutine function that calls a blocking one::
+
+        @for_coroutines(status)
+        def status_async(self) -> Any: ...
+
+    Its name is all that is taken of the decorated method. `example` and `after` are for the docstring: a call, and what
+    to do after the task was cancelled.
+    """
     name = method.__name__
     example = example or f"run.{name}_async()"
 
@@ -69,6 +75,10 @@ def for_coroutines(
     async def call(self: Self, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
         return await in_a_thread(partial(getattr(self, name), *args, **kwargs))
 
-    call.__name__, call.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
     call.__doc__ = ABOUT.format(name=name, example=example, most=MOST_THREADS, after=after).rstrip() + "\n        "
-    return call
+
+    def made_of(named: Callable[..., Any]) -> Callable[Concatenate[Self, Given], Coroutine[Any, Any, Result]]:
+        call.__name__, call.__qualname__ = named.__name__, named.__qualname__
+        return call
+
+    return made_of

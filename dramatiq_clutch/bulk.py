@@ -188,7 +188,7 @@ class Walk:
         latest = Filters(None, None, None, 0, self._began + 1).after(cursor)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="clutch-bulk")
         #: Outcomes, as many at a time as are done at once. It is lazy, and may be asked for the next in any thread.
-        self.steps = self._go(filters.after(latest))
+        self.steps: Iterator[Sequence[RunOutcome]] = self._go(filters.after(latest))
 
     def end(self, *, waits: bool = True) -> None:
         """Begin nothing more. It is waited for what has begun, unless this is called by an event loop."""

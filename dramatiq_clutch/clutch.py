@@ -375,12 +375,13 @@ class Clutch(Description):
             keeps=self.keep_results,
         )
 
-    run_async = for_coroutines(
+    @for_coroutines(
         run,
         example='clutch.run_async(run_id="nightly")',
         after="So where a task may be cancelled give a `run_id`, and look: ``Run(run_id).status()`` raises RunNotFound "
         "if the run hasn't started. Or run the clutch again under that id.",
     )
+    def run_async(self) -> Any: ...
 
     def nest(self) -> Run:
         """Make a run part of the running job's stage, so that the next stage waits for it, too. For example, the actor

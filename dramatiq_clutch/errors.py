@@ -189,7 +189,7 @@ class RunFailed(ClutchError, ResultFailure):
         exception_text: str = "",
     ) -> None:
         ResultFailure.__init__(self, message, exception_type, exception_text)
-        self.run_id = status.run_id
+        self.run_id: str = status.run_id
         self.status = status
         self.failures = failures
         self.failure_count = failure_count

@@ -43,7 +43,9 @@ class Lookout:
     """Looks at the run `name`. Bells ring after each look, whatever it has found."""
 
     def __init__(self, name: str, look: Callable[[], RunStatus], waiter: Waiter) -> None:
-        self.name, self.waiter, self._look_at_it = name, waiter, look
+        self.name: str = name
+        self.waiter: Waiter = waiter
+        self._look_at_it = look
         self._begun = 0
         self.last: Seen | None = None
         self.renew()

@@ -173,10 +173,13 @@ class Telling:
     """Tells of the members of a stage what the store has found."""
 
     def __init__(self, reader: Reader, run_id: str, found: StageGlance, line: StageLine) -> None:
-        self.reader, self.run_id, self.found, self.line = reader, run_id, found, line
-        self.spec = Spec.from_bytes(found.spec) if found.spec else Spec()
-        self.allowed = found.over or 0 < line.most_dead >= found.dead
-        self.value = self._value(found.value)
+        self.reader: Reader = reader
+        self.run_id: str = run_id
+        self.found: StageGlance = found
+        self.line: StageLine = line
+        self.spec: Spec = Spec.from_bytes(found.spec) if found.spec else Spec()
+        self.allowed: bool = found.over or 0 < line.most_dead >= found.dead
+        self.value: Any = self._value(found.value)
         if found.stage == 0 and line.piped and found.value is None and self.spec.item is not None:
             self.value = self._value(self.spec.item)
 

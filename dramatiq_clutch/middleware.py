@@ -119,19 +119,21 @@ class ClutchMiddleware(EngineMiddleware):
         callback_queue: str | None = None,
         carry: Iterable[str] = (),
     ) -> None:
-        self.backend, self.resend_stalled, self.application = _valid_backend(backend), resend_stalled, application
-        self.run_ttl = _valid_run_ttl(run_ttl)
-        self.result_ttl = milliseconds(result_ttl, "result_ttl", least=1)
-        self.history_ttl = 0 if history_ttl is None else milliseconds(history_ttl, "history_ttl")
-        self.history_max = _valid_history_max(history_max)
-        self.lease = milliseconds(lease, "lease", least=1)
-        self.sweep_interval = (
+        self.backend: ClutchBackend | None = _valid_backend(backend)
+        self.resend_stalled: bool = resend_stalled
+        self.application: str | None = application
+        self.run_ttl: int = _valid_run_ttl(run_ttl)
+        self.result_ttl: int = milliseconds(result_ttl, "result_ttl", least=1)
+        self.history_ttl: int = 0 if history_ttl is None else milliseconds(history_ttl, "history_ttl")
+        self.history_max: int = _valid_history_max(history_max)
+        self.lease: int = milliseconds(lease, "lease", least=1)
+        self.sweep_interval: int | None = (
             None if sweep_interval is None else milliseconds(sweep_interval, "sweep_interval", least=1)
         )
-        self.stalled_after = milliseconds(stalled_after, "stalled_after", least=1)
+        self.stalled_after: int = milliseconds(stalled_after, "stalled_after", least=1)
         callbacks = (on_failure, on_death, on_success, on_failed, on_finish)
         self._defaults = Defaults.of(dict(zip(CALLBACKS, callbacks, strict=True)), callback_queue)
-        self.carry = carrying.valid_names(carry)
+        self.carry: tuple[str, ...] = carrying.valid_names(carry)
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
         self._closing = Closing(self._lives)

@@ -43,7 +43,7 @@ from .failures import failure_from
 from .stored.plan import StageLine
 
 #: The logger of all these lines.
-logger = logging.getLogger("dramatiq_clutch.runs")
+logger: logging.Logger = logging.getLogger("dramatiq_clutch.runs")
 
 #: How many characters of a name or of an exception's text are shown.
 MOST_SHOWN = 200

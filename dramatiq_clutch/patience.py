@@ -49,8 +49,8 @@ class WorkerLife:
     """The time from a worker's boot to its shutdown. If there are several workers in one process, each has its own."""
 
     def __init__(self) -> None:
-        self.stopping = threading.Event()
-        self.bell = threading.Event()  # set to make the worker's sweeper look at once
+        self.stopping: threading.Event = threading.Event()
+        self.bell: threading.Event = threading.Event()  # set to make the worker's sweeper look at once
 
     def end(self) -> None:
         self.stopping.set()

@@ -37,7 +37,8 @@ class Picture:
     """A drawing of runs, and the state of each of its nodes."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.drawing = engine, Drawing()
+        self.engine: Engine = engine
+        self.drawing: Drawing = Drawing()
         self.states: dict[str, list[str]] = {}
 
     def stages(self, status: RunStatus, before: str, level: int) -> str:

@@ -68,10 +68,10 @@ class Run(Handle):
     """
 
     #: Which of the runs that have had the id this is the handle of; if it is empty, of whichever has it.
-    _generation = ""
+    _generation: str = ""
 
     def __init__(self, run_id: str, *, broker: Broker | None = None) -> None:
-        self.run_id = _valid(run_id)
+        self.run_id: str = _valid(run_id)
         self._broker = broker
         self.started: bool | None = None
 
@@ -106,7 +106,8 @@ class Run(Handle):
             raise self._not_found()
         return status
 
-    status_async = for_coroutines(status)
+    @for_coroutines(status)
+    def status_async(self) -> Any: ...
 
     def watch(self) -> Watch:
         """The run's statuses: the present one, then one whenever it has changed, until the run is at rest::
@@ -197,7 +198,8 @@ class Run(Handle):
             raise self._not_found()
         return found
 
-    members_async = for_coroutines(members)
+    @for_coroutines(members)
+    def members_async(self) -> Any: ...
 
     def to_mermaid(self) -> str:
         """A picture of the run as a Mermaid flowchart: its stages and how they stand, and the runs nested in it that
@@ -337,7 +339,8 @@ class Run(Handle):
             raise self._not_found()
         return found
 
-    partial_results_async = for_coroutines(partial_results)
+    @for_coroutines(partial_results)
+    def partial_results_async(self) -> Any: ...
 
     def iter_results(self) -> Iterator[Any]:
         """The results of the last stage's members, one after the other: 1,000 are read at a time, so they needn't fit
@@ -369,7 +372,8 @@ class Run(Handle):
         """
         return self._change("cancel", self._engine.backend.cancel).word == "cancelled"
 
-    cancel_async = for_coroutines(cancel, after=AGAIN)
+    @for_coroutines(cancel, after=AGAIN)
+    def cancel_async(self) -> Any: ...
 
     def retry(self, *, from_stage: int | str | None = None) -> bool:
         """Send the dead members again, and only them, with fresh retries; those of nested runs, too:
@@ -408,7 +412,8 @@ class Run(Handle):
             return self._retry_from(from_stage)
         return self._change("retry", self._engine.backend.retry).word == "retried"
 
-    retry_async = for_coroutines(retry, after=AGAIN)
+    @for_coroutines(retry, after=AGAIN)
+    def retry_async(self) -> Any: ...
 
     def _retry_from(self, stage: int | str) -> bool:
         if Place.of_child(self.run_id) is not None:
@@ -429,7 +434,8 @@ class Run(Handle):
         """
         return self._change("resend", self._engine.backend.resend).word == "resent"
 
-    resend_async = for_coroutines(resend, after=AGAIN)
+    @for_coroutines(resend, after=AGAIN)
+    def resend_async(self) -> Any: ...
 
     def delete(self) -> bool:
         """Delete everything that is kept of a run at rest, the runs that are nested in it included, and free its id.
@@ -461,7 +467,8 @@ class Run(Handle):
         strike_out(engine, self.run_id)
         return word == "deleted"
 
-    delete_async = for_coroutines(delete, after=AGAIN)
+    @for_coroutines(delete, after=AGAIN)
+    def delete_async(self) -> Any: ...
 
     def _change(self, verb: str, transition: Callable[[str, Caller], Reply]) -> Reply:
         engine = self._engine

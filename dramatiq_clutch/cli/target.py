@@ -38,7 +38,7 @@ class Refusal(click.ClickException):
 
     def __init__(self, text: str, code: Code = Code.REFUSED) -> None:
         super().__init__(text)
-        self.exit_code = code  # type: ignore[misc]
+        self.exit_code: int = code  # type: ignore[misc]
 
     def format_message(self) -> str:
         return "\n".join(safe(line) for line in self.message.split("\n"))

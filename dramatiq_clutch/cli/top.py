@@ -67,7 +67,7 @@ def top_verb(target: Target, /, interval: float, **filters: Any) -> None:
 class Question(ModalScreen[bool]):
     """Asks for a yes or a no."""
 
-    DEFAULT_CSS = """
+    DEFAULT_CSS: ClassVar[str] = """
     Question { align: center middle; }
     Question Static { width: auto; max-width: 76; padding: 1 3; border: thick $warning; background: $surface; }
     """
@@ -94,9 +94,11 @@ class Looking(Screen[None]):
 
     def __init__(self, broker: Broker, interval: float) -> None:
         super().__init__()
-        self.broker, self.interval = broker, interval
+        self.broker: Broker = broker
+        self.interval: float = interval
         self.table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True)
-        self.told, self.complains = Static(), False
+        self.told: Static = Static()
+        self.complains: bool = False
 
     def on_mount(self) -> None:
         self.table.add_columns(*self.heads)
@@ -186,12 +188,13 @@ class Listed(Looking):
         Binding("f", "next_view", "What is listed"),
         Binding("q", "app.quit", "End"),
     ]
-    heads = RUN_HEADS
+    heads: ClassVar[Sequence[str]] = RUN_HEADS
 
     def __init__(self, broker: Broker, interval: float, filters: dict[str, Any]) -> None:
         super().__init__(broker, interval)
-        self.filters, self.view = filters, 0
-        self.summary = Static()
+        self.filters: dict[str, Any] = filters
+        self.view: int = 0
+        self.summary: Static = Static()
 
     def compose(self) -> ComposeResult:
         yield self.summary
@@ -236,12 +239,13 @@ class Shown(Looking):
         Binding("escape", "app.pop_screen", "Back"),
         Binding("q", "app.quit", "End"),
     ]
-    DEFAULT_CSS = "Shown VerticalScroll { height: 1fr; } Shown DataTable { height: 1fr; }"
-    heads = MEMBER_HEADS
+    DEFAULT_CSS: ClassVar[str] = "Shown VerticalScroll { height: 1fr; } Shown DataTable { height: 1fr; }"
+    heads: ClassVar[Sequence[str]] = MEMBER_HEADS
 
     def __init__(self, broker: Broker, interval: float, run_id: str) -> None:
         super().__init__(broker, interval)
-        self.run_id, self.status = run_id, Static()
+        self.run_id: str = run_id
+        self.status: Static = Static()
         self.nested: dict[str, str | None] = {}
 
     def compose(self) -> ComposeResult:
@@ -279,11 +283,11 @@ class Shown(Looking):
 class Top(App[None]):
     """The application of `top`."""
 
-    ENABLE_COMMAND_PALETTE = False
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
 
     def __init__(self, broker: Broker, interval: float, filters: dict[str, Any]) -> None:
         super().__init__()
-        self.listed = Listed(broker, interval, filters)
+        self.listed: Listed = Listed(broker, interval, filters)
 
     def on_mount(self) -> None:
         self.push_screen(self.listed)

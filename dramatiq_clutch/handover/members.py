@@ -33,9 +33,12 @@ class Members:
     """The members of the stage that a duty concerns. What came along with the duty isn't read again."""
 
     def __init__(self, engine: Engine, run_id: str, duty: OfStage) -> None:
-        self.engine, self.run_id, self.stage, self.duty = engine, run_id, duty.stage, duty
-        self.sent = duty if isinstance(duty, SendMembers) else None
-        self.line = StageLine.parse(duty.line)
+        self.engine: Engine = engine
+        self.run_id: str = run_id
+        self.duty: OfStage = duty
+        self.stage: int = duty.stage
+        self.sent: SendMembers | None = duty if isinstance(duty, SendMembers) else None
+        self.line: StageLine = StageLine.parse(duty.line)
 
     @cached_property
     def spec(self) -> Spec:

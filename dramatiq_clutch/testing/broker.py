@@ -34,8 +34,8 @@ IDLE, THREADS, STOP = 10, 4, 2_000
 
 #: Dramatiq's default middleware, without the one of older releases that counts for a server which no test has; and what
 #: a broker for tests takes over from the application's, with its settings.
-DEFAULT = tuple(kind for kind in default_middleware if kind.__name__ != "Prometheus")
-TAKEN_OVER = (*DEFAULT, CurrentMessage, AsyncIO)
+DEFAULT: tuple[type[Middleware], ...] = tuple(kind for kind in default_middleware if kind.__name__ != "Prometheus")
+TAKEN_OVER: tuple[type[Middleware], ...] = (*DEFAULT, CurrentMessage, AsyncIO)
 
 
 class ClutchBroker(StubBroker):
@@ -63,7 +63,7 @@ class ClutchBroker(StubBroker):
         self._held: list[tuple[int, int, Message[Any]]] = []  # a heap: when it is due, a running number, the message
         self._numbers = itertools.count()
         self._worker: Worker | None = None
-        self.backend = StubBackend(clock=Clock(at=current_millis()))
+        self.backend: StubBackend = StubBackend(clock=Clock(at=current_millis()))
         self._clutches = ClutchMiddleware(self.backend, sweep_interval=None)
         for kind in (CurrentMessage, AsyncIO):
             if not any(isinstance(known, kind) for known in self.middleware):

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 try:
     from .observer import ClutchTracing
-except ImportError as error:
-    if not str(error.name).startswith("opentelemetry"):
+except ImportError as _error:
+    if not str(_error.name).startswith("opentelemetry"):
         raise
     raise ImportError(
         "dramatiq_clutch.tracing needs OpenTelemetry: pip install 'dramatiq-clutch[otel]', and an SDK with an exporter"
-    ) from error
+    ) from _error
 
 __all__ = ["ClutchTracing"]

@@ -83,7 +83,7 @@ class MemoryClient(Commands):
 
     def renew(self) -> None:
         """Begin anew in a forked child, with a copy of the parent's keys: nobody listens yet, and no lock is held."""
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self._scripts = Scripts(self.keys)
         self._texts: dict[str, bytes] = {}
         self.listeners: WeakSet[MemoryPubSub] = WeakSet()

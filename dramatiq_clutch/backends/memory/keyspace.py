@@ -79,7 +79,7 @@ class Keyspace:
         self.clock = clock
         self.values: dict[bytes, Any] = {}
         self.expires: dict[bytes, int] = {}
-        self.now = 0
+        self.now: int = 0
         self.publish: Callable[[bytes, bytes], int] = lambda _channel, _message: 0
 
     def begin(self) -> None:

@@ -53,8 +53,8 @@ class StubBackend(RedisBackend):
     def __init__(
         self, *, namespace: str = "dramatiq-clutch", encoder: Encoder | None = None, clock: Clock | None = None
     ) -> None:
-        self.clock = clock or Clock()
-        self.keyspace = Keyspace(self.clock)
+        self.clock: Clock = clock or Clock()
+        self.keyspace: Keyspace = Keyspace(self.clock)
         self._memory = MemoryClient(self.keyspace)
         super().__init__(client=cast(Any, self._memory), namespace=namespace, encoder=encoder)
         renew_in_children(self)

@@ -43,7 +43,7 @@ class Calls:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         module = sys.modules.get("redis")  # unless it is imported, nobody has made a client of it
-        self.is_single = module is not None and isinstance(client, module.Redis)
+        self.is_single: bool = module is not None and isinstance(client, module.Redis)
         renew_in_children(self)
 
     def renew(self) -> None:

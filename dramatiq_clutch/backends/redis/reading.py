@@ -47,7 +47,7 @@ class RedisReading(ClutchBackend):
     def __init__(self, *, client: redis.Redis, namespace: str, encoder: Encoder | None) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.client = client
-        self.calls = self._made_by(client)
+        self.calls: Calls = self._made_by(client)
         self._told: set[str] = set()
 
     # A run
