@@ -45,7 +45,8 @@ def outcome(command: Sequence[str | Path]) -> str:
     where: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "PATH": path}}
     done = subprocess.run([sys.executable, "-m", *command], **where, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return done.stdout
+    told: str = done.stdout
+    return told
 
 
 def unknown(complaints: Sequence[tuple[str, int, str]]) -> list[str]:
