@@ -7,22 +7,29 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 import dramatiq
 import httpx
 import pytest
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import Clutch, JobFailure, Run, RunStatus, StageStatus, StateUnavailable, runs
+from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.register import Enlisted, Keeping
+from dramatiq_clutch.stored.entries import Turn
 from dramatiq_clutch.web import app
 from dramatiq_clutch.web import feeds as feeds_module
 from dramatiq_clutch.web.feeds import Feeds, event
 from dramatiq_clutch.web.guarding import is_same_origin
 from dramatiq_clutch.web.hiding import HIDDEN, Hiding
 from dramatiq_clutch.web.texts import duration, percent, waits_for
-from dramatiq_clutch.web.views import MOST_NESTED, RUNS
+from dramatiq_clutch.web.views import MEMBERS, MOST_NESTED, RUNS, ListWish, RunWish, list_view, run_view
 from tests.support.awaiting import PATIENCE
+from tests.support.jobs import Jobs
+from tests.test_listing import cost_of
 
 #: Texts that would do something if a page let them.
 HOSTILE = [
@@ -403,6 +410,40 @@ def test_durations(milliseconds: int, text: str) -> None:
 
 def test_a_hundred_percent_is_the_end() -> None:
     assert [percent(part) for part in (0.0, 0.999999, 1.0)] == ["0 %", "99 %", "100 %"]
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("many", [300, pytest.param(100_000, marks=pytest.mark.heavy)])
+def test_a_look_costs_the_same_however_many_runs_there_are(redis_broker: RedisBroker, many: int) -> None:
+    jobs, client, costs = Jobs(redis_broker), redis_broker.client, list[Any]()
+    for number in (10, many):
+        client.flushall()
+        engine, keeping = engine_of(redis_broker), Keeping(10**6, 10**12, 10**12)
+        for at in range(0, number, 500):
+            turns = [(one, Turn("g", 1, "running", one + 1)) for one in range(at, min(at + 500, number))]
+            some = [Enlisted(f"run-{one}", turn.entry()) for one, turn in turns]
+            engine.backend.enlist(some, 0, keeping, application=engine.application)
+        for _ in range(RUNS + 5):
+            Clutch(name="a").then(jobs.job.message("a")).run(delay=10**7)
+        costs.append(
+            [cost_of(client, partial(list_view, redis_broker, wish)) for wish in (ListWish(), ListWish("running", "a"))]
+        )
+    assert costs[0] == costs[1]
+    assert max(trips for trips, _ in costs[0]) <= 4
+
+
+@pytest.mark.parametrize("many", [300, pytest.param(100_000, marks=pytest.mark.heavy)])
+def test_a_look_costs_the_same_however_many_jobs_a_run_has(redis_broker: RedisBroker, many: int) -> None:
+    jobs, client, costs = Jobs(redis_broker), redis_broker.client, list[Any]()
+    for number in (MEMBERS + 5, many):
+        client.flushall()
+        run = Clutch().parallel((jobs.job.message(str(one)) for one in range(number)), limit=10).run(run_id="run")
+        views = [RunWish(run.run_id), RunWish(run.run_id, state="dead")]
+        costs.append([cost_of(client, partial(run_view, redis_broker, wish, Hiding(None))) for wish in views])
+    assert costs[0] == costs[1]
+    assert max(trips for trips, _ in costs[0]) <= 12
 
 
 # As it changes

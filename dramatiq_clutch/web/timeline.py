@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from ..status import StageStatus
 from .views import RunView
 
 #: How narrow a bar may be, in hundredths of the whole, so that it is seen.
@@ -41,8 +41,7 @@ class Row:
 def timeline(view: RunView, now: int) -> tuple[Row, ...]:
     """The rows of the stages whose times are known, each with its timed members if it is the one that is looked at."""
     status, rows = view.status, list[Row]()
-    ended: int | None = getattr(status, "ended", None)
-    last = ended if ended is not None else now
+    last = status.ended if status.ended is not None else now
     begins = [_began(stage) for stage in status.stages]
     start = min([status.created, *(began for began in begins if began is not None)])
     whole = max(last - start, 1)
@@ -54,8 +53,7 @@ def timeline(view: RunView, now: int) -> tuple[Row, ...]:
         began = begins[index]
         if began is None:
             continue
-        told: Any = stage
-        settled, worked = told.settled, told.began if told.began is not None else began
+        settled, worked = stage.settled, stage.began if stage.began is not None else began
         label = stage.name or f"stage {index}"
         until = place(settled if settled is not None else last)
         rows.append(Row(label, stage.state, place(began), place(worked), until, began, settled))
@@ -80,8 +78,6 @@ def timeline(view: RunView, now: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _began(stage: Any) -> int | None:
-    """When a stage began to be owed, or its first attempt began; None if that isn't known."""
-    released = getattr(stage, "released", None)
-    found: int | None = released if released is not None else getattr(stage, "began", None)
-    return found
+def _began(stage: StageStatus) -> int | None:
+    """When a stage was released, or its first attempt began; None if that isn't known."""
+    return stage.released if stage.released is not None else stage.began

@@ -1,0 +1,179 @@
+"""The page of runs in a real browser, while a real worker works."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from dramatiq.brokers.redis import RedisBroker
+from playwright.sync_api import Page, expect
+
+from dramatiq_clutch import Clutch, Run
+from dramatiq_clutch.web import app
+from tests.conftest import running_worker
+from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.browser import browsing, served
+
+pytestmark = pytest.mark.process
+
+expect.set_options(timeout=PATIENCE * 1_000)
+
+
+class Stage:
+    """Actors that do what the test says."""
+
+    def __init__(self) -> None:
+        self.opened, self.heals = threading.Event(), threading.Event()
+
+        @dramatiq.actor
+        def gated(number: int) -> int:
+            assert self.opened.wait(PATIENCE)
+            return number
+
+        @dramatiq.actor(throws=(ValueError,))
+        def brittle(text: str) -> None:
+            if not self.heals.is_set():
+                raise ValueError(f"<script>document.title = 'taken'</script> {text}")
+
+        self.gated, self.brittle = gated, brittle
+
+
+@pytest.fixture
+def stage(redis_broker: RedisBroker) -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.opened.set()
+
+
+def main_of(page: Page) -> Any:
+    return page.locator("main")
+
+
+def test_a_list_is_filtered_and_leads_to_a_run_that_is_seen_to_go_on(redis_broker: RedisBroker, stage: Stage) -> None:
+    names = {"load": "monday", "report": "tuesday"}
+    for name, run_id in names.items():
+        Clutch(name=name).parallel([stage.gated.message(number) for number in range(3)], name="gate").then(
+            stage.gated.message(9), name="last"
+        ).run(run_id=run_id, tags=[name])
+    with served(app(redis_broker)) as address, browsing() as page, running_worker(redis_broker):
+        page.goto(address)
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(2)
+        page.get_by_label("Find a run").fill("load")
+        page.keyboard.press("Enter")
+        expect(rows).to_have_count(1)
+        assert page.url.endswith("?name=load")
+        page.get_by_role("link", name="load").first.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("load")
+        expect(main_of(page)).to_contain_text("3 of 3 members not done")
+        expect(page.locator("[data-pulse]")).to_have_text("live")
+        page.locator("summary").first.evaluate_all("all => all.forEach(one => one.parentNode.open = true)")
+        focused = page.get_by_role("link", name="Succeeded")
+        focused.focus()
+        stage.opened.set()
+        expect(page.get_by_role("status")).to_contain_text("succeeded")  # nobody has reloaded the page
+        expect(main_of(page)).to_contain_text("It has succeeded.")
+        expect(focused).to_be_focused()
+        page.goto(address)
+        page.get_by_role("link", name=re.compile("^Succeeded")).click()
+        expect(rows).to_have_count(2)
+
+
+def test_a_run_is_cancelled_and_retried_and_a_list_that_is_open_shows_it(
+    redis_broker: RedisBroker, stage: Stage
+) -> None:
+    cancelled = Clutch(name="long").then(stage.gated.message(1)).run()
+    failed = Clutch(name="brittle").then(stage.brittle.message("<b>")).run()
+    with served(app(redis_broker, actions=True)) as address, browsing() as page, running_worker(redis_broker):
+        other = page.context.new_page()
+        other.goto(address)
+        page.goto(f"{address}/run?id={failed.run_id}")
+        expect(page.get_by_role("status")).to_contain_text("failed")
+        assert page.title() != "taken"
+        expect(page.locator(".failure .said")).to_have_text("<script>document.title = 'taken'</script> <b>")
+        stage.heals.set()
+        page.get_by_role("link", name="Retry").click()
+        assert failed.status().state == "failed"  # it is only asked
+        page.get_by_role("button", name="Retry").click()
+        expect(page.locator(".told")).to_have_text("Its members are sent again.")
+        expect(page.locator(".now")).to_contain_text("succeeded")
+        page.goto(f"{address}/run?id={cancelled.run_id}")
+        page.get_by_role("link", name="Cancel").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".now")).to_contain_text("cancelled")
+        assert cancelled.status().state == "cancelled"
+        stage.opened.set()
+        other.bring_to_front()
+        expect(other.locator("tbody")).to_contain_text("cancelled")
+        expect(other.locator("tbody")).to_contain_text("succeeded")
+
+
+def test_without_actions_there_are_no_buttons_and_another_site_cant_press_them(
+    redis_broker: RedisBroker, stage: Stage
+) -> None:
+    run = Clutch().then(stage.gated.message(1)).run()
+    with served(app(redis_broker)) as address, browsing() as page:
+        page.goto(f"{address}/run?id={run.run_id}")
+        expect(page.locator(".button")).to_have_count(0)
+        answer = page.request.post(f"{address}/act?id={run.run_id}&do=cancel", headers={"Origin": address})
+        assert answer.status == 403
+    with served(app(redis_broker, actions=True)) as address, served(pressing(address, run)) as evil, browsing() as page:
+        page.goto(evil)
+        page.get_by_role("button").click()
+        expect(main_of(page)).to_contain_text("only be changed by a button of this page")
+    assert run.status().state == "running"
+
+
+def pressing(address: str, run: Run) -> Any:
+    """Another site, whose button would change a run."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Route
+
+    async def form(request: Request) -> HTMLResponse:
+        where = f"{address}/act?id={run.run_id}&amp;do=cancel"
+        return HTMLResponse(f'<form method="post" action="{where}"><button>win</button></form>')
+
+    return Starlette(routes=[Route("/", form)])
+
+
+def test_it_is_readable_without_javascript(redis_broker: RedisBroker, stage: Stage) -> None:
+    run = Clutch(name="plain").then(stage.gated.message(1)).run()
+    with served(app(redis_broker)) as address, browsing(java_script_enabled=False) as page:
+        page.goto(address)
+        page.get_by_role("link", name="plain").click()
+        expect(main_of(page)).to_contain_text("1 of 1 member not done")
+        expect(page.locator("[data-pulse]")).to_contain_text("UTC")
+        assert page.url == f"{address}/run?id={run.run_id}"
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1920), ("dark", 360), ("light", 360), ("dark", 1440)])
+def test_nothing_stands_in_anybodys_way(redis_broker: RedisBroker, stage: Stage, theme: str, width: int) -> None:
+    inner = Clutch(name="inner").then(stage.brittle.message("x" * 300)).then(stage.gated.message(2))
+    outer = Clutch(name="outer" * 30, context={"tenant": "acme"}).parallel([inner] * 2, name="nested")
+    run = outer.then(stage.gated.message(3)).run(run_id="outer", tags=["one", "t" * 100])
+    Clutch(name="long").then(stage.gated.message(1)).run()
+    with running_worker(redis_broker):
+        wait_until("the run to fail", lambda: run.status().state == "failed")
+        with served(app(redis_broker, actions=True)) as address, browsing(width=width, theme=theme) as page:
+            for path in (
+                "/",
+                "/?state=stalled",
+                "/run?id=outer",
+                "/run?id=outer~0.0",
+                "/act?id=outer&do=delete",
+                "/run?id=none",
+            ):
+                page.goto(address + path)
+                page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+                found = Axe().run(page)
+                assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{path} is {wide} pixels wide"
+        stage.opened.set()
