@@ -22,7 +22,7 @@ import pytest
 from dramatiq import JSONEncoder, PickleEncoder, group, pipeline
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ActorNotFound
-from dramatiq.middleware import Callbacks
+from dramatiq.middleware import Callbacks, CurrentMessage
 from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend as ResultsInMemory
 from hypothesis import given
@@ -57,6 +57,57 @@ def set_encoder() -> Iterator[Callable[[dramatiq.Encoder], None]]:
     before = dramatiq.get_encoder()
     yield dramatiq.set_encoder
     dramatiq.set_encoder(before)
+
+
+class MsgPack(dramatiq.Encoder):
+    """Messages and results in another format than JSON, as an application may have it."""
+
+    def __init__(self) -> None:
+        self.package = pytest.importorskip("msgpack")
+
+    def encode(self, data: Any) -> bytes:
+        packed: bytes = self.package.packb(data)
+        return packed
+
+    def decode(self, data: bytes) -> Any:
+        return self.package.unpackb(data)
+
+
+@pytest.mark.parametrize("encoder", [PickleEncoder, MsgPack])
+def test_messages_and_results_may_have_an_encoder_of_the_applications(
+    broker: dramatiq.Broker, set_encoder: Callable[[dramatiq.Encoder], None], encoder: type[dramatiq.Encoder]
+) -> None:
+    set_encoder(encoder())
+    heard: list[Any] = []
+
+    @dramatiq.actor(max_retries=1, min_backoff=1, max_backoff=1)
+    def job(value: bytes, attempts: list[int]) -> bytes:
+        if CurrentMessage.get_current_message().options.get("retries", 0) < 1:  # type: ignore[union-attr]
+            raise ValueError("a retry is a message, too")
+        return value + b"\xff"
+
+    @dramatiq.actor
+    def nests() -> Run:
+        return Clutch().then(keeps.message(b"\x00\xfe")).nest()
+
+    @dramatiq.actor
+    def keeps(value: bytes) -> bytes:
+        return value
+
+    @dramatiq.actor
+    def total() -> list[bytes]:
+        return previous_results()
+
+    @dramatiq.actor
+    def hears(status: dict[str, Any]) -> None:
+        heard.append(status["state"])
+
+    if not any(isinstance(known, CurrentMessage) for known in broker.middleware):
+        broker.add_middleware(CurrentMessage())
+    run = Clutch(on_success=hears).parallel(job.message(b"\xfe", [1]), nests).then(total).run(context={"of": "bytes"})
+    with running_worker(broker):
+        assert run.get_result(block=True) == [b"\xfe\xff", b"\x00\xfe"]
+        wait_until("the callback", lambda: heard == ["succeeded"])
 
 
 # Beside Results and Callbacks

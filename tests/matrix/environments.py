@@ -91,6 +91,39 @@ STORES = (
     _store("redis-8.0", "Redis 8.0"),
     _store("valkey-8.1", "Valkey 8.1"),
     _store("valkey-9", "Valkey 9"),
+    Environment(
+        "cluster",
+        "a cluster of 3 primaries: every verb; a primary killed, a slot moved",
+        ("tests/test_cluster.py", "tests/test_failover.py", "-k", "not sentinel"),
+    ),
+    Environment(
+        "cluster-redis-7.0",
+        "the same on Redis 7.0",
+        ("tests/test_cluster.py", "tests/test_failover.py", "-k", "not sentinel"),
+        server="redis-7.0",
+    ),
+    Environment(
+        "cluster-redis-py-5",
+        "the same by redis-py 5.0",
+        ("tests/test_cluster.py", "tests/test_failover.py", "-k", "not sentinel"),
+        ("dramatiq[rabbitmq]", "redis==5.0.0"),
+    ),
+    Environment("sentinel", "a failover by Sentinel", ("tests/test_failover.py", "-k", "sentinel")),
+    Environment(
+        "sentinel-redis-7.0", "the same on Redis 7.0", ("tests/test_failover.py", "-k", "sentinel"), server="redis-7.0"
+    ),
+    Environment(
+        "connections",
+        "unix socket, TLS, user, database, RESP2 and 3, pools, retries, short timeouts; the least rights",
+        ("tests/test_connections.py", "tests/test_operations.py"),
+        ("dramatiq[rabbitmq]", "trustme"),
+    ),
+    Environment(
+        "connections-redis-py-5",
+        "the same by redis-py 5.0",
+        ("tests/test_connections.py", "tests/test_operations.py"),
+        ("dramatiq[rabbitmq]", "redis==5.0.0", "trustme"),
+    ),
 )
 
 VERSIONS = (
@@ -101,7 +134,25 @@ VERSIONS = (
     _versions("3.13", "2.2.1", "8.1.0"),
 )
 
-ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS)}
+#: Actors of each kind, and the processes that they work in.
+_WORKERS = ("worker_commands", "workers_lives", "exits", "asynchronous", "values", "forks")
+
+WORKERS = (
+    Environment(
+        "workers",
+        "`-p 2`, `-t 1`, `--use-spawn`, `--queues`, SIGTERM, SIGHUP, greenlets; async and class-based actors; encoders",
+        tuple(f"tests/test_{name}.py" for name in _WORKERS),
+        ("dramatiq[gevent,rabbitmq]", "msgpack"),
+    ),
+    Environment(
+        "workers-dramatiq-1.17",
+        "the same with the oldest Dramatiq",
+        tuple(f"tests/test_{name}.py" for name in _WORKERS),
+        ("dramatiq[gevent,rabbitmq]==1.17.0", "redis==5.0.0", "msgpack"),
+    ),
+)
+
+ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS, *WORKERS)}
 
 #: Run by `.ci/run`: the oldest of all, and the newest.
 CORNERS = (VERSIONS[0].name, VERSIONS[-1].name)

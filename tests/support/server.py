@@ -55,14 +55,18 @@ class Server:
     Parameters:
       durable: Keep an append-only file, synced before every reply, so that a killed server forgets nothing.
       config: More lines for its `valkey.conf`, such as `"user guest on nopass ~* +@read"`.
+      sentinel: It keeps no data, and watches over servers that do.
     """
 
-    def __init__(self, *, durable: bool = False, config: Sequence[str] = ()) -> None:
+    def __init__(self, *, durable: bool = False, config: Sequence[str] = (), sentinel: bool = False) -> None:
         self.port = free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-server-")
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
-        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {self._folder.name}", 'save ""', *config]
+        self._mode = ["--sentinel"] if sentinel else []
+        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {self._folder.name}", *config]
+        if not sentinel:
+            lines.append('save ""')
         if durable:
             lines += ["appendonly yes", "appendfsync always"]
         self._config.write_text("\n".join(lines) + "\n")
@@ -93,7 +97,7 @@ class Server:
         with self._log.open("ab") as log:
             # In a session of its own: a Ctrl-C is for the tests, which then stop it.
             self._process = subprocess.Popen(
-                [server_binary(), str(self._config)], stdout=log, stderr=log, start_new_session=True
+                [server_binary(), str(self._config), *self._mode], stdout=log, stderr=log, start_new_session=True
             )
         wait_until(f"an answer from the server (its log: {self._log})", self._answers)
 

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from tests.support.awaiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
+
+#: What a worker process says once it takes jobs.
+READY = "Worker process is ready for action."
 
 #: Those that have not been closed: a test that fails shows their logs.
 OPEN: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -33,6 +36,8 @@ class Worker:
       env: Added to this process's own environment.
       root: The folder from which it imports.
       python: What it is run by, such as the Python of another environment.
+      command: What it runs, such as `dramatiq-gevent`.
+      options: More options of the command, which go before those above.
     """
 
     def __init__(
@@ -43,9 +48,11 @@ class Worker:
         env: Mapping[str, str] | None = None,
         root: Path = ROOT,
         python: Path | str = sys.executable,
+        command: Sequence[str] = ("-m", "dramatiq"),
+        options: Sequence[str] = (),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
-        self._command = [str(python), "-m", "dramatiq", module, "-p", "1", "-t", str(threads)]
+        self._command = [str(python), *command, module, "-p", "1", "-t", str(threads), *options]
         self._env, self._root = {**os.environ, **(env or {})}, root
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -76,6 +83,13 @@ class Worker:
         """Wait until it takes jobs: it has said so as often as it has been started."""
         wait_until("the worker to be ready", self._is_ready, timeout)
         return self
+
+    def reload(self) -> None:
+        """Have it start its worker processes anew, in the middle of what they do, and wait until they are ready."""
+        assert self._process is not None
+        self._starts = self.log.count(READY) + 1
+        self._process.send_signal(signal.SIGHUP)
+        self.wait_ready()
 
     def kill(self) -> None:
         """End both processes at once, with whatever they were doing."""
@@ -121,7 +135,7 @@ class Worker:
     def _is_ready(self) -> bool:
         if not self.running:
             raise RuntimeError(f"the worker ended while starting:\n{self.log}")
-        return self.log.count("Worker process is ready for action.") >= self._starts
+        return self.log.count(READY) >= self._starts
 
     def _signal(self, number: signal.Signals) -> None:
         """Signal the whole group, or what is left of it."""
