@@ -6,7 +6,8 @@ says which one did. A fault that nobody notices is a hole in the tests: write th
     python -m tests.mutants                     all
     python -m tests.mutants NAME...             these
     python -m tests.mutants --sample 6          so many, at random
-    python -m tests.mutants --write             all, and the table in tests/README.md
+    python -m tests.mutants --new               those that have no row in the table in tests/README.md
+    python -m tests.mutants --write             all, and the table; with other options, their rows in it
     CLUTCH_MUTANT=NAME pytest -n 0 tests/...    one of them, with any tests
 """
 
@@ -29,6 +30,7 @@ from tests.support.mutation import FOLDER, LUA, Mutant
 REPOSITORY = Path(__file__).parents[1]
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
+NOBODY = "**nobody**"
 
 #: What a detector is, as arguments of pytest. Contract and machine run on one store: a fault that only shows as a
 #: difference between two stores would not show where both run the same scripts.
@@ -1965,41 +1967,50 @@ def try_out(mutant: Mutant) -> Verdict:
     return Verdict(mutant, failed[1] + by_limit, seconds)
 
 
-def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a table in Markdown."""
-    lines = ["| fault | guarantee | where | noticed by | s |", "|---|---|---|---|---|"]
-    for verdict in verdicts:
-        mutant = verdict.mutant
-        where = f"`{mutant.place().relative_to(LUA if mutant.language == 'lua' else FOLDER)}`"
-        path, _, test = verdict.killed.partition("::")
-        limit = " (by its time limit)" if test.endswith(" (by its time limit)") else ""
-        name = f"`{Path(path).stem}`: {test.partition('[')[0].replace('_', ' ').removeprefix('test ')}{limit}"
-        noticed = name if verdict.killed else "**nobody**"
-        lines.append(f"| {mutant.name} | {mutant.guarantee} | {where} | {noticed} | {verdict.seconds:.0f} |")
-    return "\n".join(lines)
+def row(verdict: Verdict) -> str:
+    """A verdict as a row of the table in the README of the tests."""
+    mutant = verdict.mutant
+    where = f"`{mutant.place().relative_to(LUA if mutant.language == 'lua' else FOLDER)}`"
+    path, _, test = verdict.killed.partition("::")
+    limit = " (by its time limit)" if test.endswith(" (by its time limit)") else ""
+    name = f"`{Path(path).stem}`: {test.partition('[')[0].replace('_', ' ').removeprefix('test ')}{limit}"
+    cells = (mutant.name, mutant.guarantee, where, name if verdict.killed else NOBODY, f"{verdict.seconds:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def rows() -> dict[str, str]:
+    """The rows of the table, by the names of the faults."""
+    lines = README.read_text().partition(BEGIN)[2].partition(END)[0].splitlines()
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.count(" | ") == 4 and ". |" in line}
 
 
 def write(verdicts: Sequence[Verdict]) -> None:
-    """Put the table into the README of the tests, between its marks."""
-    text = README.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    """Put the rows of these verdicts into the table of the README, between its marks; other faults keep theirs."""
+    before, begin, rest = README.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise LookupError(f"{README} has no marks {BEGIN} and {END}")
-    said = f"{sum(verdict.is_good for verdict in verdicts)} of {len(verdicts)} planted one-line faults are noticed."
-    README.write_text(f"{before}{BEGIN}\n\n{said}\n\n{table(verdicts)}\n\n{END}{after}")
+    known = rows() | {verdict.mutant.name: row(verdict) for verdict in verdicts}
+    shown = [known[mutant.name] for mutant in MUTANTS if mutant.name in known]
+    said = f"{sum(NOBODY not in one for one in shown)} of {len(MUTANTS)} planted one-line faults are noticed."
+    table = "\n".join(("| fault | guarantee | where | noticed by | s |", "|---|---|---|---|---|", *shown))
+    README.write_text(f"{before}{BEGIN}\n\n{said}\n\n{table}\n\n{END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Plant faults, and see who notices.")
     parser.add_argument("names", nargs="*", help="which; all by default")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them, at random")
-    parser.add_argument("--write", action="store_true", help="put the table into tests/README.md")
+    parser.add_argument("--new", action="store_true", help="those that have no row in tests/README.md")
+    parser.add_argument("--write", action="store_true", help="put what comes of it into the table in tests/README.md")
     parser.add_argument("--list", action="store_true", help="name them, and run nothing")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
     parser.add_argument("--detector", help="try this one, instead of each fault's own")
     given = parser.parse_args(arguments)
     chosen = [mutant_named(name) for name in given.names] or list(MUTANTS)
+    if given.new:
+        known = rows()
+        chosen = [mutant for mutant in chosen if NOBODY in known.get(mutant.name, NOBODY)]
     if given.sample is not None:
         chosen = random.sample(chosen, min(given.sample, len(chosen)))
     if given.list:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from dramatiq_clutch.backends.redis.scripts import script_names
-from tests.mutants import DETECTORS, MUTANTS, REPOSITORY, SCRIPTS, main, mutant_named, try_out
+from tests.mutants import DETECTORS, MUTANTS, REPOSITORY, SCRIPTS, main, mutant_named, rows, try_out
 from tests.support.mutation import LUA, Mutant, changed_texts
 
 
@@ -47,6 +47,14 @@ def test_faults_have_names_of_their_own_and_say_what_they_break() -> None:
     assert all(mutant.guarantee.endswith(".") for mutant in MUTANTS)
     with pytest.raises(LookupError, match="no mutant 'nothing'"):
         mutant_named("nothing")
+
+
+def test_every_fault_has_a_row_that_says_who_notices_it() -> None:
+    """`python -m tests.mutants --new --write` makes those that are missing."""
+    known = rows()
+    assert [mutant.name for mutant in MUTANTS if mutant.name not in known] == []
+    assert set(known) == {mutant.name for mutant in MUTANTS}
+    assert all("**nobody**" not in row for row in known.values())
 
 
 def test_every_detector_is_there() -> None:
