@@ -416,8 +416,8 @@ SCRIPTS = (
     Mutant(
         "a child's success leaves it standing in a cancelled run",
         "In a cancelled run the status counts a nested run that has succeeded once, as succeeded.",
-        "call('HSET', here.halted, member, 'S' .. payload)\n  unstand(member)",
-        "call('HSET', here.halted, member, 'S' .. payload)",
+        "enter(member, 'S' .. payload, began, here.halted)\n  unstand(member)",
+        "enter(member, 'S' .. payload, began, here.halted)",
     ),
     Mutant(
         "another run's job is taken for one of this run",
@@ -1131,6 +1131,22 @@ SCRIPTS = (
         "if run.began ~= '' or began == '' then return",
         "if began == '' then return",
         "tests/test_contract.py::test_a_run_that_rested_and_is_retried_has_ended_when_it_rests_again",
+    ),
+    Mutant(
+        "what succeeds after a cancel does not say when the stage began",
+        "A stage has begun when a nested run of it succeeds, also if its run was cancelled before.",
+        "enter(member, 'S' .. payload, began, here.halted)",
+        "call('HSET', here.halted, member, 'S' .. payload)",
+        "tests/test_contract.py::"
+        "test_a_nested_run_that_succeeds_after_a_cancel_tells_when_the_stage_began_if_it_is_the_first",
+    ),
+    Mutant(
+        "who is given a share is not told of the others",
+        "A sweeper that is given one share of what a run owes asks again until none is left, whatever the run's state.",
+        "if is_share and has_share then more = true else",
+        "if is_share and has_share then more = run.state == 'running' else",
+        "tests/test_contract.py::"
+        "test_a_run_that_has_succeeded_owes_all_shares_of_a_cancel_though_a_callback_could_not_be_sent",
     ),
     Mutant(
         "a retry after a cancel forgets when the stage began",

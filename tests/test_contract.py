@@ -766,10 +766,11 @@ def test_workers_that_have_told_of_themselves_are_there_for_a_while(store: Store
 # Nested runs
 
 
-def child(store: Store, ending: Ending, revision: int, *, member: int = 0, epoch: int = 0) -> Reply:
+def child(store: Store, ending: Ending, revision: int, *, member: int = 0, epoch: int = 0, began: int = 0) -> Reply:
     tag = Tag(store.run_id, 0, member, member + 1, epoch)
     payload = b"%d" % member if ending == "succeeded" else failure_details(ValueError(ending))
-    return store.backend.record(Record(tag, revision, ending, payload, of_run=True), store.caller(f"told {revision}"))
+    record = Record(tag, revision, ending, payload, of_run=True, began=began)
+    return store.backend.record(record, store.caller(f"told {revision}"))
 
 
 @pytest.mark.parametrize("now", ["working", "attempted", "failing", "dead"])
@@ -1282,6 +1283,28 @@ def test_nested_runs_that_are_skipped_are_cancelled_and_the_run_stays_until_they
     assert store.backend.spec(store.run_id) is None
     assert child(store, "dead", 2, member=0).word == "over"
     assert dict(store.backend.nested(store.run_id, 0, range(4))) == {}
+
+
+def test_a_run_that_has_succeeded_owes_all_shares_of_a_cancel_though_a_callback_could_not_be_sent(store: Store) -> None:
+    store.confirm(*store.create(200, nested=True, enough=1, events=("on_success",)).duties)
+    reply = child(store, "succeeded", 1)
+    duties = {duty.kind: duty for duty in reply.duties}
+    callback, halt = duties["on_success"], duties["halt"]
+    assert halt.id == "halt:0:0:20:0"
+    store.backend.fail(store.run_id, callback, failure_details(LookupError("nobody")), store.holder(callback))
+    store.confirm(halt)
+    assert (store.status().state, store.status().error is None) == ("succeeded", False)
+    notes = list[str]()
+    for share in ("halt:0:20:120:0", "halt:0:120:200:0"):  # one at a time
+        assert store.backend.spec(store.run_id) is not None
+        caller = store.caller("sweeper")
+        given = store.backend.sweep(store.run_id, caller, stalled_after=LEASE)
+        assert [duty.id for duty in given.duties] == [share]
+        notes.append(given.note)
+        store.confirm(*given.duties)
+    assert notes == ["more", ""]
+    assert store.backend.spec(store.run_id) is None
+    assert {part.split(":")[0] for part in store.names()} <= {"head", "tombstone", "members", "standing"}
 
 
 def test_what_jobs_of_a_stage_have_nested_goes_with_the_next_stage_once_it_is_cancelled(store: Store) -> None:
@@ -3070,6 +3093,20 @@ def test_a_run_that_rested_and_is_retried_has_ended_when_it_rests_again(either_w
     for member in (0, 1):
         store.record(member, "succeeded", of=2, order=(1, 2), began=start + 15)
     assert (times_of(store.status()), store.status().ended) == ([(start, start + 1, start + 20)], start + 20)
+
+
+def test_a_nested_run_that_succeeds_after_a_cancel_tells_when_the_stage_began_if_it_is_the_first(store: Store) -> None:
+    start = store.now
+    store.confirm(*store.create(2, nested=True).duties)
+    store.now += 10
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    assert times_of(store.status()) == [(start, None, start + 10)]
+    for member, began in enumerate((start + 3, start + 2)):
+        assert child(store, "succeeded", 1, member=member, began=began).word == "counts"
+        assert times_of(store.status()) == [(start, start + 3, start + 10)]
+    store.now += 10
+    store.backend.retry(store.run_id, store.caller("retry:1"))
+    assert times_of(store.status()) == [(start, start + 3, start + 20)]
 
 
 def test_a_duty_that_can_not_be_done_settles_the_stage_before_the_alarm_tells(store: Store) -> None:

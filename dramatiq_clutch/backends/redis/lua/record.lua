@@ -15,10 +15,9 @@ local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end
 if run.state == 'cancelled' then
   -- A child's success is stored, as it is told once and `retry` needs it. A job's result is dropped: it runs again.
-  if not (of_run and ending == 'succeeded' and run.stage == stage and call('HEXISTS', here.halted, '') == 1) then
-    return {'over'}
-  end
-  call('HSET', here.halted, member, 'S' .. payload)
+  run.began = call('HGET', here.halted, '')
+  if not (of_run and ending == 'succeeded' and run.stage == stage and run.began) then return {'over'} end
+  enter(member, 'S' .. payload, began, here.halted)
   unstand(member)
   touch()
   return answer('counts')

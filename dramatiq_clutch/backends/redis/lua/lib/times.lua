@@ -4,11 +4,13 @@
 -- The field '' of `members` says when the stage's first attempt began, as its first record has told; '' if none has.
 
 -- Write down how a member is recorded; with the first record of the stage also when that attempt `began` (UNIX ms, or
--- ''). The script has read until then what is known of that into `run.began`.
-local function enter(member, field, began)
-  if run.began ~= '' or began == '' then return call('HSET', here.members, member, field) end
+-- ''). The script has read until then what is known of that into `run.began`. In a cancelled run, `members` are those
+-- that are set aside.
+local function enter(member, field, began, members)
+  members = members or here.members
+  if run.began ~= '' or began == '' then return call('HSET', members, member, field) end
   run.began = began
-  call('HSET', here.members, member, field, '', began)
+  call('HSET', members, member, field, '', began)
 end
 
 local function began_at()
