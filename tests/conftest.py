@@ -9,10 +9,11 @@ import importlib.util
 import os
 import sys
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import dramatiq
@@ -291,17 +292,30 @@ def run_worker() -> RunWorker:
     return running_worker
 
 
+def put_back(queue: Queue[bytes], messages: Iterable[dramatiq.Message[Any]]) -> None:
+    """Do what a StubBroker doesn't when a worker stops, for it loses what the worker has fetched: put it back into its
+    queue, which otherwise would count it as at work for ever."""
+    for message in messages:
+        queue.put(message.encode())
+        queue.task_done()  # as for the copy that was fetched
+
+
 @contextmanager
 def running_worker(
     broker: dramatiq.Broker, *, threads: int = 4, timeout: int = 10, queues: set[str] | None = None
 ) -> Iterator[dramatiq.Worker]:
     """See `run_worker`. Where a queue is empty, its consumer looks again after the timeout, in milliseconds. The worker
-    listens on all queues of the broker, unless some are named."""
+    listens on all queues of the broker, unless some are named. What it has fetched and not begun when it stops is put
+    back, on either broker."""
     worker = dramatiq.Worker(broker, queues=queues, worker_timeout=timeout, worker_threads=threads)
     worker.start()
     try:
         yield worker
     finally:
+        if isinstance(broker, StubBroker):
+            consumers: dict[str, Any] = worker.consumers
+            for name, consumer in consumers.items():
+                consumer.requeue_messages = partial(put_back, broker.queues[name])
         worker.stop()
         # Dramatiq leaves its hook on the broker, which would start a consumer of this worker for a new queue.
         broker.middleware[:] = [hook for hook in broker.middleware if getattr(hook, "worker", None) is not worker]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -14,8 +15,9 @@ from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch.backends.redis.scripts import script
 from tests.conftest import WATCH, RunWorker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
+from tests.support.messages import on_their_way
 from tests.support.proxy import Proxy
 from tests.support.server import Server
 from tests.support.workers import Worker
@@ -221,6 +223,29 @@ def test_the_worker_in_this_process_runs_actors_on_both_brokers(broker: dramatiq
     hooks = [type(hook).__name__ for hook in broker.middleware]
     assert "ClutchMiddleware" in hooks
     assert "_WorkerMiddleware" not in hooks
+
+
+def test_what_a_stopped_worker_in_this_process_has_fetched_is_put_back(
+    broker: dramatiq.Broker, run_worker: RunWorker
+) -> None:
+    began, gate = list[int](), threading.Event()
+
+    @dramatiq.actor
+    def wait(number: int) -> None:
+        began.append(number)
+        assert gate.wait(PATIENCE)
+
+    with run_worker(broker, threads=1) as worker:
+        for number in range(2):
+            wait.send(number)
+        wait_until("one is at work, and the other is fetched", lambda: began and worker.work_queue.qsize() == 1)
+        worker.workers[0].stop()
+        gate.set()
+    assert began == [0]
+    assert on_their_way(broker) == 1
+    with run_worker(broker):
+        wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
+    assert began == [0, 1]
 
 
 def test_a_proxy_passes_everything_on(proxy: Proxy) -> None:
