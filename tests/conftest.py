@@ -36,7 +36,10 @@ from tests.support.proxy import Proxy
 from tests.support.server import Server
 
 #: What `pytest` alone leaves out, by its mark. `tests/README.md` tells of each.
-OTHER_TIERS = ("process", "search", "heavy", "chaos")
+OTHER_TIERS = ("twice", "process", "search", "heavy", "chaos")
+
+#: The broker in memory, where tests are done on Redis first.
+ONCE_MORE = pytest.param("stub", marks=pytest.mark.twice)
 
 RunWorker = Callable[..., AbstractContextManager[dramatiq.Worker]]
 
@@ -269,7 +272,7 @@ def jobs(broker: dramatiq.Broker) -> Jobs:
     return Jobs(broker)
 
 
-@pytest.fixture(params=["redis", "stub"])
+@pytest.fixture(params=["redis", ONCE_MORE])
 def make(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Application]]:
     """`with make(stalled_after=...) as app: ...`, on each of the brokers in turn."""
     client = request.getfixturevalue("redis_client") if request.param == "redis" else None

@@ -225,7 +225,7 @@ class Store:
         return self.backend.open(self.run_id, duty, total, Caller("somebody", self.now, duty.lease, LEASE))
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.twice), "memory"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "redis":
         client: redis.Redis = request.getfixturevalue("redis_client")

@@ -12,13 +12,13 @@ import redis
 from dramatiq_clutch import Clutch, NotConfigured, Run, RunAtWork, RunStatus, detached, runs
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
-from tests.conftest import running_worker
+from tests.conftest import ONCE_MORE, running_worker
 from tests.support.application import A_DAY, Application, application
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is
 
 
-@pytest.fixture(params=["redis", "stub"])
+@pytest.fixture(params=["redis", ONCE_MORE])
 def app(request: pytest.FixtureRequest) -> Iterator[Application]:
     """An application whose sweeper looks only when it is told to."""
     client = request.getfixturevalue("redis_client") if request.param == "redis" else None

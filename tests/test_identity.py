@@ -133,7 +133,7 @@ def sharing(kind: str, server: Server) -> Iterator[tuple[dramatiq.Broker, dramat
         yield brokers
 
 
-@pytest.fixture(params=["namespaces", "given", "memory"])
+@pytest.fixture(params=["namespaces", "given", pytest.param("memory", marks=pytest.mark.twice)])
 def shared(
     request: pytest.FixtureRequest, redis_client: redis.Redis, server: Server
 ) -> Iterator[tuple[dramatiq.Broker, dramatiq.Broker]]:

@@ -406,7 +406,7 @@ def test_a_run_that_cannot_be_read_stops_no_page(jobs: Jobs, engine: Engine, cap
 # What the register takes
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", pytest.param("memory", marks=pytest.mark.twice)])
 def backend(request: pytest.FixtureRequest) -> Iterator[ClutchBackend]:
     if request.param == "redis":
         yield RedisBackend(client=request.getfixturevalue("redis_client"))

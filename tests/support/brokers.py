@@ -17,8 +17,9 @@ import pytest
 from tests.support.messages import Ledger
 from tests.support.programs import Missing
 
-#: Which brokers the fixture `broker` gives, one after the other.
-CHOSEN = os.environ.get("CLUTCH_TESTS_BROKERS", "redis,stub").split(",")
+#: Which brokers the fixture `broker` gives, one after the other. In the quick tier, it gives the first one alone.
+FIRST, *OTHERS = os.environ.get("CLUTCH_TESTS_BROKERS", "redis,stub").split(",")
+CHOSEN = [FIRST, *(pytest.param(other, marks=pytest.mark.twice) for other in OTHERS)]
 
 
 class Kind:
