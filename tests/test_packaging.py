@@ -92,7 +92,7 @@ def test_the_wheel_has_every_file_of_the_package_and_none_besides(wheel: Path) -
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}
     assert packed == files_of("dramatiq_clutch")
-    assert {Path(name).suffix for name in packed} >= {".py", ".typed", ".lua"}
+    assert {Path(name).suffix for name in packed} >= {".py", ".typed", ".lua", ".html", ".css", ".js", ".svg"}
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only the repository tells which files are part of it")

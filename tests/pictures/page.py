@@ -124,7 +124,7 @@ def main() -> int:
                         file = given.folder / f"{name}-{width}-{theme}.png"
                         page.screenshot(path=file, full_page=True)
                         if given.kept and (kept := KEPT.get((name, width, theme))):
-                            page.screenshot(path=given.kept / kept)
+                            page.screenshot(path=given.kept / kept)  # what is seen at first
     return 0
 
 
