@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ..run import Run
 from ..status import RunStatus
 from ..stored.places import Place
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Verb:
     do: Callable[[Run], bool]
 
 
-VERBS = {
+VERBS: dict[str, Verb] = {
     "cancel": Verb(
         "Cancel",
         "The run comes to rest at once. Jobs that are queued are skipped; those at work finish, and their results are "
@@ -53,7 +54,7 @@ VERBS = {
 }
 
 #: What the page says after a change, by the word in its address.
-DONE = {
+DONE: dict[str, str] = {
     "cancel": "The run was cancelled.",
     "retry": "Its members are sent again.",
     "resend": "Its unsettled members are sent again.",
@@ -81,7 +82,8 @@ class Actor:
     def __init__(self, broker: Broker, actions: Any) -> None:
         if not (isinstance(actions, bool) or callable(actions)):
             raise TypeError(f"actions is {actions!r}; it takes True, or a callable that says whom a request is from")
-        self._broker, self._actions = broker, actions
+        self._broker: Broker = broker
+        self._actions: Any = actions
 
     def who(self, scope: Scope) -> str | None:
         """Whom a request is from; None for somebody who may change nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -16,12 +17,12 @@ from starlette.concurrency import run_in_threadpool
 from ..errors import ClutchError, Unavailable
 
 #: How often a feed looks, in seconds.
-LOOK_AGAIN = 1.0
+LOOK_AGAIN: float = 1.0
 
 #: After how many seconds without news a viewer is sent a line all the same, so that what is between doesn't hang up.
-HEARTBEAT = 15.0
+HEARTBEAT: float = 15.0
 
-logger = get_logger(__name__)
+logger: logging.Logger = get_logger(__name__)
 
 
 class Feed:
@@ -29,10 +30,15 @@ class Feed:
     `number` counts what was told, and `event` is the last of it, as it is sent."""
 
     def __init__(self, look: Callable[[], Any], render: Callable[[Any], str]) -> None:
-        self._look, self._render = look, render
-        self.viewers = self.begun = self.looked = self.number = 0
-        self.event, self.has_ended = "", False
-        self._changed = asyncio.Condition()
+        self._look: Callable[[], Any] = look
+        self._render: Callable[[Any], str] = render
+        self.viewers: int = 0
+        self.begun: int = 0
+        self.looked: int = 0
+        self.number: int = 0
+        self.event: str = ""
+        self.has_ended: bool = False
+        self._changed: asyncio.Condition = asyncio.Condition()
         self.task: asyncio.Task[None] | None = None
 
     async def work(self) -> None:

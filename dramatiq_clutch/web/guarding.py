@@ -14,7 +14,7 @@ NONCE = "dramatiq_clutch.nonce"
 
 #: Nothing is loaded but the page's own script, style and icon, and nobody may frame it. Presses on its buttons go
 #: nowhere else.
-POLICY = (
+POLICY: str = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -24,7 +24,7 @@ class Guard:
     """Gives every answer of an application the headers that keep it safe."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

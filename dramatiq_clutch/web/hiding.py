@@ -22,8 +22,8 @@ class Hiding:
     def __init__(self, redact: Redact) -> None:
         if not (redact is None or isinstance(redact, bool) or callable(redact)):
             raise TypeError(f"redact is {redact!r}; it takes True, or a callable that is given a text and returns one")
-        self.everything = redact is True
-        self._callable = redact if callable(redact) else None
+        self.everything: bool = redact is True
+        self._callable: Callable[[str], str] | None = redact if callable(redact) else None
 
     def text(self, text: str) -> str:
         """What is shown of a text. Raises what the user's callable raises: nothing is shown then."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from dramatiq import Broker
+from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -35,7 +36,7 @@ from .views import SINCE, ListView, ListWish, RunView, RunWish, chosen, found, l
 Actions: TypeAlias = Callable[[Scope], str | None] | bool
 
 #: The files that a page loads, and their types.
-ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+ASSETS: dict[str, str] = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 #: How long a browser may keep such a file, whose address changes with what is in it.
 A_YEAR = "public, max-age=31536000, immutable"
@@ -86,7 +87,7 @@ class Rooted:
     """Sends whoever asks for the application itself, without the slash behind it, to where its links work."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         root = scope.get("root_path", "")
@@ -101,10 +102,15 @@ class Pages:
     """Answers requests. It holds nothing but its broker, its templates and what is being followed."""
 
     def __init__(self, broker: Broker, actor: Actor, hiding: Hiding) -> None:
-        self.broker, self.actor, self.hiding = broker, actor, hiding
-        self.templates, self.feeds = environment(), Feeds()
-        self.assets = {name: asset(name) for name in ASSETS}
-        self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self.assets.items()}
+        self.broker: Broker = broker
+        self.actor: Actor = actor
+        self.hiding: Hiding = hiding
+        self.templates: Environment = environment()
+        self.feeds: Feeds = Feeds()
+        self.assets: dict[str, bytes] = {name: asset(name) for name in ASSETS}
+        self.versions: dict[str, str] = {
+            name: hashlib.sha256(data).hexdigest()[:12] for name, data in self.assets.items()
+        }
 
     # The list
 

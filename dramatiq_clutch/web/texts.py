@@ -16,10 +16,11 @@ from markupsafe import Markup, escape
 from ..status import RunStatus, StageStatus
 
 #: How many characters of a name, an id or a tag are shown, and how many of a longer text.
-SHORT, LONG = 120, 4_000
+SHORT: int = 120
+LONG: int = 4_000
 
 #: A sign for each state, so that none is told by its colour alone. The word stands beside it.
-SIGNS = {
+SIGNS: dict[str, str] = {
     "succeeded": "✓",
     "running": "●",
     "working": "●",
@@ -35,7 +36,7 @@ SIGNS = {
 }
 
 #: The parts of a bar, in order: how a member may have ended, or stands.
-PARTS = ("succeeded", "skipped", "dead", "failing")
+PARTS: tuple[str, ...] = ("succeeded", "skipped", "dead", "failing")
 
 
 @cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -34,7 +34,7 @@ LONGEST = 2_000
 MOST_CONTEXT = 2_000
 
 #: What may be chosen as the time since when runs began, and what the page calls it.
-SINCE = {
+SINCE: dict[str, tuple[timedelta, str]] = {
     "15m": (timedelta(minutes=15), "15 minutes"),
     "1h": (timedelta(hours=1), "hour"),
     "24h": (timedelta(days=1), "24 hours"),
@@ -175,7 +175,7 @@ class RunView:
     has_more_nested: bool
     members: MemberPage
     context: str
-    parents: tuple[str, ...] = field(default=())
+    parents: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
