@@ -258,6 +258,8 @@ def broker(request: pytest.FixtureRequest) -> Iterator[dramatiq.Broker]:
     with other.broker(request.param) as broker, as_global_broker(broker, RedisBackend(client=client)):
         WATCH.started.clear()  # its server
         yield broker
+        started = list(WATCH.started)
+    WATCH.started[:] = started
 
 
 @pytest.fixture

@@ -130,6 +130,19 @@ def test_without_a_broker_it_says_how_to_name_one(call: Call, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
+    ("version", "said"), [((3, 10), r"needs Python 3\.11"), ((3, 11), r"pip install \"dramatiq-clutch\[demo\]\"")]
+)
+def test_a_demonstration_without_its_server_says_how_to_get_one(
+    version: tuple[int, int], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_clutch.cli.demo.sys", SimpleNamespace(version_info=version, executable=""))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    result = CliRunner().invoke(command, ["demo"])
+    assert result.exit_code == Code.USAGE
+    assert re.search(said, result.stderr)
+
+
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("no_such_module_at_all", "there is no module 'no_such_module_at_all'"),

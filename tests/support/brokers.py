@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dramatiq
@@ -54,7 +55,68 @@ class Rabbit(Kind):
                     channel.queue_delete(name)
 
 
-KINDS: dict[str, type[Kind]] = {"rabbitmq": Rabbit}
+class Kombu(Rabbit):
+    """dramatiq-kombu-broker, on RabbitMQ."""
+
+    def make(self) -> Any:
+        package: Any = pytest.importorskip("dramatiq_kombu_broker")
+        where = {"hostname": f"amqp://guest:guest@127.0.0.1:{self.server.port}//"}
+        return package.ConnectionPooledKombuBroker(kombu_connection_options=where)
+
+    def clear(self, broker: Any) -> None:
+        with self.server.channel() as channel:
+            for queue in broker.queues:
+                for name in broker.topology.get_queue_name_tuple(queue):
+                    channel.queue_delete(name)
+
+
+class Relational(Kind):
+    """dramatiq-postgres or dramatiq-pg, on PostgreSQL. Both are made alike, for one has come from the other."""
+
+    package: str
+
+    def __init__(self) -> None:
+        from tests.support.postgres import Postgres
+
+        super().__init__()
+        self.module: Any = pytest.importorskip(self.package)
+        self.server = self.stack.enter_context(Postgres())
+        self.server.execute(self.module.generate_init_sql())
+
+    def make(self) -> Any:
+        return self.module.PostgresBroker(url=self.server.url, results=False)
+
+    def clear(self, broker: Any) -> None:
+        self.server.execute("truncate dramatiq.queue")
+
+
+class DramatiqPostgres(Relational):
+    package = "dramatiq_postgres"
+
+
+class DramatiqPg(Relational):
+    package = "dramatiq_pg"
+
+
+class SQLite(Kind):
+    """dramatiq-sqlite, in a file."""
+
+    def make(self) -> Any:
+        package: Any = pytest.importorskip("dramatiq_sqlite")
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="clutch-sqlite-"))
+        return package.SQLiteBroker(url=f"sqlite://{folder}/queue.db")
+
+    def clear(self, broker: Any) -> None:
+        """Each has a file of its own."""
+
+
+KINDS: dict[str, type[Kind]] = {
+    "rabbitmq": Rabbit,
+    "kombu": Kombu,
+    "postgres": DramatiqPostgres,
+    "pg": DramatiqPg,
+    "sqlite": SQLite,
+}
 
 
 class Brokers:
