@@ -69,7 +69,10 @@ WAYS: dict[str, Any] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_runs_live_whatever_way_the_server_is_reached(own_server: tuple[Server, Path], way: str) -> None:
-    with jobs_on(WAYS[way](*own_server)) as jobs, running_worker(jobs.broker):
+    client = WAYS[way](*own_server)
+    if way == "one connection" and not hasattr(client, "single_connection_lock"):
+        pytest.skip("in this release of redis-py such a client is for one thread only")
+    with jobs_on(client) as jobs, running_worker(jobs.broker):
         inner = Clutch().parallel(jobs.job.message(name) for name in "xy")
         jobs.script["b"] = ["fail", "die"]
         clutch = Clutch(**jobs.callbacks("root")).then(jobs.job.message("a")).parallel(jobs.job.message("b"), inner)
