@@ -184,7 +184,7 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
     assert runs == ["first", "last"]
 
 
-@pytest.mark.parametrize("store", ["the broker's", "its own"])
+@pytest.mark.parametrize("store", ["the broker's", pytest.param("its own", marks=pytest.mark.twice)])
 def test_nothing_stays_owed_of_runs_that_have_succeeded(redis_broker: RedisBroker, store: str) -> None:
     """Also where the confirmation can't go along, and where another message gets in between."""
 

@@ -236,7 +236,12 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         assert backend.keyspace.values.keys() <= backend.keyspace.expires.keys(), "there are keys without an expiry"
 
 
-@pytest.fixture(params=[True, False], ids=["in full", "in the common way"])
+@pytest.fixture(
+    params=[
+        pytest.param(True, id="in full"),
+        pytest.param(False, marks=pytest.mark.twice, id="in the common way"),
+    ]
+)
 def either_way(request: pytest.FixtureRequest, store: Store) -> Store:
     """The store, twice: what a test says holds however a success is recorded."""
     store.touch = request.param

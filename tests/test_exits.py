@@ -265,7 +265,10 @@ TABLE: list[tuple[Callable[[dramatiq.Broker], Any], Records, str, int]] = [
 ]
 
 
-@pytest.mark.parametrize("place", ["last", "first"], ids=["added last", "added first"])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param("last", id="added last"), pytest.param("first", marks=pytest.mark.twice, id="added first")],
+)
 @pytest.mark.parametrize(
     ("make", "recorded", "state", "letters"), TABLE, ids=[make.__name__.replace("_", " ") for make, *_ in TABLE]
 )

@@ -649,7 +649,7 @@ PAGES: list[tuple[dict[str, Any], int, int]] = [
 ]
 
 
-@pytest.mark.parametrize("many", [5_000, pytest.param(100_000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("many", [2_000, pytest.param(100_000, marks=pytest.mark.heavy)])
 def test_a_page_costs_the_same_however_many_runs_there_are(redis_broker: RedisBroker, many: int) -> None:
     jobs, client, costs = Jobs(redis_broker), redis_broker.client, list[Any]()
     for number in (1_000, many):

@@ -811,16 +811,16 @@ def play(server: Server | None, examples: int, steps: int, **more: Any) -> Count
 
 
 #: Long searches are done in parts, so that several processes can share one. Each part begins at random.
-IN_THREE = [pytest.param(30, 60, marks=pytest.mark.search, id=f"long, part {part}") for part in (1, 2, 3)]
+IN_PARTS = [pytest.param(15, 60, marks=pytest.mark.search, id=f"long, part {part}") for part in range(1, 7)]
 
 
-@pytest.mark.parametrize(("examples", "steps"), [pytest.param(5, 30, id="short"), *IN_THREE])
+@pytest.mark.parametrize(("examples", "steps"), [pytest.param(3, 30, id="short"), *IN_PARTS])
 @pytest.mark.timeout(400)  # a find is worth the time that it takes to shrink
 def test_both_backends_give_the_same_answers(server: Server, redis_client: object, examples: int, steps: int) -> None:
     play(server, examples, steps)
 
 
-@pytest.mark.parametrize(("examples", "steps"), IN_THREE)
+@pytest.mark.parametrize(("examples", "steps"), IN_PARTS)
 @pytest.mark.timeout(400)
 def test_what_always_holds_does_on_one_store(examples: int, steps: int) -> None:
     play(None, examples, steps)

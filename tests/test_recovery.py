@@ -125,7 +125,9 @@ def break_nth(target: object, method: str, nth: int, error: Exception, *, applie
     return calls
 
 
-@pytest.mark.parametrize("applied", [False, True], ids=["before", "reply lost"])
+@pytest.mark.parametrize(
+    "applied", [pytest.param(False, marks=pytest.mark.search, id="before"), pytest.param(True, id="reply lost")]
+)
 @pytest.mark.parametrize("method", TRANSITIONS)
 def test_an_outage_at_any_call_of_the_worker_changes_nothing(server: Server, method: str, applied: bool) -> None:
     with ready(server) as (broker, engine, jobs):

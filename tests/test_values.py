@@ -123,8 +123,11 @@ RETURNS: dict[str, Callable[[Any, Any], Any]] = {
 # With Pickle in memory only: what a broker does with bytes isn't up to who has made them.
 @pytest.mark.parametrize(
     ("broker", "encoder"),
-    [("stub", JSONEncoder()), ("stub", PickleEncoder()), ("redis", JSONEncoder())],
-    ids=["stub-json", "stub-pickle", "redis-json"],
+    [
+        pytest.param("stub", JSONEncoder(), id="stub-json"),
+        pytest.param("stub", PickleEncoder(), marks=pytest.mark.twice, id="stub-pickle"),
+        pytest.param("redis", JSONEncoder(), marks=pytest.mark.twice, id="redis-json"),
+    ],
     indirect=["broker"],
 )
 @pytest.mark.parametrize("returned", RETURNS)
