@@ -66,7 +66,14 @@ SHAPES = [series, parallel, mapped, written_down, nested_twice, while_running]
 NESTED = [written_down, nested_twice, while_running]
 
 
-@pytest.fixture(params=SHAPES, ids=[shape.__name__.replace("_", " ") for shape in SHAPES])
+#: Those that the quick tier has.
+QUICK = (parallel, while_running)
+
+
+@pytest.fixture(
+    params=[pytest.param(shape, marks=() if shape in QUICK else pytest.mark.search) for shape in SHAPES],
+    ids=[shape.__name__.replace("_", " ") for shape in SHAPES],
+)
 def shape(request: pytest.FixtureRequest) -> Shape:
     chosen: Shape = request.param
     return chosen

@@ -81,7 +81,7 @@ def falls_asleep(broker: RedisBroker, consumers: Consumers) -> Any:
     return first
 
 
-@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("threads", [1, pytest.param(4, marks=pytest.mark.search)])
 @pytest.mark.parametrize("shape", ["a series", "piped", "parallel", "nested", "callbacks"])
 def test_what_follows_a_job_begins_though_no_consumer_looks(
     redis_broker: RedisBroker, consumers: Consumers, shape: str, threads: int

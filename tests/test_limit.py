@@ -34,7 +34,7 @@ def named(jobs: Jobs, count: int) -> list[dramatiq.Message[Any]]:
 # On their way
 
 
-@pytest.mark.parametrize("limit", [1, 3, 20, 100])
+@pytest.mark.parametrize("limit", [1, 3, *(pytest.param(limit, marks=pytest.mark.search) for limit in (20, 100))])
 def test_no_more_than_the_limit_are_on_their_way_and_all_work_once(
     broker: dramatiq.Broker, jobs: Jobs, limit: int
 ) -> None:

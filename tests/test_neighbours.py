@@ -85,8 +85,8 @@ def consumers(redis_broker: RedisBroker) -> Consumers:
 # Other messages
 
 
-@pytest.mark.parametrize("priority", [-1, 0, 100])
-@pytest.mark.parametrize("queue", ["default", "elsewhere"])
+@pytest.mark.parametrize("priority", [-1, 0, pytest.param(100, marks=pytest.mark.search)])
+@pytest.mark.parametrize("queue", ["default", pytest.param("elsewhere", marks=pytest.mark.search)])
 def test_a_series_lets_others_pass_on_a_worker_with_one_thread(
     redis_broker: RedisBroker, consumers: Consumers, queue: str, priority: int
 ) -> None:

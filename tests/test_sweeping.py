@@ -451,7 +451,7 @@ def test_a_delayed_message_a_backoff_and_a_long_job_are_not_stalled(
         assert not warnings(caplog)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", [pytest.param(False, marks=pytest.mark.search), True])
 def test_a_parent_of_a_nested_run_that_works_is_not_stalled(
     make: Callable[..., Any], mixed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
