@@ -206,12 +206,32 @@ def test_stages_that_are_done_again_have_spans_of_their_own(stub_broker: Any) ->
     run = Clutch(name="r", keep_results=True).then(job("a"), job("b")).run()
     with running_worker(stub_broker):
         run.get_result(block=True)
+        traces.wait_for("run r", 1)
         assert run.retry(from_stage=1)
         run.get_result(block=True)
         traces.wait_for("run r", 2)
     first, again = ["run r", "  stage 0", "    process job 0", "  stage 1", "    process job 0"], "  stage 1"
     assert sorted(traces.tree()) == sorted([*first, "run r", again, "    process job 0"])
     assert len({traces.id_of(span) for span in traces.spans}) == len(traces.spans)
+
+
+def test_a_run_that_is_taken_up_anew_before_its_end_is_told_has_its_own_spans_still(stub_broker: Any) -> None:
+    traces, jobs, told, retried = Traces(), Jobs(stub_broker), list[str](), list[bool]()
+
+    class Hasty(Observer):
+        def after_transition(self, broker: dramatiq.Broker, run_id: str, news: News, at: int) -> None:
+            if news.event == "succeeded" and not told:
+                told.append(run_id)  # at once: the second success may come before `retry` has returned
+                retried.append(Run(run_id, broker=broker).retry(from_stage=1))
+
+    stub_broker.add_middleware(Hasty())
+    stub_broker.add_middleware(ClutchTracing(traces.provider))
+    Clutch(name="r", keep_results=True).then(jobs.job.message("a"), jobs.job.message("b")).run()
+    with running_worker(stub_broker):
+        traces.wait_for("run r", 2)
+    assert retried == [True]
+    assert len({traces.id_of(span) for span in traces.spans}) == len(traces.spans)
+    assert {span.parent.span_id for span in traces.spans if span.parent} <= {traces.id_of(one) for one in traces.spans}
 
 
 def test_a_job_that_asks_to_come_again_is_no_error(stub_broker: Any) -> None:

@@ -23,7 +23,7 @@ from ..status import RunStatus, first_failure, status_from
 from ..stored.places import CallbackTag, Place, Tag
 from ..stored.plan import StageLine
 from .carried import OPTION, Carried, attempt_span, run_span, stage_span
-from .runs import Traced, before, carried_by, epoch_here, parent_of_root, root_of, sent, traced
+from .runs import Traced, before, carried_by, epoch_here, generation_of, parent_of_root, root_of, sent, traced
 from .spans import Spans
 
 #: The attribute of a `MessageProxy` that holds the span of its attempt, and what makes it current.
@@ -183,7 +183,7 @@ class ClutchTracing(Observer):
         What follows after a `retry()` or a `resend()` is in spans of its own, inside the first ones. (These are there:
         the run was at rest then, or they are made when it is sent again.)
         """
-        carried, generation = traced.carried, head["gen"]
+        carried, generation = traced.carried, generation_of(run_id, head)
         again = int(head.get("epoch", 0)) > (news.event == "resent")
         run, failure = run_span(run_id, generation), first_failure(status) if status.state == "failed" else None
         about: dict[str, Any] = {"dramatiq_clutch.run_id": run_id}

@@ -49,6 +49,13 @@ def epoch_here(run_id: str) -> int:
     return tag.epoch if isinstance(tag, Tag) and tag.run_id == run_id else 0
 
 
+def generation_of(run_id: str, head: Mapping[str, str]) -> str:
+    """The generation of the run that something is told of: that of the job which is worked on here, if it is of this
+    run. The run may have been taken up anew since, under another generation, which its head shows then."""
+    tag = tag_here()
+    return tag.generation if isinstance(tag, Tag) and tag.run_id == run_id and tag.generation else head["gen"]
+
+
 def root_of(run_id: str) -> str:
     return run_id.partition(BELOW)[0]
 
