@@ -9,12 +9,14 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +95,20 @@ class Terminal:
         return bool(data)
 
 
+def _belong_to(terminal: int) -> None:
+    """Have the terminal send Ctrl-C to this process, which heeds it, even if the tests were started without."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def at_a_terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     command = [sys.executable, "-m", "dramatiq_clutch", *arguments]
+    streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**more), start_new_session=True
+        command, **streams, env=environment(**more), start_new_session=True, preexec_fn=partial(_belong_to, theirs)
     )
     os.close(theirs)
     try:
@@ -226,7 +235,6 @@ def test_ctrl_c_ends_a_watch_and_says_that_the_run_goes_on(whose: list[str], job
     with at_a_terminal("watch", run.run_id, *whose) as terminal:
         terminal.until("0/1 succeeded")
         os.write(terminal.side, b"\x03")
-        terminal.process.send_signal(2)  # the terminal isn't its session's
         assert terminal.end() == 6
     assert "is still at work" in terminal.said
     assert "Traceback" not in terminal.said

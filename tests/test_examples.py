@@ -269,7 +269,7 @@ def test_the_django_shop_starts_a_run_when_an_order_is_committed(tmp_path: Path)
             with managed("runs", "--state", "failed", env=env) as listing:
                 assert output_of(listing).split() == ["order-2", "failed", "33%"]
             for process in (worker, service):
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 output_of(process)
 
 
