@@ -95,7 +95,7 @@ def counting(self, *given):
     counts[self.name] = counts.get(self.name, 0) + 1
     return called(self, *given)
 Script.call = counting
-code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "memory"])
+code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_contract.py", "--all", "-k", "memory"])
 open(sys.argv[1], "w").write(json.dumps(counts))
 sys.exit(code)
 """
