@@ -8,8 +8,8 @@ local has_records = call('EXISTS', recorded) == 1
 -- when it was complete without them; the head tells how many were dead, and these have the highest scores.
 local function least_dead()
   if not over then return run.revival * SPAN end
-  local count = tonumber(call('HGET', head, 'd' .. stage) or 0)
-  local last = count > 0 and call('ZRANGE', here.dead, -count, -count)[1]
+  local lost = tonumber(call('HGET', head, 'd' .. stage) or 0)
+  local last = lost > 0 and call('ZRANGE', here.dead, -lost, -lost)[1]
   return last and math.floor(tonumber(call('ZSCORE', here.dead, last)) / SPAN) * SPAN or math.huge
 end
 local dead_from = least_dead()
