@@ -112,7 +112,7 @@ class Record:
     (`failures.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
     takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does. `began`: when
     the attempt began to work, or the nested run was started, by the clock of `now()`; 0 if that isn't known. The first
-    record of a stage says when the stage began.
+    record of a stage says when the stage began. `worker`: the name of the worker; it is kept if the job is `timed`.
     """
 
     tag: Tag
@@ -123,6 +123,7 @@ class Record:
     of_run: bool = False
     due: int = 0
     began: int = 0
+    worker: str = ""
 
     @property
     def is_common(self) -> bool:
@@ -255,6 +256,7 @@ class ClutchBackend(Register):
         gave the id, else `''`; `tags` are the run's; `share` is how many members of a large stage one caller sends;
         `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired;
         `keeps`, that the results of all stages stay as long as the run, and the plan, too. A nested run keeps nothing.
+        If the plan's spec is `timed`, it is kept when each member was at work, for as long as the members are.
         The context in the plan's spec is kept by itself, for as long as the status is. `history_ttl` is for how long
         the status of a run that has succeeded is kept, if that is longer than for its result.
 
@@ -266,9 +268,10 @@ class ClutchBackend(Register):
         """
 
     @abc.abstractmethod
-    def guard(self, tag: Tag, now: int) -> GuardWord:
-        """Say whether a job is still wanted. This changes nothing: where it isn't wanted because a deadline is over,
-        `owed` lets the run fail of that."""
+    def guard(self, tag: Tag, now: int, *, attempt: int = 0, worker: str = "") -> GuardWord:
+        """Say whether a job is still wanted. If it is, and the job is `timed`, note that this attempt begins now, and
+        on which worker; unless a later one has begun. Nothing else is changed: where a job isn't wanted because a
+        deadline is over, `owed` lets the run fail of that."""
 
     @abc.abstractmethod
     def record(self, record: Record, caller: Caller) -> Reply:

@@ -77,6 +77,11 @@ class Clutch(Description):
       keep_results: the results of all stages stay as long as the run does, for the middleware's `run_ttl` and, after
         success, its `result_ttl`; otherwise those of a stage go when the next one is complete. In a clutch that is
         nested in another one it has no effect.
+      timings: `Run.members()` tells when and where each member was at work, and which are at work now (see `Member`).
+        That takes some 90 bytes for each, as long as the results of its stage are kept; and each job asks the store
+        before it begins, which otherwise only some do. Clutches that are steps of this one, or are nested by its jobs,
+        inherit it, unless they say True or False themselves. It makes no other clutch of one that is run under an id.
+        Default is False.
       on_failure: is sent once for a stage, when every member has had an attempt and at least one is failing or dead.
       on_death: is sent once for a stage, when its first member is dead.
       on_success: is sent when the last stage has succeeded.
@@ -92,6 +97,7 @@ class Clutch(Description):
 
     fail_fast: bool = False
     keep_results: bool = False
+    timings: bool | None = None
     on_failure: Callbacks | None = None
     on_death: Callbacks | None = None
     on_success: OnSuccess | None = None
@@ -419,6 +425,8 @@ class Clutch(Description):
             yield "fail_fast=True"
         if self.keep_results:
             yield "keep_results=True"
+        if self.timings is not None:
+            yield f"timings={self.timings}"
         if self.callback_queue is not None:
             yield f"callback_queue={shortened(repr(self.callback_queue), 40)}"
         yield from (f"{event}={shown(callbacks)}" for event, callbacks in own(self).items())

@@ -28,6 +28,7 @@ from .job import Attempt, Job
 from .onward import record_onward
 from .patience import Lives, NotAcked
 from .stored import owners
+from .stored.attendance import worker_name
 from .stored.places import OPTION, CallbackTag
 from .stored.plan import changed
 
@@ -188,7 +189,7 @@ class Closing:
         nested = job.wrapper if ending == "succeeded" else b""
         try:
             due = job.due if ending in ("failing", "attempted") else 0
-            record = Record(job.tag, job.attempt, ending, payload, nested, due=due, began=job.began_at)
+            record = Record(job.tag, job.attempt, ending, payload, nested, due=due, **_when(job))
             reply = record_onward(job.engine, record, caller)
             sightings.ended(message, job, ending, reply.word)
             return reply
@@ -199,7 +200,7 @@ class Closing:
             job.error = error
             message.fail()
             details = _details(message, job)
-            record = Record(job.tag, job.attempt, "dead", details, began=job.began_at)
+            record = Record(job.tag, job.attempt, "dead", details, **_when(job))
             reply = job.engine.backend.record(record, caller)
             sightings.ended(message, job, "dead", reply.word)
             return reply
@@ -258,6 +259,11 @@ class Closing:
 
 def _retries_of(broker: Broker) -> Retries | None:
     return next((known for known in broker.middleware if isinstance(known, Retries)), None)
+
+
+def _when(job: Job) -> dict[str, Any]:
+    """When and where a job has begun, as it is recorded."""
+    return {"began": job.began_at, "worker": worker_name() if job.tag.timed else ""}
 
 
 def _details(message: MessageProxy, job: Job, text: str = "") -> bytes:

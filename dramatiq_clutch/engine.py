@@ -4,8 +4,6 @@ them again."""
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from .forks import cached_property
 from .reader import Reader
 from .remembered import Remembered
 from .stored import owners
-from .stored.attendance import Attendance
+from .stored.attendance import Attendance, worker_name
 from .stored.places import Place
 from .stored.plan import Plan
 from .tokens import new_token
@@ -150,8 +148,8 @@ class Engine:
         """Tell that a worker is there, for so many milliseconds. Raises StateUnavailable."""
         queues = {q_name(queue) for queue in list(worker.consumers)}
         broker_id = str(getattr(self.broker, "broker_id", ""))
-        name, now = f"{socket.gethostname()}:{os.getpid()}", self.now()
-        told = Attendance(name, broker_id, tuple(sorted(queues)))
+        now = self.now()
+        told = Attendance(worker_name(), broker_id, tuple(sorted(queues)))
         self.backend.attend(told, now + for_ms, now, application=self.application)
 
     # How long runs live

@@ -89,7 +89,7 @@ class Job(Attempt):
         if self.exit is not None:
             raise NestingError(f"{self.tag} has ended: call nest() in the actor, before it returns")
         around = None if description.context is None else self.context()
-        plan = plan_of(description, self.engine.broker, inherits=False, around=around)
+        plan = plan_of(description, self.engine.broker, inherits=False, around=around, timed=self.tag.timed)
         carried = captured(self.engine.broker, self.engine.carry, plan.rows[0] if plan.rows else None)
         self.nested.append(replace(plan, spec=replace(plan.spec, carried=carried or None)))
         return NestedRun(self._nested_id(len(self.nested) - 1), broker=self.engine.broker)
@@ -111,7 +111,7 @@ class Job(Attempt):
             self.result = backend.encode(value)
             return
         yields = self._yields(value)
-        spec = Spec(yields=yields, own=backend.encode(value) if yields is None else None)
+        spec = Spec(yields=yields, own=backend.encode(value) if yields is None else None, timed=self.tag.timed)
         line = StageLine(0, len(self.nested), many=True, nested=True)
         self.wrapper = Plan(spec, (line,), tuple(plan.to_row() for plan in self.nested)).to_bytes()
 

@@ -42,8 +42,10 @@ class Member:
     - `unsent`: its message isn't sent yet, or it waits to be sent again by a retry. So are all members of a stage that
       hasn't begun; and whatever isn't settled or failing in a run that was cancelled or has broken off, where nothing
       is done any more before a `retry()`.
-    - `sent`: its message is on its way, or its job is at work; these can't be told apart.
-    - `working`: it is a nested run that is at work, or a job whose nested runs are.
+    - `sent`: its message is on its way, or its job is at work; these can't be told apart, unless the run has timings:
+      then it is on its way.
+    - `working`: it is a nested run that is at work, or a job whose nested runs are; in a run with timings also a job
+      that has begun and not ended, be it in its first attempt or in a later one.
     - `failing`: its last attempt has failed, and another one is to come.
     - `dead`: no more attempts will come by themselves.
     - `succeeded`.
@@ -59,8 +61,17 @@ class Member:
     `error` is why its last attempt has failed; None if none has, or it has succeeded since. `attempts` is how many it
     had when it failed last; 0 if it never has, or has succeeded since. `retry_at` is when a failing member is attempted
     again, in UNIX milliseconds: its message comes no earlier, so a time that has passed says that it waits for a worker
-    or is at work. It is None for a nested run. `began`, `ended` and `worker` say when and where its last
-    attempt was at work; they are None unless that is measured.
+    or is at work. It is None for a nested run.
+
+    In a run of a ``Clutch(timings=True)``, `began` and `ended` say when its last attempt began and ended, in UNIX
+    milliseconds by the workers' clocks, and `worker` where, such as ``"host:12"`` (host and process), of 64 characters
+    at most. They are kept as long as the results of the stage; before, afterwards and in any other run they are None. A
+    next attempt begins anew; once a member has succeeded, they are those of the attempt that has. If a worker is
+    killed, its member stays `working` until its message is redelivered and the attempt begins anew. A job that has
+    nested runs ends when these do. A nested run has no worker; it began when it was started, which is known here once
+    it has told how it stands, and has ended when it is succeeded or dead. What is at work when its stage is complete
+    without it, or its run is cancelled, ends when its worker says so; an attempt of before a cancel isn't shown as
+    `working` after a `retry()`.
     """
 
     stage: int
@@ -207,6 +218,9 @@ class Telling:
             retry_at=one.due,
             error=error,
             run_id=Place(self.run_id, self.found.stage, one.index).child_id if is_run or one.nests else None,
+            began=one.began,
+            ended=one.ended,
+            worker=one.worker,
         )
 
     def _tag(self, one: MemberGlance, actor: str) -> Tag:

@@ -16,7 +16,7 @@ from dramatiq.middleware import SkipMessage
 from . import carrying, remarks, sightings
 from . import job as jobs
 from .aborts import Aborted, skip_is_an_abort
-from .backend import ClutchBackend
+from .backend import ClutchBackend, GuardWord
 from .brokers import application_of, backend_of, check, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
@@ -28,6 +28,7 @@ from .job import Attempt, Job, attempt_of
 from .patience import Lives, NotAcked, begin_beating, begin_sweeping
 from .remembered import AtWork
 from .steps import shortened
+from .stored.attendance import worker_name
 from .stored.places import OPTION
 from .working import begin, end, worker_boots, worker_stops, working
 
@@ -238,7 +239,7 @@ class ClutchMiddleware(EngineMiddleware):
         if word == "go" and job.tag.leads:
             word = self._lead(job)
         if word == "go":
-            job.began_at = job.engine.now()
+            job.began_at = job.began_at or job.engine.now()
             sightings.begins(message, job)
             return
         # Otherwise Results would overwrite the stored result with None.
@@ -327,8 +328,9 @@ class ClutchMiddleware(EngineMiddleware):
     def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
         """Whether the guard needn't be asked: the message can't be a second copy, and its run wasn't cancelled, except
         within the last second. Second copies that this package sends are marked as `repeated`, and those that Retries
-        sends are later attempts. Jobs of a wary stage may not be wanted any more at any moment."""
-        if job.attempt or job.tag.repeated or job.tag.leads or job.tag.wary:
+        sends are later attempts. Jobs of a wary stage may not be wanted any more at any moment; and those of a run
+        with timings tell when they begin."""
+        if job.attempt or job.tag.repeated or job.tag.leads or job.tag.wary or job.tag.timed:
             return False
         return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
 
@@ -336,7 +338,7 @@ class ClutchMiddleware(EngineMiddleware):
         """The guard's word on the job, or `abandoned` if the worker stops before there is one. It waits through any
         error, because a job shouldn't run whose end couldn't be recorded either."""
         try:
-            word = self._lives.patiently(job, lambda: job.engine.backend.guard(job.tag, job.engine.now()))
+            word = self._lives.patiently(job, lambda: self._ask(job))
         except NotAcked:
             return "abandoned"
         tag, remembered = job.tag, job.engine.remembered
@@ -344,6 +346,13 @@ class ClutchMiddleware(EngineMiddleware):
             note = remembered.expect_copies if tag.repeated else remembered.let_go
             note(tag.run_id, tag.generation, tag.stage, tag.of)
         return word
+
+    def _ask(self, job: Job) -> GuardWord:
+        backend, now = job.engine.backend, job.engine.now()
+        if not job.tag.timed:
+            return backend.guard(job.tag, now)
+        job.began_at = now  # what is noted here, and by this its end is known to be that of the same attempt
+        return backend.guard(job.tag, now, attempt=job.attempt, worker=worker_name())
 
     def _lead(self, job: Job) -> Any:
         """Send the share of its stage that a leader owns. This is done before the job runs, because the job may take

@@ -91,6 +91,7 @@ def plan_of(
     inherits: bool,
     sees: Sees = NOTHING,
     around: Context | None = None,
+    timed: bool = False,
     where: str = "",
     level: int = 0,
 ) -> Plan:
@@ -103,6 +104,7 @@ def plan_of(
         inherits=inherits,
         sees=sees,
         around=around,
+        timed=timed,
         where=where,
         level=level,
     )
@@ -120,6 +122,7 @@ def read(
     sees: Sees = NOTHING,
     context: Context | None = None,
     around: Context | None = None,
+    timed: bool = False,
     where: str = "",
     level: int = 0,
 ) -> tuple[Spec, Sequence[StageLine], Iterator[bytes]]:
@@ -127,11 +130,11 @@ def read(
 
     Descriptions nested in it inherit its queues; `queues` are those that it inherits itself. `sees` says what its first
     stage sees, by what encloses it, or by the run's args. `context`, if given, is laid over the description's own one,
-    and both over what is `around` it. `where`, for an error's text, is where it is written, and `level` the level on
-    which it is nested itself; that is checked here, because what callables return isn't known before. Raises ValueError
-    for too many levels, for a queue that nobody has declared, for an actor of another broker, for a wait with no stage
-    after it, for a first stage that pipes or maps and sees nothing, or maps and sees no list, and for a context that is
-    too large.
+    and both over what is `around` it. `timed`: it has timings, unless it says otherwise. `where`, for an error's text,
+    is where it is written, and `level` the level on which it is nested itself; that is checked here, because what
+    callables return isn't known before. Raises ValueError for too many levels, for a queue that nobody has declared,
+    for an actor of another broker, for a wait with no stage after it, for a first stage that pipes or maps and sees
+    nothing, or maps and sees no list, and for a context that is too large.
     """
     check_levels(level)
     if description.pending:
@@ -152,7 +155,8 @@ def read(
     deadline = None if description.deadline is None else milliseconds(description.deadline, "deadline")
     callbacks = _callbacks(description, broker, queues)
     spec = Spec(description.name, queues.all, start_at, callbacks, inherits=inherits, context=context)
-    spec = replace(spec, deadline=deadline)
+    its = getattr(description, "timings", None)  # a Dramatiq composition has no such option
+    spec = replace(spec, deadline=deadline, timed=timed if its is None else its)
     lines = list[StageLine]()
     return spec, lines, _rows(description, broker, queues, spec, lines, sees, around, where, level)
 
@@ -183,6 +187,7 @@ def _rows(
                     inherits=True,
                     sees=SOMETHING if index or stage.mapped else sees,
                     around=around,
+                    timed=spec.timed,
                     where=f"member {count} of stage {index}" + (f" of {where}" if where else ""),
                     level=level + 1,
                 )

@@ -135,14 +135,14 @@ SCRIPTS = (
     Mutant(
         "results stay after they can be read",
         "A stage's results are dropped when nothing can read them any more.",
-        "if not run.keeps then call('UNLINK', before.members, before.standing, before.dead, before.attempts) end",
+        "call('UNLINK', before.members, before.standing, before.dead, before.attempts, before.times)",
         "",
     ),
     Mutant(
         "kept results go like any others",
         "With keep_results the results of all stages stay as long as the run.",
-        "if not run.keeps then call('UNLINK', before.members,",
-        "if true then call('UNLINK', before.members,",
+        "if not run.keeps then\n    call('UNLINK', before.members,",
+        "if true then\n    call('UNLINK', before.members,",
     ),
     Mutant(
         "kept stages are forgotten",
@@ -890,8 +890,8 @@ SCRIPTS = (
     Mutant(
         "a job that has nested works again",
         "A redelivered job that has succeeded isn't executed again, if its nested runs still work either.",
-        "return (first == 'S' or first == 'N') and 'done' or 'go'",
-        "return first == 'S' and 'done' or 'go'",
+        "if first == 'S' or first == 'N' then return 'done' end",
+        "if first == 'S' then return 'done' end",
         file="guard",
     ),
     Mutant(
@@ -1139,6 +1139,42 @@ SCRIPTS = (
         "call('HSET', here.halted, member, 'S' .. payload)",
         "tests/test_contract.py::"
         "test_a_nested_run_that_succeeds_after_a_cancel_tells_when_the_stage_began_if_it_is_the_first",
+    ),
+    Mutant(
+        "an attempt that has ended begins once more",
+        "A call that comes late or twice, and an older attempt, don't make a member seem to begin.",
+        "if compare(known, epoch, attempt, began) < 0 then write_entry(",
+        "if true then write_entry(",
+        "tests/test_contract.py::test_only_a_later_attempt_begins",
+    ),
+    Mutant(
+        "an older attempt's end is the member's",
+        "A member's times are those of its last attempt that has begun, or of the one that has succeeded.",
+        "elseif ending ~= 'succeeded' and (known.epoch > epoch or",
+        "elseif false and (known.epoch > epoch or",
+        "tests/test_contract.py::test_an_older_attempts_end_is_not_the_members_unless_it_succeeds",
+    ),
+    Mutant(
+        "what was at work before a cancel seems to be",
+        "What a retry sends again isn't shown as working before it has begun.",
+        "return entry.works and entry.era == run.era",
+        "return entry.works",
+        "tests/test_contract.py::test_what_was_at_work_before_a_run_came_to_rest_is_not_after_its_retry",
+    ),
+    Mutant(
+        "a job that has nested runs ends before these",
+        "A job that has nested runs is at work until these are done, however often it is recorded.",
+        "elseif nested ~= '' then\n    ended = '+'",
+        "elseif nested ~= '' then\n    ended = '-'",
+        "tests/test_contract.py::test_a_job_that_has_nested_runs_ends_when_these_do",
+    ),
+    Mutant(
+        "a success in parallel has no end",
+        "Each success in a run with timings says when its job ended, however it is recorded.",
+        "for index = 1, timed and #words or 0 do",
+        "for index = 1, 0 do",
+        "tests/test_contract.py::test_a_member_tells_when_and_where_it_was_at_work",
+        file="succeed",
     ),
     Mutant(
         "who is given a share is not told of the others",

@@ -8,7 +8,9 @@ import re
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +24,13 @@ from click.testing import CliRunner, Result
 from dramatiq.brokers.stub import StubBroker
 from starlette.responses import PlainTextResponse
 
-from dramatiq_clutch import Clutch, JobFailure, Run, RunPage, RunStatus, StageStatus, StateUnavailable
+from dramatiq_clutch import Clutch, JobFailure, Member, Run, RunPage, RunStatus, StageStatus, StateUnavailable
 from dramatiq_clutch.cli import main
 from dramatiq_clutch.cli.command import VERBS, command
 from dramatiq_clutch.cli.completing import ids
-from dramatiq_clutch.cli.looking import shown
+from dramatiq_clutch.cli.looking import member_row, shown
 from dramatiq_clutch.cli.target import Code
-from dramatiq_clutch.cli.text import ago, bar, cut, lasting, safe, table, width_of
+from dramatiq_clutch.cli.text import ago, at, bar, cut, lasting, safe, table, width_of
 from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
 from tests.support.jobs import Jobs, state_is
@@ -307,6 +309,16 @@ def test_members_are_listed(call: Call, jobs: Jobs, failed: Run) -> None:
     Clutch().parallel([jobs.job.message("b")] * 3).run(run_id="three")
     assert "--cursor 0.2" in call("members", "three", "--limit", "2").stderr
     assert call("members", "three", "--cursor", "0.2").stdout.splitlines()[1].startswith("0.2")
+
+
+def test_members_of_a_run_with_timings_tell_when_and_where_they_were_at_work() -> None:
+    member = Member(0, 1, "succeeded", "job", "default", "id", "'a'", 0, None, None, None, 5_000, 17_000, "host:12")
+    assert member_row(member)[-1] == f"{at(5_000)} for 12s on host:12; 'a'"
+    now = int(time.time() * 1_000)
+    working = replace(member, state="working", began=now - 61_500, ended=None)
+    assert re.search(r"\d for 1m\d+s on host:12; 'a'$", member_row(working)[-1])
+    assert member_row(replace(member, ended=None, worker=None))[-1] == f"{at(5_000)}; 'a'"  # skipped, or its run rests
+    assert member_row(replace(member, began=None))[-1] == "'a'"
 
 
 def test_a_run_that_is_not_there_is_told_in_words(call: Call) -> None:

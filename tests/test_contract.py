@@ -48,6 +48,7 @@ class Store:
         self.touch = True
         self.batch = 0
         self.exact = False
+        self.timed = False
 
     def caller(self, owner: str = "somebody") -> Caller:
         return Caller(owner, self.now, f"lease {next(self.tokens)}", LEASE, self.touch)
@@ -72,6 +73,7 @@ class Store:
         owner: str = "run:x",
         deadline: int | None = None,
         within: int | None = None,
+        timed: bool = False,
         **said: Any,
     ) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`; each event has so many
@@ -86,7 +88,8 @@ class Store:
         told = dict.fromkeys(events, (b"row",) * callbacks)
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation, deadline=deadline)
         spec = replace(spec, context=None if context is None else Context(context))
-        spec = replace(spec, carried=None if carried is None else Context(carried))
+        spec = replace(spec, carried=None if carried is None else Context(carried), timed=timed)
+        self.timed = timed
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags}
         more |= {"frees": frees, "keeps": keeps}
@@ -173,18 +176,34 @@ class Store:
         due: int = 0,
         began: int = 0,
         generation: str = "",
+        worker: str = "",
         along: Along | None = None,
         error: Exception | None = None,
     ) -> Reply:
         epoch, attempt = order
         more: dict[str, Any] = {"batch": self.batch, "exact": self.exact, "generation": generation}
+        more["timed"] = self.timed
         tag = Tag(self.run_id, stage, member, of, epoch, **more)
         payload = b"%d" % member if ending == "succeeded" else failure_details(error or ValueError(ending))
-        record = Record(tag, attempt, ending, payload, nested, due=due, began=began)
+        record = Record(tag, attempt, ending, payload, nested, due=due, began=began, worker=worker)
         if along is not None:
             assert isinstance(self.backend, RedisBackend)
             return self.backend.record(record, self.caller(tag.owner), along)
         return self.backend.record(record, self.caller(tag.owner))
+
+    def begin(
+        self,
+        member: int,
+        *,
+        stage: int = 0,
+        of: int = 3,
+        order: tuple[int, int] = (0, 0),
+        at: int = 0,
+        generation: str = "",
+        worker: str = "w",
+    ) -> str:
+        tag = Tag(self.run_id, stage, member, of, order[0], generation=generation, timed=self.timed)
+        return self.backend.guard(tag, at or self.now, attempt=order[1], worker=worker)
 
     def standing(self, members: int) -> list[Standing | None]:
         return list(self.backend.standing(self.run_id, 0, range(members)))
@@ -3069,7 +3088,7 @@ def test_records_that_are_counted_together_tell_the_earliest_beginning(store: St
     store.confirm(*store.create(3).duties)
     assert isinstance(store.backend, RedisBackend)
     records = [Record(Tag(store.run_id, 0, member, 3), 0, "succeeded", b"1", began=9 - member) for member in (0, 2, 1)]
-    words = store.backend._succeed_together([(record, None) for record in records])  # noqa: SLF001
+    words = store.backend._succeed_together([(record, None, "") for record in records])  # noqa: SLF001
     assert words == [b"counts", b"counts", b"look"]
     assert times_of(store.status())[0][1] == 7
 
@@ -3175,3 +3194,266 @@ def test_what_an_older_release_has_released_has_no_times_until_it_is_settled(sto
 def test_clocks_that_differ_make_no_time_less_than_nothing() -> None:
     stage = StageStatus("succeeded", 1, 1, released=2_000, began=1_000, settled=500)
     assert (stage.waited, stage.duration) == (0.0, 0.0)
+
+
+# When and where members were at work
+
+
+def timings(store: Store, stage: int | None = None) -> list[tuple[str, int | None, int | None, str | None]]:
+    return [(one.state, one.began, one.ended, one.worker) for one in look_into(store, stage).members]
+
+
+def timed(store: Store, *totals: int | None, **more: Any) -> int:
+    """A run with timings, whose first stage is sent. Returns when it has begun."""
+    store.confirm(*store.create(*totals, timed=True, **more).duties)
+    return store.now
+
+
+IDLE = ("sent", None, None, None)
+
+
+def test_a_member_tells_when_and_where_it_was_at_work(either_way: Store) -> None:
+    store, start = either_way, timed(either_way, 3, 1)
+    assert timings(store) == [IDLE] * 3
+    assert [store.begin(1, at=start + 5, worker="one"), store.begin(2, at=start + 6, worker="two")] == ["go"] * 2
+    at_work = [IDLE, ("working", start + 5, None, "one"), ("working", start + 6, None, "two")]
+    assert timings(store) == at_work
+    assert [indexes(look_into(store, state=state)) for state in ("sent", "working")] == [[0], [1, 2]]
+    store.now += 10
+    for _ in range(2):  # the same call, repeated, says nothing else
+        store.record(1, "succeeded", began=start + 5, worker="one")
+        assert timings(store)[1] == ("succeeded", start + 5, start + 10, "one")
+        store.now += 1
+    store.record(2, "dead", began=start + 6, worker="two")
+    assert timings(store)[2] == ("dead", start + 6, start + 12, "two")
+    assert store.begin(1, at=start + 20, worker="three") == "done"
+    assert timings(store)[1] == ("succeeded", start + 5, start + 10, "one")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_record_that_completes_a_stage_tells_it_too(either_way: Store, last: bool) -> None:
+    store, start = either_way, timed(either_way, *([2] if last else [2, 1]))
+    for member in (0, 1):
+        store.begin(member, of=2, at=start + member)
+    for member in (0, 1):
+        store.now += 10
+        store.record(member, "succeeded", of=2, began=start + member, worker="w")
+    assert timings(store, 0) == [("succeeded", start, start + 10, "w"), ("succeeded", start + 1, start + 20, "w")]
+    if not last:
+        assert timings(store) == [("unsent", None, None, None)]
+
+
+def test_a_failing_member_whose_next_attempt_has_begun_is_at_work(store: Store) -> None:
+    start = timed(store, 3)
+    store.begin(1, at=start)
+    store.now += 10
+    store.record(1, "failing", began=start, worker="w", due=start + 50)
+    assert timings(store)[1] == ("failing", start, start + 10, "w")
+    assert (indexes(look_into(store, state="failing")), indexes(look_into(store, state="working"))) == ([1], [])
+    store.begin(1, at=start + 50, order=(0, 1), worker="other")
+    assert timings(store)[1] == ("working", start + 50, None, "other")
+    assert (indexes(look_into(store, state="failing")), indexes(look_into(store, state="working"))) == ([], [1])
+    assert "ValueError" in look_into(store).members[1].failure
+    store.now += 50
+    store.record(1, "attempted", order=(0, 1), began=start + 50, worker="other")
+    assert timings(store)[1] == ("sent", start + 50, start + 60, "other")
+
+
+#: What happens after the attempt 1 of epoch 0 has begun at 10, and perhaps ended as `failing` at 20; and whether the
+#: member is at work then, by when it began and ended.
+BEGINNINGS = {
+    "nothing": (None, ("working", 10, None), ("failing", 10, 20)),
+    "the same call": ((0, 1, 10), ("working", 10, None), ("failing", 10, 20)),
+    "the same call, asked earlier": ((0, 1, 9), ("working", 10, None), ("failing", 10, 20)),
+    "the same message, redelivered": ((0, 1, 12), ("working", 12, None), ("working", 12, None)),
+    "an earlier attempt": ((0, 0, 30), ("working", 10, None), ("failing", 10, 20)),
+    "a later attempt": ((0, 2, 30), ("working", 30, None), ("working", 30, None)),
+    "a later attempt, by a clock that is behind": ((0, 2, 5), ("working", 5, None), ("working", 5, None)),
+    "a later epoch": ((1, 0, 30), ("working", 30, None), ("working", 30, None)),
+}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("then", BEGINNINGS)
+def test_only_a_later_attempt_begins(store: Store, then: str, ended: bool) -> None:
+    start = timed(store, 3)
+    store.begin(1, at=start + 10, order=(0, 1))
+    store.now += 20
+    if ended:
+        store.record(1, "failing", began=start + 10, order=(0, 1), worker="w")
+    beginning, *expected = BEGINNINGS[then]
+    if beginning is not None:
+        epoch, attempt, at = beginning
+        assert store.begin(1, at=start + at, order=(epoch, attempt)) == "go"
+    state, began, over = expected[ended]
+    assert began is not None
+    assert timings(store)[1] == (state, start + began, over and start + over, "w")
+
+
+#: What is recorded (ending, epoch, attempt, began) at 30 when attempt 1 of epoch 0 has begun at 10; and what is shown.
+ENDS = {
+    "the same attempt fails": (("failing", 0, 1, 10), ("failing", 10, 30)),
+    "an older attempt fails": (("failing", 0, 0, 2), ("working", 10, None)),
+    "an older attempt is dead": (("dead", 0, 0, 2), ("dead", 10, None)),
+    "a later attempt fails, of an older release": (("failing", 0, 2, 20), ("failing", 20, 30)),
+    "an older attempt succeeds": (("succeeded", 0, 0, 2), ("succeeded", 2, 30)),
+    "it succeeds": (("succeeded", 0, 1, 10), ("succeeded", 10, 30)),
+    "it succeeds without having begun": (("succeeded", 0, 1, 0), ("succeeded", None, 30)),
+}
+
+
+@pytest.mark.parametrize("then", ENDS)
+def test_an_older_attempts_end_is_not_the_members_unless_it_succeeds(either_way: Store, then: str) -> None:
+    store, start = either_way, timed(either_way, 3)
+    store.begin(1, at=start + 10, order=(0, 1))
+    store.now += 30
+    (ending, epoch, attempt, began), (state, since, until) = ENDS[then]
+    for _ in range(2):
+        store.record(1, cast(Ending, ending), order=(epoch, attempt), began=began and start + began, worker="w")
+        assert timings(store)[1] == (state, since and start + since, until and start + until, "w")
+        store.now += 1
+
+
+def test_what_has_no_say_any_more_has_ended_all_the_same(store: Store) -> None:
+    start = timed(store, 3)
+    store.begin(1, at=start, worker="slow")
+    store.record(1, "failing", began=start, worker="slow")
+    store.begin(1, at=start + 5, worker="redelivered")
+    assert timings(store)[1] == ("working", start + 5, None, "redelivered")
+    store.now += 10
+    assert store.record(1, "failing", began=start + 5, worker="redelivered").word == "stale"
+    assert timings(store)[1] == ("failing", start + 5, start + 10, "redelivered")
+
+
+def test_after_a_success_other_copies_change_nothing(either_way: Store) -> None:
+    store, start = either_way, timed(either_way, 3)
+    store.begin(1, at=start, worker="slow")
+    store.begin(1, at=start + 5, order=(1, 0), worker="again")
+    store.now += 10
+    store.record(1, "succeeded", began=start, worker="slow")
+    store.now += 10
+    assert store.record(1, "succeeded", began=start + 5, order=(1, 0), worker="again").word == "duplicate"
+    assert timings(store)[1] == ("succeeded", start, start + 10, "slow")
+
+
+def test_a_job_that_has_nested_runs_ends_when_these_do(store: Store) -> None:
+    start = timed(store, 2)
+    store.begin(1, of=2, at=start + 1)
+    store.now += 10
+    for _ in range(2):
+        store.record(1, "succeeded", of=2, nested=b"plan", began=start + 1, worker="w")
+        assert timings(store)[1] == ("working", start + 1, None, "w")
+        store.now += 5
+    for revision, ending in enumerate(("failing", "dead"), 1):
+        child(store, cast(Ending, ending), revision, member=1, began=start + 10)
+    assert timings(store)[1] == ("dead", start + 1, start + 20, "w")
+    store.backend.retry(store.run_id, store.caller())
+    child(store, "working", 1, member=1, epoch=1, began=start + 10)
+    assert timings(store)[1] == ("working", start + 1, None, "w")
+    store.now += 5
+    child(store, "succeeded", 2, member=1, epoch=1, began=start + 10)
+    assert timings(store)[1] == ("succeeded", start + 1, start + 25, "w")
+
+
+def test_a_nested_runs_times_are_its_own_once_it_has_told(store: Store) -> None:
+    start = timed(store, 3, nested=True)
+    child(store, "failing", 1, member=1, began=start + 3)
+    assert timings(store)[1] == ("failing", start + 3, None, None)
+    assert indexes(look_into(store, state="failing")) == [1]
+    store.now += 10
+    child(store, "succeeded", 2, member=1, began=start + 3)
+    store.backend.cancel(store.run_id, store.caller())
+    store.now += 10
+    assert child(store, "succeeded", 1, member=2, began=start + 4).word == "counts"
+    assert timings(store)[1:] == [
+        ("succeeded", start + 3, start + 10, None),
+        ("succeeded", start + 4, start + 20, None),
+    ]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "broken off"])
+def test_what_was_at_work_before_a_run_came_to_rest_is_not_after_its_retry(store: Store, end: str) -> None:
+    start = timed(store, 4, events=(), fail_fast=True)
+    for member in (0, 1, 2):
+        store.begin(member, of=4, at=start)
+    store.record(2, "failing", of=4, began=start, worker="w")
+    store.begin(2, of=4, at=start + 1, order=(0, 1))
+    if end == "cancelled":
+        store.backend.cancel(store.run_id, store.caller())
+    else:
+        store.record(3, "dead", of=4)
+    assert [state for state, *_ in timings(store)[:3]] == ["unsent", "unsent", "failing"]
+    store.now += 10
+    assert store.record(0, "failing", of=4, began=start, worker="w").word == "over"
+    assert timings(store)[0] == ("unsent", start, start + 10, "w")
+    (resume, *others) = store.backend.retry(store.run_id, store.caller()).duties
+    store.confirm(resume)
+    assert "working" not in [state for state, *_ in timings(store)]
+    assert store.begin(1, of=4, at=store.now, order=(1, 0)) == "go"
+    assert timings(store)[1] == ("working", store.now, None, "w")
+    assert indexes(look_into(store, state="working")) == [1]
+    assert others
+
+
+def test_a_skipped_member_ends_when_its_worker_says_so(store: Store) -> None:
+    start = timed(store, 3, 1, enough=1)
+    for member in (0, 1):
+        store.begin(member, at=start + member)
+    store.now += 10
+    store.record(1, "succeeded", began=start + 1, worker="w")
+    skipped = ("skipped", None, None, None)
+    assert timings(store, 0) == [("skipped", start, None, "w"), ("succeeded", start + 1, start + 10, "w"), skipped]
+    store.now += 10
+    assert store.record(0, "succeeded", began=start, worker="w").word == "over"
+    assert timings(store, 0)[0] == ("skipped", start, start + 20, "w")
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_timings_are_kept_as_long_as_the_results(either_way: Store, keeps: bool) -> None:
+    store, start = either_way, timed(either_way, 1, 1, 1, 1, events=(), generation=EARLIER, keeps=keeps)
+    kept = ("succeeded", start, start, "w")
+    for stage in range(4):
+        assert store.begin(0, stage=stage, of=1, generation=EARLIER) == "go"
+        store.record(0, "succeeded", stage=stage, of=1, generation=EARLIER, began=start, worker="w")
+        if stage == 2:
+            held = [one for one in range(3) if timings(store, one) == [kept]]
+            assert held == ([0, 1, 2] if keeps else [2])  # the next stage reads the results of the last one
+    confirm_all(store)
+    held = [stage for stage in range(4) if timings(store, stage) == [kept]]
+    assert held == ([0, 1, 2, 3] if keeps else [3])
+    if keeps:
+        assert rewound(store, 2, EARLIER, LATER).word == "rewound"
+        found = [timings(store, stage) for stage in range(4)]
+        assert found == [[kept], [kept], *[[("unsent", None, None, None)]] * 2]
+        store.backend.cancel(store.run_id, store.caller())
+        assert store.delete(LATER).word == "deleted"
+        assert "times" not in {name.split(":")[0] for name in store.names() if name.endswith(LATER)}
+        assert "times:0" not in store.generations()
+
+
+def test_a_run_without_timings_keeps_none(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(3).duties)
+    assert store.begin(1, worker="w") == "go"
+    store.record(1, "succeeded", began=store.now, worker="w")
+    store.record(2, "dead", began=store.now, worker="w")
+    assert [began for _, began, _, _ in timings(store)] == [None] * 3
+    assert "times" not in store.parts()
+
+
+@pytest.mark.parametrize("then", ["succeeds", "dies"])
+def test_what_an_older_release_lets_go_is_known_once_it_has_ended(either_way: Store, then: str) -> None:
+    store, start = either_way, timed(either_way, 3)
+    store.now += 10
+    store.record(1, "succeeded" if then == "succeeds" else "dead", began=start + 2)
+    assert timings(store)[1][1:] == (start + 2, start + 10, None)
+
+
+def test_what_begins_when_the_members_are_gone_leaves_nothing(store: Store) -> None:
+    timed(store, 3)
+    assert isinstance(store.backend, RedisBackend)
+    client: Any = store.backend.client
+    (members,) = [name for name in store.names() if name.startswith("members:0")]
+    client.execute_command("DEL", f"{store.backend.namespace}:{{{store.run_id}}}:{members}")
+    assert store.begin(1) == "go"
+    assert "times" not in store.parts()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
@@ -17,12 +18,14 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, previous_results
+from dramatiq_clutch.backend import Ending, Record
 from dramatiq_clutch.backends.redis import courier, resp
 from dramatiq_clutch.backends.redis.combining import Combining
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.commands import executed
 
 
 def test_a_job_of_a_wide_stage_costs_at_most_13_redis_commands(redis_broker: RedisBroker) -> None:
@@ -96,9 +99,9 @@ def test_a_fresh_job_of_a_run_that_was_at_work_a_moment_ago_asks_for_nothing(
     engine, asked = engine_of(redis_broker), []
     works = engine.backend.guard
 
-    def guard(tag: Tag, now: int) -> Any:
+    def guard(tag: Tag, now: int, **more: Any) -> Any:
         asked.append(tag.member)
-        return works(tag, now)
+        return works(tag, now, **more)
 
     engine.backend.guard = guard  # type: ignore[method-assign]
 
@@ -163,9 +166,9 @@ def test_the_first_copies_ask_too_once_jobs_of_their_stage_were_sent_again(
     engine, asked = engine_of(redis_broker), list[tuple[int, bool]]()
     works = engine.backend.guard
 
-    def guard(tag: Tag, now: int) -> Any:
+    def guard(tag: Tag, now: int, **more: Any) -> Any:
         asked.append((tag.member, tag.repeated))
-        return works(tag, now)
+        return works(tag, now, **more)
 
     engine.backend.guard = guard  # type: ignore[method-assign]
 
@@ -216,6 +219,48 @@ def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_c
         assert run.get_result(block=True) == [0, 1, 2]
     assert sorted(runs) == [0, 1, 2]
     assert lost
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_timings_take_three_commands_of_a_job_and_without_them_none(
+    redis_broker: RedisBroker, redis_client: redis.Redis, timed: bool
+) -> None:
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number
+
+    run = Clutch(timings=timed).parallel(job.message(number) for number in range(6)).run()
+    engine = engine_of(redis_broker)
+    more: dict[str, Any] = {"worker": "host:1"}
+    backend, generation = engine.backend, engine.backend.generation(run.run_id) or ""
+    tags = [Tag(run.run_id, 0, member, 6, generation=generation, timed=timed) for member in range(6)]
+    caller = partial(engine.caller, "somebody", touch=False)
+
+    def asked(call: Callable[[], Any]) -> Counter[str]:
+        before = executed(redis_client)
+        call()
+        return executed(redis_client) - before
+
+    def begin(member: int, attempt: int = 0) -> Counter[str]:
+        return asked(lambda: backend.guard(tags[member], engine.now(), attempt=attempt, **more))
+
+    def end(member: int, ending: Ending, attempt: int = 0) -> Counter[str]:
+        record = Record(tags[member], attempt, ending, b"1" if ending == "succeeded" else b"{}", began=1, **more)
+        return asked(lambda: backend.record(record, caller()))
+
+    begin(0)  # the first of a stage also gives the key its time to live
+    end(0, "succeeded")
+    extra = Counter[str]
+    assert begin(1) == Counter(evalsha=1, hmget=1, hget=1) + (extra(hsetnx=1, hlen=1) if timed else extra())
+    assert end(1, "succeeded") == Counter(evalsha=1, hsetnx=1, hlen=1) + (extra(hset=1) if timed else extra())
+    begin(2)
+    end(2, "failing")  # the first failure of a stage also rings the alarm
+    again = begin(2, attempt=1)
+    assert again == Counter(evalsha=1, hmget=1, hget=1) + (extra(hget=1, hset=1) if timed else extra())
+    begin(3)
+    failed = end(3, "failing")
+    touched = asked(lambda: backend.touch(run.run_id, caller()))
+    assert (failed["hget"], failed["hset"], touched["pexpire"]) == ((2, 4, 20) if timed else (1, 3, 18))
 
 
 # Several threads' calls in one round trip

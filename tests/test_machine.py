@@ -58,6 +58,9 @@ TERMS: Any = st.one_of(
 
 numbers = itertools.count()
 
+#: What stays of a stage as long as its results do.
+OF_RESULTS = ("members", "standing", "dead", "attempts", "times")
+
 
 class TwoBackends(RuleBasedStateMachine):
     """One run, on both backends at once; without a `server` on the one in memory alone, which then has to keep what
@@ -154,6 +157,7 @@ class TwoBackends(RuleBasedStateMachine):
         child=st.booleans(),
         claim=st.sampled_from(["", "claim"]),
         keeps=st.sampled_from([False, False, True]),
+        timed=st.booleans(),
     )
     def create(
         self,
@@ -170,6 +174,7 @@ class TwoBackends(RuleBasedStateMachine):
         child: bool,
         claim: str,
         keeps: bool,
+        timed: bool,
     ) -> Any:
         self.sizes = list(sizes)
         lines: list[StageLine] = []
@@ -184,6 +189,7 @@ class TwoBackends(RuleBasedStateMachine):
         parent = Place("parent", 0, 1, 2) if child else None
         callbacks = {event: (b"row",) * SEVERAL.get(event, 1) for event in events}
         spec = Spec(name="n", callbacks=callbacks, parent=parent, generation=GENERATION, deadline=deadline)
+        spec = replace(spec, timed=timed)
         self.plan, self.claim, self.share = Plan(spec, tuple(lines), tuple(rows)), claim, share
         self.keeps = keeps and not child
         return self.create_it("run:x", claim)
@@ -233,6 +239,7 @@ class TwoBackends(RuleBasedStateMachine):
         of = self.sizes[stage] or 4
         place = (self.run_id, stage, member, max(of, member + 1), epoch)
         tag = Tag(*place, batch=line.batch, generation=self.generation, exact=line.exact)
+        tag = replace(tag, timed=self.plan.spec.timed)
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)
@@ -240,7 +247,7 @@ class TwoBackends(RuleBasedStateMachine):
         # that was sent in its place: one more than the limit, for what is sent can't be called back.
         took_place = line.limit and self.stub.standing(self.run_id, stage, [member])[0] == "dead"
         nested = b"plan" if ending == "succeeded" and nests == 0 and not (of_run or took_place) else b""
-        record = Record(tag, attempt, ending, payload, nested, of_run, began=self.now - member)
+        record = Record(tag, attempt, ending, payload, nested, of_run, began=self.now - member, worker="w")
         onward = self.onward(stage + 1) if goes else None
         failed = self.has_failed()
         self.heals += failed  # a newer attempt takes a failed run up again, and may ring at once
@@ -451,10 +458,20 @@ class TwoBackends(RuleBasedStateMachine):
         assert self.present_stage() == stage
         return multiple(*((duty, caller) for duty in reply.duties))
 
-    @rule(stage=st.integers(0, 3), member=st.integers(0, 4))
-    def guard(self, stage: int, member: int) -> None:
-        self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation=self.generation), self.now))
+    @rule(stage=st.integers(0, 3), member=st.integers(0, 4), attempt=st.integers(0, 2))
+    def guard(self, stage: int, member: int, attempt: int) -> None:
+        """In a run with timings a member that may begin has begun then. What is asked twice by the same clock says
+        nothing new."""
         self.both(lambda b: b.guard(Tag(self.run_id, stage, member, 5, generation="76543210"), self.now))
+        stage, timed = min(stage, len(self.sizes) - 1), self.plan.spec.timed
+        tag = Tag(self.run_id, stage, member, self.sizes[stage] or 5, generation=self.generation, timed=timed)
+        word = self.both(lambda b: b.guard(tag, self.now, attempt=attempt, worker="w"))
+        found = self.both(lambda b: b.look_into(self.run_id, stage, member, 1))
+        self.both(lambda b: b.guard(tag, self.now, attempt=attempt, worker="w"))
+        assert self.both(lambda b: b.look_into(self.run_id, stage, member, 1)) == found
+        if word == "go" and found is not None and found.members:
+            assert (found.members[0].began is not None) == timed
+            self.comes_to |= {"at work"} if timed and found.members[0].state == "working" else set()
 
     @rule()
     def look(self) -> None:
@@ -562,8 +579,10 @@ class TwoBackends(RuleBasedStateMachine):
             by_state, stage = Counter(state for _, state in shown), stages[index]
             is_over = index < present and snapshot["head"]["state"] == "succeeded"
             if self.keeps or not is_over:  # of a stage that is longer over, only some failures are known
-                known = (by_state["succeeded"], by_state["failing"], by_state["dead"], by_state["skipped"])
-                assert known == (stage.succeeded, stage.failing, stage.dead, stage.skipped)
+                known = (by_state["succeeded"], by_state["dead"], by_state["skipped"])
+                assert known == (stage.succeeded, stage.dead, stage.skipped)
+                at_work = by_state["working"] if self.plan.spec.timed else 0  # in a later attempt, some of the failing
+                assert by_state["failing"] <= stage.failing <= by_state["failing"] + at_work
             wanted: MemberState = next(self.wanted)
             found = self.shown_in(index, wanted, most=2)
             assert found == [one for one in shown if one[1] == wanted], (index, wanted, shown, found)
@@ -683,13 +702,11 @@ class TwoBackends(RuleBasedStateMachine):
         if status.state == "succeeded":
             self.both(lambda b: b.spec(self.run_id))
             last = len(self.sizes) - 1
-            parts = {f"{part}:{last}" for part in ("members", "standing", "dead", "attempts")}
+            parts = {f"{part}:{last}" for part in OF_RESULTS}
             # What was nested in a stage that had enough stays, until it expires, if that wasn't cancelled in time.
             parts |= {f"nests:{stage}" for stage, line in enumerate(self.plan.lines) if line.enough}
             if self.keeps:
-                kept = {
-                    f"{part}:{stage}" for part in ("members", "standing", "dead", "attempts") for stage in range(last)
-                }
+                kept = {f"{part}:{stage}" for part in OF_RESULTS for stage in range(last)}
                 assert {f"members:{stage}" for stage in range(last)} <= left
                 parts |= {"plan", *kept}
                 self.what_is_kept_lives_as_long_as_the_run()

@@ -123,7 +123,7 @@ def fields_given_to_seal() -> set[str]:
     """The fields of the head that Python gives to the script as they are: those of a new run that Lua doesn't name."""
     store, place = StubBackend(), Place("parent", 0, 0, 0, GENERATION)
     plan = plan_of("name", parent=place)
-    plan = replace(plan, spec=replace(plan.spec, context=Context({"a": 1})))
+    plan = replace(plan, spec=replace(plan.spec, context=Context({"a": 1}), timed=True))
     store.create("run", plan, caller("run:1"), run_ttl=TTL, result_ttl=TTL, tags=["a"])
     found = ask(store, "HGETALL", keys_of(store.namespace, "run", 0, "")["head"])
     fields = {re.sub(r"\d+$", "<stage>", name.decode()) for name in found[::2]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections import Counter
 from functools import partial
 from typing import Any, get_args
@@ -18,6 +20,7 @@ from dramatiq_clutch import Clutch, Member, MemberPage, Run, RunNotFound, runs
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import DamagedState, NewerRelease
 from dramatiq_clutch.members import MemberState
+from dramatiq_clutch.stored.attendance import worker_name
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is
@@ -408,3 +411,101 @@ def test_a_page_costs_the_same_however_large_the_stage_is(redis_broker: RedisBro
     assert costs[0] == costs[1]
     assert {trips for trips, _ in costs[0]} == {2}
     assert max(commands.total() for _, commands in costs[0]) < 200
+
+
+# With timings
+
+
+def here() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def test_with_timings_what_has_begun_is_told_from_what_waits(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    jobs.script["works"], jobs.script["fails"], jobs.script["dies"] = ["wait"], ["fail", "wait"], ["die"]
+    names = ("works", "fails", "dies", "fine")
+    run = Clutch(timings=True).parallel(map(jobs.job.message, names)).then(jobs.total).run()
+    assert {(member.state, member.began, member.ended, member.worker) for member in run.members()} == {
+        ("sent", None, None, None)
+    }
+    with running_worker(broker):
+        wait_until("one is attempted again", lambda: jobs.counts()["fails"] == 2)
+        wait_until("two work", lambda: states(run) == ["working", "working", "dead", "succeeded"])
+        for state in get_args(MemberState):
+            assert states(run, state=state) == [one for one in states(run) if one == state]
+        works, fails, dies, fine = run.members()
+        assert (works.attempts, fails.attempts) == (0, 1)
+        assert {works.worker, fails.worker, dies.worker, fine.worker} == {here()}
+        assert (works.ended, fails.ended) == (None, None)
+        for member in (dies, fine):
+            assert member.began is not None
+            assert member.ended is not None
+            assert member.began <= member.ended
+        for name in ("works", "fails"):
+            jobs.gates[name].set()
+        state_is(run, "failed")
+        after = list(run.members())
+    assert [member.state for member in after] == ["succeeded", "succeeded", "dead", "succeeded"]
+    assert (after[0].began, after[1].began) == (works.began, fails.began)
+    assert None not in {member.ended for member in after}
+    run.retry()
+    assert (states(run)[2], after[2].ended) == ("sent", run.members().members[2].ended)
+
+
+@pytest.mark.parametrize(("outer", "inner", "inherits"), [(True, None, True), (True, False, False), (None, True, True)])
+@pytest.mark.parametrize("how", ["written", "mapped", "nested by a job"])
+def test_what_is_nested_has_timings_unless_it_says_otherwise(
+    stub_broker: StubBroker, how: str, outer: bool | None, inner: bool | None, inherits: bool
+) -> None:
+    jobs = Jobs(stub_broker)
+    jobs.script["inner"] = ["wait"]
+    child = Clutch(timings=inner, broker=stub_broker).parallel(jobs.job.message("inner"), jobs.job.message("other"))
+
+    @dramatiq.actor(broker=stub_broker)
+    def nests() -> Any:
+        return child.nest()
+
+    clutch = Clutch(timings=outer, broker=stub_broker)
+    if how == "mapped":
+        run = clutch.map(child).run(args=[1])
+    else:
+        run = clutch.parallel(child if how == "written" else nests).run()
+    with running_worker(stub_broker):
+        wait_until("it works", lambda: jobs.counts()["inner"] == 1)
+        nested = Run(f"{run.run_id}~0.0" + ("~0.0" if how == "nested by a job" else ""), broker=stub_broker)
+        wait_until("the other is done", lambda: states(nested)[1] == "succeeded")
+        assert {(member.began is not None) for member in nested.members()} == {inherits}
+        assert states(nested)[0] == ("working" if inherits else "sent")
+        jobs.gates["inner"].set()
+        run.get_result(block=True)
+        (member,) = run.members()
+    known = (member.began is not None, member.ended is not None)
+    assert known == ((True, True) if outer else (False, False))
+    assert member.worker == (here() if outer and how == "nested by a job" else None)
+
+
+def test_timings_make_no_other_clutch(stub_broker: StubBroker) -> None:
+    jobs = Jobs(stub_broker)
+    plain, timed = (
+        Clutch(timings=timings, broker=stub_broker).then(jobs.job.message("a"), Clutch().then(jobs.job.message("b")))
+        for timings in (None, True)
+    )
+    plain.run(run_id="mine")
+    assert timed.run(run_id="mine").started is False
+
+
+def test_a_series_has_timings(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    """Where a job's record sends the next message in the same step."""
+    run = Clutch(timings=True, keep_results=True).then(*(jobs.job.message(name) for name in "abc")).run()
+    with running_worker(broker):
+        run.get_result(block=True)
+    found = [member for stage in range(3) for member in run.members(stage=stage)]
+    assert [(member.state, member.worker) for member in found] == [("succeeded", here())] * 3
+    moments = [moment for member in found for moment in (member.began, member.ended)]
+    assert None not in moments
+    assert moments == sorted(moments, key=lambda moment: moment or 0)
+
+
+def test_a_workers_name_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "h" * 200)
+    assert len(worker_name()) == 64
+    assert worker_name().endswith(f":{os.getpid()}")

@@ -24,7 +24,7 @@ FOLDER = Path(str(resources.files("dramatiq_clutch.backends.redis"))) / "lua"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.lua"))
 
 #: Keys that only some script has, beside those of a run.
-OWN_KEYS = {"list", "draft", "queue", "broker", "members", "index", "entries", "places", "ended", "stopped"}
+OWN_KEYS = {"list", "draft", "queue", "broker", "members", "times", "index", "entries", "places", "ended", "stopped"}
 
 
 def test_every_piece_has_its_place_in_the_order() -> None:

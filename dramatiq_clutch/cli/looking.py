@@ -342,5 +342,14 @@ def member_row(member: Member) -> Sequence[str]:
         last += f"; {member.error.exception_type}: {member.error.exception_text}"
     if member.retry_at is not None:
         last = f"again at {at(member.retry_at)}; {last}"
+    if member.began is not None:
+        last = f"{_at_work(member, member.began)}; {last}"
     tried = str(member.attempts) if member.attempts else ""
     return f"{member.stage}.{member.index}", member.state, member.actor or "", tried, last
+
+
+def _at_work(member: Member, began: int) -> str:
+    """When, for how long and where a member was at work, or is, such as `14:02:07 for 12s on host:12`."""
+    lasted = ago(began) if member.ended is None else lasting((member.ended - began) / 1000)
+    how_long = "" if member.ended is None and member.state != "working" else f" for {lasted}"
+    return f"{at(began)}{how_long}" + (f" on {member.worker}" if member.worker else "")

@@ -157,7 +157,7 @@ class Members:
         whose = (self.duty.generation, message.actor_name)
         has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
         wary = line.wary or self.spec.deadline is not None
-        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, wary, line.exact, has_args)
+        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, wary, line.exact, has_args, self.spec.timed)
         return job_message(message, tag, self.spec, line), delay_of(message, self.spec, line, self.engine.now())
 
     def starting(self, plan: Plan) -> Plan:

@@ -6,11 +6,22 @@ attendance = JSON: {"worker": NAME, "broker": ID or "", "queues": [NAME, ...]}
 from __future__ import annotations
 
 import json
+import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
 #: How many queues a worker names at most.
 MOST_QUEUES = 100
+
+#: How many characters a worker's name has at most.
+MOST_NAME = 64
+
+
+def worker_name() -> str:
+    """The name of the workers of this process: its host and its number, such as `host:12`."""
+    number = f":{os.getpid()}"
+    return socket.gethostname()[: MOST_NAME - len(number)] + number
 
 
 @dataclass(frozen=True, slots=True)

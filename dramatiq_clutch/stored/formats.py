@@ -34,6 +34,9 @@ are only the grammars of these.
     dead            REVIVAL * 2^32 + MEMBER                   a score
     attempts        EPOCH " " ATTEMPT " " [ FAILURE ]         FAILURE is JSON: `failures.failure_details`
                     0 2 {"actor": "job", ...}
+    entry of times  EPOCH " " ATTEMPT " " ( UNIX_MS / "-" ) " " ( UNIX_MS / "-" / "+" ) " " ERA " " WORKER
+                    0 1 1700000000100 1700000002600 0 host:12 when the member's last attempt began and ended; it is at
+                                                              work ("-"), or its nested runs are ("+")
     outbox entry    JSON: seq, owner, due, lease, cursor, and snapshot, parked, members, epoch where there are any
     tombstone       ("done " / "free ") GENERATION " " CLAIM " " APPLICATION / "buried " GENERATION " " EPOCH
                     buried 76543210 3                         what is left of a run, and what is never to start
@@ -125,6 +128,24 @@ def result_in(field: bytes | None) -> bytes | None:
 #: The field of a member that is a job which has nested runs, of a nested run, and of a job that has had an attempt but
 #: no success.
 HAS_NESTED, IS_RUN, IS_JOB = b"N", b"R", b""
+
+
+# When a member was at work
+
+
+def timing(epoch: int, attempt: int, began: int, ended: int, worker: str) -> str:
+    """The entry of a member whose attempt has ended. Its era doesn't matter any more."""
+    return f"{epoch} {attempt} {began or '-'} {ended} 0 {worker or '-'}"
+
+
+def timing_in(entry: str) -> tuple[int | None, int | None, str | None]:
+    """When the attempt of this entry began and ended, and its worker's name; None for what isn't known, or is still to
+    come. Raises ValueError for what `timing` and the scripts don't write."""
+    if not entry:
+        return None, None, None
+    _, _, began, ended, _, worker = entry.split(" ", 5)
+    known = [None if time in ("-", "+") else int(time) for time in (began, ended)]
+    return known[0], known[1], None if worker == "-" else worker
 
 
 # Scores

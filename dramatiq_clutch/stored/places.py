@@ -76,7 +76,7 @@ class Tag:
     `repeated`: the message may be a second copy, so a worker asks whether it is wanted before it runs the job. `leads`:
     the job has a share of its stage's release to send. `batch`, `wary` and `exact`: the stage's (see `StageLine`).
     `generation`: the run's. `actor`: the name of the message's actor; it isn't part of the option, because the message
-    has it anyway. `args`: the run has args, and the job sees them.
+    has it anyway. `args`: the run has args, and the job sees them. `timed`: its run keeps when it is at work.
     """
 
     run_id: str
@@ -92,6 +92,7 @@ class Tag:
     wary: bool = False
     exact: bool = False
     args: bool = False
+    timed: bool = False
 
     @property
     def message_id(self) -> str:
@@ -110,7 +111,7 @@ class Tag:
     def to_option(self) -> dict[str, Any]:
         option: dict[str, Any] = {"run": self.run_id, "stage": self.stage, "member": self.member, "of": self.of}
         option["gen"] = self.generation
-        for name in ("epoch", "repeated", "leads", "batch", "wary", "exact", "args"):
+        for name in ("epoch", "repeated", "leads", "batch", "wary", "exact", "args", "timed"):
             if value := getattr(self, name):
                 option[name] = value
         return option if FORMAT == 1 else {**option, "v": FORMAT}
@@ -127,7 +128,8 @@ class Tag:
         stage, member, of, epoch, batch = numbers
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
-        repeated, leads, *terms = (bool(option.get(name)) for name in ("repeated", "leads", "wary", "exact", "args"))
+        flags = ("repeated", "leads", "wary", "exact", "args", "timed")
+        repeated, leads, *terms = (bool(option.get(name)) for name in flags)
         return cls(run_id, stage, member, of, epoch, repeated, leads, batch, generation, actor, *terms)
 
 

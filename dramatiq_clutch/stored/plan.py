@@ -164,7 +164,7 @@ class Spec:
     and None if it has none. `generation` tells the run from others that have had its id. `deadline`: how many
     milliseconds the run may take, from its start or the last retry. `carried`: options that all messages of the run
     carry; in the plan of a nested run its own ones, which are laid over those of its parent when it starts, and None if
-    there are none. `unknown` are the fields that a newer release of
+    there are none. `timed`: it is kept when each member is at work. `unknown` are the fields that a newer release of
     the same format has added, which are kept.
     """
 
@@ -181,6 +181,7 @@ class Spec:
     generation: str = ""
     deadline: int | None = None
     carried: Context | None = None
+    timed: bool = False
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -201,6 +202,7 @@ class Spec:
             **({} if self.context is None else {"context": dict(self.context)}),
             **({} if self.deadline is None else {"deadline": self.deadline}),
             **({"carried": dict(self.carried)} if self.carried else {}),
+            **({"timed": True} if self.timed else {}),
         }
         blobs = [row for event in sorted(self.callbacks) for row in self.callbacks[event]]
         return pack([json.dumps(about).encode(), *blobs, *(blob for blob in (self.item, self.own) if blob is not None)])
@@ -231,6 +233,7 @@ class Spec:
                 generation=about["generation"],
                 deadline=about.get("deadline"),
                 carried=None if carried is None else Context.given(carried, "what its messages carry"),
+                timed=bool(about.get("timed")),
                 unknown={name: value for name, value in about.items() if name not in _SPEC_FIELDS},
             )
         except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
@@ -240,7 +243,7 @@ class Spec:
 _SPEC_FIELDS = frozenset(
     (
         *("v", "generation", "name", "queue", "start_at", "callbacks", "parent", "inherits", "yields", "blobs"),
-        *("context", "deadline", "carried"),
+        *("context", "deadline", "carried", "timed"),
     )
 )
 

@@ -50,9 +50,9 @@ class WatchedBackend(RedisBackend):
         except redis.RedisError as error:
             raise StateUnavailable(f"nothing can be written down for now: {error}") from error
 
-    def guard(self, tag: Tag, now: int) -> GuardWord:
+    def guard(self, tag: Tag, now: int, **more: Any) -> GuardWord:
         moment = self._note(lambda: self.notes.incr(CLOCK))
-        word = super().guard(tag, now)
+        word = super().guard(tag, now, **more)
         if word == "go":
             self._note(lambda: self.notes.rpush(GOES, f"{tag.message_id} {moment}"))
         else:

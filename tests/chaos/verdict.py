@@ -36,7 +36,7 @@ from tests.support.awaiting import wait_until
 from tests.support.keyspace import clutch_keys, keys_without_expiry
 
 #: What a succeeded run may leave until its results expire; one that was nested; and what a killed process was writing.
-MAY_STAY = ("head", "tombstone", "members", "standing", "dead", "attempts", "failures", "tally", "draft")
+MAY_STAY = ("head", "tombstone", "members", "standing", "dead", "attempts", "times", "failures", "tally", "draft")
 OF_NESTED = ("tombstone", "draft")
 
 #: For how long the runs may go on after the last mischief, in seconds.

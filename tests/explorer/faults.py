@@ -106,7 +106,7 @@ FAULTS = (
         "the guard lets every job run",
         "two stages",
         Bounds(kills=1),
-        script=("(first == 'S' or first == 'N') and 'done' or 'go'", "'go'"),
+        script=("if first == 'S' or first == 'N' then return 'done' end", ""),
     ),
     Fault(
         "a member that is failing gives its place up",

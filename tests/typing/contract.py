@@ -105,6 +105,8 @@ def the_builder() -> None:
     assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch)
     assert_type(clutch.parallel([clutch, plain]), Clutch)
     assert_type(clutch.map(plain, allow_failures=True), Clutch)
+    assert_type(Clutch(timings=True), Clutch)
+    Clutch(timings="yes")  # type: ignore[arg-type]
     assert_type(Clutch(fail_fast=True, deadline=timedelta(hours=1)).then(plain, deadline=60_000), Clutch)
     assert_type(clutch.parallel(plain, allow_failures=0.1, fail_fast=True, deadline=60_000), Clutch)
     assert_type(clutch.map(plain, enough=3, limit=5, fail_fast=False, deadline=timedelta(minutes=1)), Clutch)

@@ -12,6 +12,9 @@ from .reading import MOST_LOOKED_AT, RedisReading
 #: The parts of the keys of a stage that are kept.
 KEPT = ("members", "standing", "dead", "attempts")
 
+#: Those of a run with timings.
+KEPT_TIMED = (*KEPT, "times")
+
 
 class RedisKeeping(RedisReading):
     """The part of a `RedisBackend` that looks after kept stages. A script names the keys of three stages at most; those
@@ -24,22 +27,22 @@ class RedisKeeping(RedisReading):
         head = self._key(run_id, "head")
         with translated():
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.hmget(head, "stage", "gen", "kept")
+            pipe.hmget(head, "stage", "gen", "kept", "timed")
             pipe.pttl(head)
-            (stage, found, kept), left = pipe.execute()
+            (stage, found, kept, timed), left = pipe.execute()
             if found is None or found.decode() != generation:
                 return
             results: Any = self.client.pttl(self._key(run_id, f"members:{int(stage)}", generation))
         left = results if results > 0 else left
-        self._prolong(self._kept(run_id, generation, int(stage), (kept or b"").decode()), left)
+        self._prolong(self._kept(run_id, generation, int(stage), (kept or b"").decode(), timed=bool(timed)), left)
 
-    def _drop_kept(self, run_id: str, generation: str, stage: int, kept: str) -> None:
+    def _drop_kept(self, run_id: str, generation: str, stage: int, kept: str, *, timed: bool) -> None:
         """Delete the kept stages of a run whose present stage was `stage`."""
-        self._unlink(self._kept(run_id, generation, stage, kept))
+        self._unlink(self._kept(run_id, generation, stage, kept, timed=timed))
 
-    def _kept(self, run_id: str, generation: str, stage: int, kept: str) -> Sequence[str]:
+    def _kept(self, run_id: str, generation: str, stage: int, kept: str, *, timed: bool) -> Sequence[str]:
         """The names of the keys of all stages before the last two; `kept` is the field of the head."""
-        return self._of_stages(run_id, range(stage - 1), KEPT, generation, kept)
+        return self._of_stages(run_id, range(stage - 1), KEPT_TIMED if timed else KEPT, generation, kept)
 
     def _of_stages(
         self, run_id: str, stages: Iterable[int], parts: Sequence[str], generation: str, kept: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 #: The parts of the keys of stages that a script may name, by table: the distance of the stage from the one that the
 #: script is called for (the stage before, this stage, or the next one), and the parts.
 OF_STAGE: dict[str, tuple[int, tuple[str, ...]]] = {
-    "before": (-1, ("members", "standing", "dead", "attempts", "nests")),
-    "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items", "due")),
+    "before": (-1, ("members", "standing", "dead", "attempts", "nests", "times")),
+    "here": (0, ("members", "standing", "dead", "attempts", "nests", "halted", "items", "due", "times")),
     "after": (1, ("members",)),
 }
 

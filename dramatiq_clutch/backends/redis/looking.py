@@ -8,7 +8,7 @@ from typing import Any, cast
 from ...backend import Caller
 from ...errors import DamagedState
 from ...register import MemberGlance, MemberState, StageGlance
-from ...stored.formats import FORMAT, holder_of, refuse_newer, result_in, sender_of
+from ...stored.formats import FORMAT, holder_of, refuse_newer, result_in, sender_of, timing_in
 from .calling import At, RedisCalling
 from .keys import OF_STAGE
 
@@ -81,7 +81,8 @@ def _stage_glance(raw: Any, about: Mapping[str, Any]) -> StageGlance:
 
 
 def _member_glance(raw: Any) -> MemberGlance:
-    index, state, failure, due, nests, row, item = raw
+    index, state, failure, due, nests, row, item, entry = raw
+    began, ended, worker = timing_in(entry.decode(errors="replace"))
     return MemberGlance(
         index=index,
         state=cast(MemberState, state.decode()),
@@ -90,4 +91,7 @@ def _member_glance(raw: Any) -> MemberGlance:
         nests=bool(nests),
         row=row,
         item=result_in(item),
+        began=began,
+        ended=ended,
+        worker=worker,
     )

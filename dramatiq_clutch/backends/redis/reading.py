@@ -296,6 +296,12 @@ class RedisReading(ClutchBackend):
     def _range(self, name: str, start: int, end: int) -> Sequence[bytes]:
         return cast("list[bytes]", self.calls.ask(lambda: self.client.lrange(name, start, end - 1)))
 
+    def _fields_of_head(self, run_id: str, names: Sequence[str], generation: str) -> Sequence[bytes]:
+        """Fields of the head of the run of this generation; b"" for each that isn't there."""
+        found: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), [*names, "gen"]))
+        *fields, whose = found
+        return [(field or b"") if whose == generation.encode() else b"" for field in fields]
+
     def _of_head(self, run_id: str, field: str, generation: str) -> bytes | None:
         fields: Any = self.calls.ask(lambda: self.client.hmget(self._key(run_id, "head"), [field, "gen"]))
         found, whose = fields

@@ -122,6 +122,8 @@ def _head_of(plan: Plan, tags: Sequence[str]) -> dict[str, Any]:
         head["soonest"] = plan.soonest
     if spec.deadline is not None:
         head["deadline"] = spec.deadline
+    if spec.timed:
+        head["timed"] = 1
     if spec.context:
         head["context"] = spec.context.to_json()
     if tags:

@@ -16,7 +16,7 @@ from ...backend import Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavailable
 from ...findings import Finding
 from ...stored.duties import Duty, OpenStage, SendAgain
-from ...stored.formats import Snapshot, decode_snapshot, success
+from ...stored.formats import Snapshot, decode_snapshot, success, timing
 from ...stored.places import CallbackTag, Tag
 from . import resp
 from .along import Along
@@ -31,8 +31,8 @@ from .rewinding import RedisRewinding
 from .scripts import script
 from .sealing import RedisSealing
 
-#: A record in the common case, and what goes along with it.
-Common: TypeAlias = tuple[Record, "Along | None"]
+#: A record in the common case, what goes along with it, and when it was at work, or ''.
+Common: TypeAlias = tuple[Record, "Along | None", str]
 
 
 #: The oldest version of Redis that has all commands which are used. Every Valkey says it is 7.2.
@@ -100,18 +100,19 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
 
     # A job
 
-    def guard(self, tag: Tag, now: int) -> GuardWord:
+    def guard(self, tag: Tag, now: int, *, attempt: int = 0, worker: str = "") -> GuardWord:
         generation = self._known(tag)
         keys = {part: self._key(tag.run_id, part) for part in ("head", "tombstone", "past")}
-        keys["members"] = self._key(tag.run_id, f"members:{tag.stage}", generation)
+        keys |= self._of_stage(At(tag.run_id, tag.stage, generation), "members", "times")
         given = {"stage": tag.stage, "member": tag.member, "of": tag.of, "now": now, "generation": generation}
+        given |= {"epoch": tag.epoch, "attempt": attempt, "worker": worker if tag.timed else ""}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
     def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
         """Record an attempt. With `along`, the broker does something in the same step; the reply says what of it was
         done. A duty whose message wasn't sent is owed as ever."""
         if record.is_common and not caller.touch:
-            word = self._count(record, along)
+            word = self._count(record, along, caller.now)
             if word == b"counts":
                 return Reply("counts", acked=along is not None and bool(along.ack))
             if word == b"last":  # the whole transition finds it applied
@@ -125,37 +126,46 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
                 # The next message may have been too much. If the result is it, the server says so once more.
         return self._record(record, caller)
 
-    def _count(self, record: Record, along: Along | None) -> bytes:
+    def _count(self, record: Record, along: Along | None, now: int) -> bytes:
         """The common case, with others' unless the server refuses them together, or this one might be refused."""
+        tag, times = record.tag, ""
+        if tag.timed:
+            times = timing(tag.epoch, record.attempt, record.began, now, record.worker)
+        one: Common = (record, along, times)
         if len(record.payload) < LARGE:
             with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
-                return self._succeed((record, along))
-        (word,) = self._succeed_together([(record, along)])
+                return self._succeed(one)
+        (word,) = self._succeed_together([one])
         return word
 
     def _succeed_together(self, common: Sequence[Common]) -> list[bytes]:
         """The common case for several records: one call for each stage that they are of, and each way to ack them."""
         groups: dict[tuple[Any, ...], list[Common]] = defaultdict(list)
         for one in common:
-            tag, along = one[0].tag, one[1]
-            members = self._key(tag.run_id, f"members:{tag.stage}", self._known(tag))
-            groups[(members, along.script, along.key, along.acked_in) if along else (members,)].append(one)
+            tag, along, timed = one[0].tag, one[1], bool(one[2])
+            at = At(tag.run_id, tag.stage, self._known(tag))
+            groups[(at, timed, along.script, along.key, along.acked_in) if along else (at, timed)].append(one)
         words: dict[int, bytes] = {}
-        for (members, *_), of_stage in groups.items():
+        for (at, *_), of_stage in groups.items():
             for batch in _batches(of_stage):
-                words |= zip(map(id, batch), self._succeed_of_stage(members, batch), strict=True)
+                words |= zip(map(id, batch), self._succeed_of_stage(at, batch), strict=True)
         return [words[id(one)] for one in common]
 
-    def _succeed_of_stage(self, members: str, common: Sequence[Common]) -> Sequence[bytes]:
-        tag, along = common[0][0].tag, common[0][1]
+    def _succeed_of_stage(self, at: At, common: Sequence[Common]) -> Sequence[bytes]:
+        record, along, timed = common[0]
         results: list[Any] = list(along.ack[:-1]) if along else []
-        began = min((record.began for record, _ in common if record.began), default="")
-        given = {"total": tag.of, "batch": tag.batch, "acks": len(results), "began": began}
-        for record, its in common:
+        began = min((record.began for record, *_ in common if record.began), default="")
+        given = {"total": record.tag.of, "batch": record.tag.batch, "acks": len(results), "began": began}
+        given["timed"] = "1" if timed else ""
+        for record, its, times in common:
             results += [record.tag.member, success(record.payload), its.ack[-1] if its and its.ack else ""]
-        keys = {"members": members} | ({"broker": along.key} if along else {})
+            results += [times] if timed else []
+        keys = self._of_stage(at, "members", "times") | ({"broker": along.key} if along else {})
         dispatch = along.script if along else ""
         return cast("list[bytes]", self._run("succeed", keys, given, results, dispatch=dispatch))
+
+    def _of_stage(self, at: At, *parts: str) -> dict[str, str]:
+        return {part: self._key(at.run_id, f"{part}:{at.stage}", at.generation) for part in parts}
 
     def _record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
@@ -175,6 +185,7 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
             "renew": "1" if caller.touch else "",
             "due": record.due,
             "began": record.began or "",
+            "worker": record.worker,
         }
         at = At(tag.run_id, tag.stage, generation)
         if along is None:
@@ -263,12 +274,13 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
         self, run_id: str, caller: Caller, *, generation: str, bury: int | None = None, asks: bool = False
     ) -> Reply:
         given = {"bury": "" if bury is None else bury, "asks": "1" if asks else ""}
-        stage, kept = b"", b""
+        stage, kept, timed = b"", b"", False
         if not asks and self.keeps(run_id, generation=generation):
-            stage, kept = (self._of_head(run_id, field, generation) or b"" for field in ("stage", "kept"))
+            stage, kept, has = self._fields_of_head(run_id, ("stage", "kept", "timed"), generation)
+            timed = bool(has)
         reply = self._present("delete", run_id, caller, given, generation=generation)
         if reply.word == "deleted" and stage:
-            self._drop_kept(run_id, generation, int(stage), kept.decode())
+            self._drop_kept(run_id, generation, int(stage), kept.decode(), timed=timed)
         return reply
 
     def touch(self, run_id: str, caller: Caller, *, due: int = 0) -> str:

@@ -1,8 +1,8 @@
 -- Delete what is kept of a run at rest, and free its id. Late messages of it are known by its generation.
 -- USES take, awaited, tombstone
 -- KEYS plan, callbacks, failures, tally
--- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
--- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, before.times
+-- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due, here.times
 -- KEYS after.members
 -- ARGV bury, asks flag
 -- `bury` is '', or, for a run that is deleted with its parent, the epoch that the parent is in: then a tombstone keeps
@@ -26,7 +26,9 @@ if asks then return {'rests', ''} end
 
 call('UNLINK', head, plan, outbox, callbacks, failures, tally)
 for _, keys in ipairs({before, here, after}) do
-  for _, key in pairs(keys) do call('UNLINK', key) end
+  for name, key in pairs(keys) do
+    if name ~= 'times' or run.timed then call('UNLINK', key) end
+  end
 end
 local late = A_DAY + math.max(run.due - now, 0) -- how long messages of it may still come, such as delayed attempts
 if bury ~= '' then

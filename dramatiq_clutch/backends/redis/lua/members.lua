@@ -5,7 +5,7 @@
 -- `wanted` is a state under which members are shown, or ''. The members from `start` on are looked at, MANY at most,
 -- until `most` of them are as wanted; those that are failing or dead are found without that.
 -- returns {'there', where to go on or -1, over (1 or 0), stage line, how many are dead, spec, value and row for all of
---         them, {index, state, failure, due (UNIX ms) or '', nests (1 or 0), row, value}...}; or {'unknown'}
+--         them, {index, state, failure, due (UNIX ms) or '', nests (1 or 0), row, value, timing}...}; or {'unknown'}
 if not run.state then return {'unknown'} end
 local total = total_of(run.line) or 0
 local ranges, page, next = unsent_ranges(total), {}, -1
@@ -15,12 +15,14 @@ local function show(member, state)
   if failure == '' and over then failure = call('HGET', failures, stage .. '.' .. member) or '' end
   local row, nests = has_flag('m') and '' or row_of(member), call('HEXISTS', here.nests, member)
   local due = state == 'failing' and not halts and call('ZSCORE', here.due, member) or ''
-  page[#page + 1] = {tonumber(member), state, failure, due, nests, row, item_of(member)}
+  page[#page + 1] = {tonumber(member), state, failure, due, nests, row, item_of(member), times_of(member)}
 end
 
 -- Show members that are known to be as wanted. One more than there is room for tells where to go on.
 local function show_these(members)
-  for index = 1, math.min(#members, most) do show(members[index], wanted) end
+  for index = 1, math.min(#members, most) do
+    if wanted == 'dead' or not is_at_work(members[index]) then show(members[index], wanted) end
+  end
   next = tonumber(members[most + 1] or -1)
 end
 

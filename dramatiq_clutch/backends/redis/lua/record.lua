@@ -1,15 +1,15 @@
 -- Record how an attempt ended, or how a nested run stands.
--- USES take, along, life, times, tombstone, expiry
+-- USES take, along, life, times, tombstone, expiry, clocking
 -- KEYS here.halted
--- ARGV member, ending, epoch number, attempt number, payload, nested, of_run flag, renew flag, due number, began
--- `payload` is the result, or the failure's details; `nested` the plan of the runs that the job nested, or ''. `of_run`
--- says that a nested run tells how it stands. `renew`: renew the expiry of all keys of the run (those that this call
--- makes get one in any case). `due`: when the next attempt is due (UNIX ms), or 0. `began`: when this one began, or ''.
+-- ARGV payload, renew flag, due number
+-- `clocking` has the others. `payload` is the result, or the failure's details. `renew`: renew the expiry of all keys
+-- of the run (those that this call makes get one in any case). `due`: when the next attempt is due (UNIX ms), or 0.
 -- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; with the broker's script, what
 --         `along_with` adds stands before the duties. Or {'over'}: it doesn't count, so call `owed`, which gets the
 --         keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 if not run.state then return {is_over() and 'over' or 'unknown', ''} end
+if run.timed then note_end() end
 if run.state == 'succeeded' or run.stage > stage then return {'over'} end
 local total = total_of(run.line)
 if run.stage == stage and (not total or tonumber(member) >= total) then return {'refused', ''} end
@@ -17,6 +17,7 @@ if run.state == 'cancelled' then
   -- A child's success is stored, as it is told once and `retry` needs it. A job's result is dropped: it runs again.
   run.began = call('HGET', here.halted, '')
   if not (of_run and ending == 'succeeded' and run.stage == stage and run.began) then return {'over'} end
+  clock(string.sub(call('HGET', here.halted, member) or '', 1, 1), here.halted)
   enter(member, 'S' .. payload, began, here.halted)
   unstand(member)
   touch()
@@ -26,7 +27,6 @@ end
 if run.broken and ending ~= 'succeeded' and (of_run or ending ~= 'dead') then return {'over'} end
 local recorded = call('HMGET', here.members, '', member)
 if run.stage < stage or not recorded[1] then return {'unknown', ''} end
-
 run.began = recorded[1]
 local stands, word, first = recorded[2], 'counts', string.sub(recorded[2] or '', 1, 1)
 if attempt == LAST then epoch = run.epoch end
@@ -53,6 +53,7 @@ else
   word = 'stale'
 end
 
+if word == 'counts' then clock(first) end
 look()
 if renew or ending ~= 'succeeded' or nested ~= '' then touch() else update() end
 clean_up()

@@ -1,7 +1,7 @@
 -- Put a run at rest that keeps its results back to work at `stage`, which has begun before. That and all stages after
 -- it are done again, under a new generation, so that nothing of the earlier pass counts any more.
 -- USES take, release, deadline, awaited, tombstone, expiry
--- KEYS old.plan, old.outbox, old.failures, old.tally, old.members, old.standing, old.dead, old.attempts
+-- KEYS old.plan, old.outbox, old.failures, old.tally, old.members, old.standing, old.dead, old.attempts, old.times
 -- ARGV earlier, spec, kept
 -- `generation` is the new one, and `earlier` the one that the run has until now: `old` are keys of that. Those of a
 -- stage are of the stage before `stage`, in whichever generation has them. `spec` and `kept` are fields of the head.
@@ -21,6 +21,7 @@ clear_tombstone()
 for _, keys in ipairs({
   {old.plan, plan}, {old.failures, failures}, {old.tally, tally}, {old.members, before.members},
   {old.standing, before.standing}, {old.dead, before.dead}, {old.attempts, before.attempts},
+  run.timed and {old.times, before.times} or nil,
 }) do
   if call('EXISTS', keys[1]) == 1 then call('RENAME', keys[1], keys[2]) end
 end

@@ -1,7 +1,7 @@
 -- Complete a stage, and release the next one.
 -- USES rest, failures, deadline
--- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, here.nests, here.items, here.due
--- KEYS after.members
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, before.times
+-- KEYS here.nests, here.items, here.due, after.members
 
 -- Skip the members of a stage that is complete without them, of which some may be nested runs. What jobs have nested
 -- stays until these are cancelled, because the duties to do that read it.
@@ -22,7 +22,9 @@ end
 local function complete(succeeded, dead, skipped)
   local nests = skipped == 0 and here.nests or here.items
   call('UNLINK', here.items, here.due, nests)
-  if not run.keeps then call('UNLINK', before.members, before.standing, before.dead, before.attempts) end
+  if not run.keeps then
+    call('UNLINK', before.members, before.standing, before.dead, before.attempts, before.times)
+  end
   if word_of('enough', run.lines[stage - 1] or '') then forget_nests_before() end
   if skipped > 0 then skip(skipped) end
   if dead > 0 then call('HSET', head, 'd' .. stage, dead) end

@@ -1,8 +1,8 @@
 -- Renew the expiry of the run's keys, and delete what a succeeded run doesn't need.
 -- USES outbox, history
 -- KEYS plan, callbacks, tombstone, failures, tally
--- KEYS before.members, before.standing, before.dead, before.attempts, before.nests
--- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due
+-- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, before.times
+-- KEYS here.members, here.standing, here.dead, here.attempts, here.nests, here.halted, here.items, here.due, here.times
 -- KEYS after.members
 
 -- Renew the expiry of all the run's keys.
@@ -12,7 +12,9 @@ local function touch()
   for _, key in ipairs({head, plan, outbox, callbacks}) do call('PEXPIRE', key, ttl) end
   for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end
   for _, keys in ipairs({before, here, after}) do
-    for _, key in pairs(keys) do call('PEXPIRE', key, ttl) end
+    for name, key in pairs(keys) do
+      if name ~= 'times' or run.timed then call('PEXPIRE', key, ttl) end
+    end
   end
 end
 
@@ -32,7 +34,7 @@ local function clean_up()
   local called = run.events ~= '' and call('EXISTS', callbacks) == 1
   if run.told ~= '' and not called then
     call('UNLINK', head, plan, failures, tally, here.members, here.standing, here.dead, here.attempts, here.nests,
-      before.nests)
+      here.times, before.nests)
     return
   end
   call('UNLINK', here.nests, before.nests)
@@ -44,6 +46,7 @@ local function clean_up()
   if not (called or run.keeps) then shrink() end
   local results = {here.members, plan, before.members, before.standing, before.dead, before.attempts}
   for index = 1, run.keeps and #results or 1 do call('PEXPIRE', results[index], ttl) end
+  for _, key in ipairs(run.timed and {here.times, before.times} or {}) do call('PEXPIRE', key, ttl) end
   ttl = math.max(ttl, history())
   for _, key in ipairs({head, here.standing, here.dead, here.attempts}) do call('PEXPIRE', key, ttl) end
   for _, key in ipairs(run.tallied and {failures, tally} or {}) do call('PEXPIRE', key, ttl) end

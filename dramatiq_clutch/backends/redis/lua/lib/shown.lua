@@ -1,5 +1,5 @@
 -- Tell under which state a member of a stage is shown.
--- USES unsent, nested, called
+-- USES unsent, atwork, nested, called
 -- KEYS here.members, here.halted, here.standing, here.dead, failures
 local recorded = halts and run.state == 'cancelled' and here.halted or here.members
 local has_records = call('EXISTS', recorded) == 1
@@ -30,12 +30,13 @@ local function state_of(member, ranges)
   if over then return shown_of_past(member, grave or score) end
   if score then
     local era = math.floor(tonumber(score) / ERA)
-    if era == run.era and math.floor(tonumber(score) / SPAN) % 4 == FAILING then return 'failing' end
+    local works, fails = is_at_work(member), math.floor(tonumber(score) / SPAN) % 4 == FAILING
+    if era == run.era and fails and not works then return 'failing' end
     if era ~= run.era or halts then return 'unsent' end
-    return field ~= '' and 'working' or 'sent'
+    return (works or field ~= '') and 'working' or 'sent'
   end
   if grave or next_in(ranges, member) == member then return 'unsent' end
-  return has_flag('r') and row_of(member) == 'r' and 'working' or 'sent'
+  return (is_at_work(member) or has_flag('r') and row_of(member) == 'r') and 'working' or 'sent'
 end
 
 -- Whether any member of the stage can be shown under this state. That spares looking at all of them in vain.
@@ -43,7 +44,7 @@ local function may_be(state)
   if state == '' then return true end
   if state == 'skipped' then return over and call('HEXISTS', head, 'k' .. stage) == 1 end
   if over then return state == 'succeeded' end
-  local idle = state == 'working' and not has_nested() and count(WORKING, ATTEMPTED) == 0
+  local idle = state == 'working' and not (run.timed or has_nested()) and count(WORKING, ATTEMPTED) == 0
   return stage == run.stage and not idle or state == 'unsent'
 end
 
