@@ -290,7 +290,7 @@ def test_records_of_middling_size_share_a_call_only_as_long_as_it_is_small(proxi
 
     backend._run = counted  # noqa: SLF001
     tags = [Tag(run.run_id, 0, member, 9, 0) for member in range(8)]
-    words = backend._succeed_together([(Record(tag, 0, "succeeded", b"x" * (LARGE // 5)), None) for tag in tags])  # noqa: SLF001
+    words = backend._succeed_together([(Record(tag, 0, "succeeded", b"x" * (LARGE // 5)), None, "") for tag in tags])  # noqa: SLF001
     assert words == [b"counts"] * 8
     assert len(calls) == 4
     assert max(calls) < LARGE
