@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import click
 import dramatiq
@@ -215,6 +216,11 @@ def test_an_extra_that_is_not_installed_is_named(call: Call, monkeypatch: pytest
     assert 'pip install "dramatiq-clutch[web]"' in call("web", code=Code.USAGE).stderr
 
 
+def test_what_a_picture_needs_is_named(call: Call, failed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mmdr", None)
+    assert 'pip install "dramatiq-clutch[svg]"' in call("graph", "import-1", "--svg", code=Code.USAGE).stderr
+
+
 def test_what_top_needs_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "dramatiq_clutch.cli.top", raising=False)
     monkeypatch.setitem(sys.modules, "textual.app", None)
@@ -340,6 +346,39 @@ def test_a_run_is_watched_line_by_line_in_a_pipe(call: Call, jobs: Jobs, failed:
 def test_a_run_is_drawn(call: Call, failed: Run) -> None:
     assert call("graph", "import-1").stdout == failed.to_mermaid()
     assert answer(call("graph", "import-1", "--json"))["mermaid"] == failed.to_mermaid()
+
+
+def test_a_run_is_drawn_as_a_picture(call: Call, failed: Run) -> None:
+    picture = call("graph", "import-1", "--svg").stdout
+    assert words_of(picture) >= {"import", "0/1", "succeeded,", "dead", "done"}
+    assert words_of(answer(call("graph", "import-1", "--svg", "--json"))["svg"]) == words_of(picture)
+
+
+def words_of(picture: str) -> set[str]:
+    texts = (one for one in ET.fromstring(picture).iter() if one.tag.endswith("}text"))
+    return {word for one in texts for word in "".join(one.itertext()).split()}
+
+
+def test_a_picture_of_a_hostile_run_has_texts_only(hostile: Run, call: Call) -> None:
+    elements = list(ET.fromstring(call("graph", "enemy", "--svg").stdout).iter())
+    kinds = {element.tag.rpartition("}")[2] for element in elements}
+    assert kinds <= {
+        "circle",
+        "defs",
+        "feDropShadow",
+        "filter",
+        "g",
+        "marker",
+        "path",
+        "polygon",
+        "rect",
+        "style",
+        "svg",
+        "text",
+    }
+    assert not [
+        name for element in elements for name in element.attrib if name.startswith("on") or name.endswith("href")
+    ]
 
 
 # Steering
@@ -545,6 +584,7 @@ def hostile(stub_broker: StubBroker) -> Run:
         ("members", "enemy"),
         ("members", "enemy", "--json"),
         ("graph", "enemy"),
+        ("graph", "enemy", "--svg"),
         ("cancel", "\x1b[2J\u202e"),
         ("retry", "--name", "\x1b[2J", "--yes"),
         ("list", "--name", "\x1b]0;x\x07"),

@@ -45,11 +45,14 @@ def safe(text: object, most: int = 1_000) -> str:
     """A text of the application's, such as a name or an error, as it may be shown: what isn't printable, such as a
     control character or one that turns the direction of writing, is written as an escape. It stays in one line."""
     shown = str(text)
-    if len(shown) > most:
-        shown = shown[: most - 1] + "…"
-    if shown.isprintable():
-        return shown
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+    return escaped(shown[: most - 1] + "…" if len(shown) > most else shown)
+
+
+def escaped(text: str) -> str:
+    """The same, of any length."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def safe_lines(text: str) -> list[str]:
