@@ -140,7 +140,7 @@ def redis_client(pytestconfig: pytest.Config, server: Server) -> Iterator[redis.
 def results_are_waited_for_with_patience() -> Iterator[None]:
     """Whoever asks for a result without a timeout waits as long as any other test, not the ten seconds of Dramatiq."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dramatiq_clutch.run.DEFAULT_TIMEOUT", int(PATIENCE * 1_000))
+        patch.setattr("dramatiq_clutch.handle.results.DEFAULT_TIMEOUT", int(PATIENCE * 1_000))
         yield
 
 

@@ -29,7 +29,7 @@ from tests.support.server import Server
 
 #: What there is for coroutines, with what it stands for.
 TWINS: list[tuple[type, str]] = [(Clutch, name) for name in vars(Clutch) if name.endswith("_async")]
-TWINS += [(Run, name) for name in vars(Run) if name.endswith("_async") and name != "get_result_async"]
+TWINS += [(Run, name) for name in dir(Run) if name.endswith("_async") and name != "get_result_async"]
 
 VERBS: dict[str, Callable[[Run, Clutch], Coroutine[Any, Any, Any]]] = {
     "run": lambda run, clutch: clutch.run_async(),
@@ -125,7 +125,7 @@ def test_each_of_them_has_the_parameters_of_what_it_stands_for(kind: type, name:
     twin, method = getattr(kind, name), getattr(kind, name.removesuffix("_async"))
     assert inspect.iscoroutinefunction(twin)
     assert inspect.signature(twin) == inspect.signature(method)
-    assert twin.__qualname__ == f"{kind.__name__}.{name}"
+    assert twin.__qualname__ == f"{method.__qualname__}_async"
     assert f"`{method.__name__}` for coroutines, with the same parameters" in str(inspect.getdoc(twin))
 
 
