@@ -3,7 +3,7 @@ members of a run's stages.
 
 The register is only a hint, and the runs are the truth: it may miss a run, have one that is gone, or have it under a
 state that it has left. Whoever looks through it therefore looks at the runs, too (`look_at`), and puts right what
-differs. What `backend.py` says of time, repetition and errors holds here, too.
+differs. What `backend/` says of time, repetition and errors holds here, too.
 """
 
 from __future__ import annotations
