@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from dramatiq import Broker, Message
 from dramatiq.errors import ActorNotFound
 
+from .shortening import shortened
 from .signatures import RESULT_AND_STATUS, STATUS
-from .steps import AnyActor, Description, Encoded, Given, PartialActor, known_brokers, shortened, to_encoded
+from .steps import AnyActor, Description, Encoded, Given, PartialActor, known_brokers, to_encoded
 from .stored.plan import row_with_result
 
 #: The callbacks that a user sets, by the names of their options.

@@ -17,6 +17,7 @@ from .callbacks import CALLBACKS, Callbacks, OnSuccess, kept, own, shown
 from .durations import UNITS, Duration, in_words, milliseconds
 from .errors import NestingError
 from .run import Run
+from .shortening import shortened
 from .signatures import Extra, mapped, piped
 from .starting import NO_ARGS, IfExists, Unique, start
 from .steps import (
@@ -29,7 +30,6 @@ from .steps import (
     is_step,
     known_brokers,
     members_of,
-    shortened,
     to_member,
 )
 from .terms import Allowance

@@ -27,7 +27,7 @@ from .handover import hand_over, sweep
 from .job import Attempt, Job, attempt_of
 from .patience import Lives, NotAcked, begin_beating, begin_sweeping
 from .remembered import AtWork
-from .steps import shortened
+from .shortening import shortened
 from .stored.attendance import worker_name
 from .stored.places import OPTION
 from .working import begin, end, worker_boots, worker_stops, working

@@ -17,7 +17,7 @@ from dramatiq import Broker
 from .about import Context
 from .callbacks import Defaults, own, rows_of
 from .durations import in_words, milliseconds
-from .steps import Composition, Description, Stage, check_levels
+from .steps import Composition, Description, Stage, check_levels, members_in
 from .stored.plan import COMPLETION, Plan, Spec, StageLine
 
 
@@ -176,7 +176,7 @@ def _rows(
     offset = 0
     for index, stage in enumerate(description.stages):
         count, nested = 0, False
-        for member in stage.read(broker):
+        for member in members_in(stage, broker):
             if isinstance(member, Description):
                 nested = True
                 plan = plan_of(

@@ -28,12 +28,12 @@ from dramatiq.results.backends import StubBackend as ResultsInMemory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results, steps
+from dramatiq_clutch import Clutch, ClutchMiddleware, Run, previous_results
 from dramatiq_clutch.canonical import canonical
 from dramatiq_clutch.errors import RunIdTaken
 from dramatiq_clutch.planning import plan_of
 from dramatiq_clutch.run import NestedRun
-from dramatiq_clutch.steps import MOST_LEVELS
+from dramatiq_clutch.steps import MOST_LEVELS, once
 from dramatiq_clutch.stored.plan import message_from
 from tests.conftest import result, running_worker
 from tests.support.awaiting import PATIENCE, wait_until
@@ -379,12 +379,12 @@ def test_an_iterator_that_is_used_up_is_an_error_at_the_call_that_adds_it(job: A
 
 
 def test_iterators_are_not_remembered_for_ever(job: Any) -> None:
-    before = len(steps._begun)  # noqa: SLF001
-    for _ in range(3 * steps.MOST_KEPT):
+    before = len(once._begun)  # noqa: SLF001
+    for _ in range(3 * once.MOST_KEPT):
         Clutch().parallel(message for message in [job.message()])
         Clutch().parallel(iter([job.message()]))
-    assert len(steps._kept) <= steps.MOST_KEPT  # noqa: SLF001
-    assert len(steps._begun) <= before + steps.MOST_KEPT  # noqa: SLF001
+    assert len(once._kept) <= once.MOST_KEPT  # noqa: SLF001
+    assert len(once._begun) <= before + once.MOST_KEPT  # noqa: SLF001
 
 
 # Copies and pickles

@@ -8,7 +8,8 @@ from dramatiq import Broker, get_broker
 
 from ..engine import Engine, engine_of
 from ..errors import RunNotFound, Unavailable
-from ..steps import Handle, shortened
+from ..shortening import shortened
+from ..steps import Handle
 from ..stored.places import Place
 from ..waiting import Waiter, waiter_of
 
