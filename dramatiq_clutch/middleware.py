@@ -16,41 +16,32 @@ from dramatiq.middleware import SkipMessage
 from . import carrying, remarks, sightings
 from . import job as jobs
 from .aborts import Aborted, skip_is_an_abort
-from .backend import ClutchBackend, GuardWord
+from .backend import ClutchBackend
+from .beginning import Beginning, is_fresh
 from .brokers import application_of, backend_of, check, courier_of, warnings_of
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
 from .ending import Closing
 from .engine import DEFAULT_HISTORY_MAX, DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
-from .errors import DamagedState, NewerRelease, Unavailable
-from .handover import hand_over, sweep
+from .errors import DamagedState, Unavailable
+from .handover import sweep
 from .job import Attempt, Job, attempt_of
-from .patience import Lives, NotAcked, begin_beating, begin_sweeping
+from .patience import Lives, begin_beating, begin_sweeping
 from .remembered import AtWork
+from .settings import (
+    DEFAULT_HISTORY_TTL,
+    DEFAULT_LEASE,
+    DEFAULT_RESULT_TTL,
+    DEFAULT_RUN_TTL,
+    DEFAULT_SWEEP_INTERVAL,
+    changed_settings,
+    valid_backend,
+    valid_history_max,
+    valid_run_ttl,
+)
 from .shortening import shortened
-from .stored.attendance import worker_name
 from .stored.places import OPTION
 from .working import begin, end, worker_boots, worker_stops, working
-
-#: How long a run's keys live after its last activity, in milliseconds: 60 days. Dramatiq's default retries take up
-#: to 46 days, and a run must outlive them.
-DEFAULT_RUN_TTL = 60 * 86_400_000
-
-#: The shortest time for which a run's keys may live, in milliseconds. With less, a run is gone while a message of it
-#: waits; what is less has mostly been meant as seconds.
-LEAST_RUN_TTL = 60_000
-
-#: How long a succeeded run's result stays, in milliseconds: ten minutes, as in Dramatiq's Results.
-DEFAULT_RESULT_TTL = 600_000
-
-#: How long the status of a run that has succeeded stays at least, in milliseconds, for who looks through runs: a week.
-DEFAULT_HISTORY_TTL = 7 * 86_400_000
-
-#: How long the holder of a duty has it to itself, in milliseconds.
-DEFAULT_LEASE = 30_000
-
-#: How often a worker process looks for runs whose duties nobody does, in milliseconds.
-DEFAULT_SWEEP_INTERVAL = 15_000
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -120,13 +111,13 @@ class ClutchMiddleware(EngineMiddleware):
         callback_queue: str | None = None,
         carry: Iterable[str] = (),
     ) -> None:
-        self.backend: ClutchBackend | None = _valid_backend(backend)
+        self.backend: ClutchBackend | None = valid_backend(backend)
         self.resend_stalled: bool = resend_stalled
         self.application: str | None = application
-        self.run_ttl: int = _valid_run_ttl(run_ttl)
+        self.run_ttl: int = valid_run_ttl(run_ttl)
         self.result_ttl: int = milliseconds(result_ttl, "result_ttl", least=1)
         self.history_ttl: int = 0 if history_ttl is None else milliseconds(history_ttl, "history_ttl")
-        self.history_max: int = _valid_history_max(history_max)
+        self.history_max: int = valid_history_max(history_max)
         self.lease: int = milliseconds(lease, "lease", least=1)
         self.sweep_interval: int | None = (
             None if sweep_interval is None else milliseconds(sweep_interval, "sweep_interval", least=1)
@@ -137,25 +128,13 @@ class ClutchMiddleware(EngineMiddleware):
         self.carry: tuple[str, ...] = carrying.valid_names(carry)
         self._engines: WeakKeyDictionary[Broker, Engine] = WeakKeyDictionary()
         self._lives = Lives()
+        self._beginning = Beginning(self._lives)
         self._closing = Closing(self._lives)
 
     def __repr__(self) -> str:
         """The kind of store, which has the address for itself, and the settings that aren't the defaults."""
         shown = [] if self.backend is None else [type(self.backend).__name__]
-        settings = {
-            "run_ttl": DEFAULT_RUN_TTL,
-            "result_ttl": DEFAULT_RESULT_TTL,
-            "history_ttl": DEFAULT_HISTORY_TTL,
-            "history_max": DEFAULT_HISTORY_MAX,
-            "lease": DEFAULT_LEASE,
-            "sweep_interval": DEFAULT_SWEEP_INTERVAL,
-            "stalled_after": DEFAULT_STALLED_AFTER,
-            "resend_stalled": False,
-            "application": None,
-            "carry": (),
-        }
-        changed = ((name, getattr(self, name)) for name, default in settings.items() if getattr(self, name) != default)
-        shown += [f"{name}={value:_}" if type(value) is int else f"{name}={value!r}" for name, value in changed]
+        shown += changed_settings(self)
         shown += self._defaults.settings()
         return shortened(f"{type(self).__name__}({', '.join(shown)})")
 
@@ -235,9 +214,9 @@ class ClutchMiddleware(EngineMiddleware):
         if not isinstance(job, Job):
             return
         job.engine.remembered.at_work[id(job)] = AtWork(job.tag.run_id, time.monotonic())
-        word: Any = "go" if self._is_fresh(message, job) else self._guard(job)
+        word: Any = "go" if is_fresh(message, job) else self._beginning.guard(job)
         if word == "go" and job.tag.leads:
-            word = self._lead(job)
+            word = self._beginning.lead(job)
         if word == "go":
             job.began_at = job.began_at or job.engine.now()
             sightings.begins(message, job)
@@ -325,52 +304,6 @@ class ClutchMiddleware(EngineMiddleware):
         finally:
             carrying.begin(None)
 
-    def _is_fresh(self, message: MessageProxy, job: Job) -> bool:
-        """Whether the guard needn't be asked: the message can't be a second copy, and its run wasn't cancelled, except
-        within the last second. Second copies that this package sends are marked as `repeated`, and those that Retries
-        sends are later attempts. Jobs of a wary stage may not be wanted any more at any moment; and those of a run
-        with timings tell when they begin."""
-        if job.attempt or job.tag.repeated or job.tag.leads or job.tag.wary or job.tag.timed:
-            return False
-        return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
-
-    def _guard(self, job: Job) -> Any:
-        """The guard's word on the job, or `abandoned` if the worker stops before there is one. It waits through any
-        error, because a job shouldn't run whose end couldn't be recorded either."""
-        try:
-            word = self._lives.patiently(job, lambda: self._ask(job))
-        except NotAcked:
-            return "abandoned"
-        tag, remembered = job.tag, job.engine.remembered
-        if word == "go":
-            note = remembered.expect_copies if tag.repeated else remembered.let_go
-            note(tag.run_id, tag.generation, tag.stage, tag.of)
-        return word
-
-    def _ask(self, job: Job) -> GuardWord:
-        backend, now = job.engine.backend, job.engine.now()
-        if not job.tag.timed:
-            return backend.guard(job.tag, now)
-        job.began_at = now  # what is noted here, and by this its end is known to be that of the same attempt
-        return backend.guard(job.tag, now, attempt=job.attempt, worker=worker_name())
-
-    def _lead(self, job: Job) -> Any:
-        """Send the share of its stage that a leader owns. This is done before the job runs, because the job may take
-        long. Returns `go`, or `abandoned` if the worker stops first."""
-
-        def share() -> None:
-            caller = job.engine.caller(job.tag.owner)
-            reply = job.engine.backend.owed(job.tag.run_id, caller, generation=job.tag.generation)
-            hand_over(job.engine, job.tag.run_id, reply, caller)
-
-        try:
-            self._lives.patiently(job, share)
-        except NotAcked:
-            return "abandoned"
-        except NewerRelease as error:
-            job.engine.leave_to_newer(job.tag.run_id, error)
-        return "go"
-
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         """The attempt that belongs to a message; None for a message that isn't of a clutch. Only a clutch's message
         needs the engine, so others are processed even if there is no backend. Raises DamagedState."""
@@ -384,34 +317,3 @@ class ClutchMiddleware(EngineMiddleware):
             return self._attempt(broker, message)
         except DamagedState:
             return None  # `before_process_message` has skipped it, and it becomes a dead letter
-
-
-def _valid_backend(backend: Any) -> ClutchBackend | None:
-    """The backend. Raises TypeError for anything else, and doesn't show it, because an address may have a password."""
-    if backend is None or isinstance(backend, ClutchBackend):
-        return backend
-    given = (
-        f"the class {backend.__name__}" if isinstance(backend, type) else f"a value of type {type(backend).__name__}"
-    )
-    raise TypeError(
-        f"ClutchMiddleware takes a backend, not {given}: say ClutchMiddleware(RedisBackend(url=...)), or "
-        "RedisBackend(client=...); with a RedisBroker or a StubBroker ClutchMiddleware() is enough"
-    )
-
-
-def _valid_run_ttl(run_ttl: Duration) -> int:
-    """The time in milliseconds. Raises ValueError for less than LEAST_RUN_TTL."""
-    number = milliseconds(run_ttl, "run_ttl", least=1)
-    if number < LEAST_RUN_TTL:
-        meant = f". If {number} was meant as seconds, say run_ttl={number * 1000:_} or timedelta(seconds={number})"
-        raise ValueError(
-            f"run_ttl is {run_ttl!r}, in which a run would be gone while its messages wait: it is a number of "
-            f"milliseconds, at least {LEAST_RUN_TTL:_}, or a timedelta" + (meant if isinstance(run_ttl, int) else "")
-        )
-    return number
-
-
-def _valid_history_max(most: int) -> int:
-    if type(most) is not int or most < 0:
-        raise ValueError(f"history_max is {most!r}; it is how many runs that have ended are kept, 0 or more")
-    return most

@@ -265,7 +265,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[dramatiq.Broker]:
 @pytest.fixture
 def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs may live for less than a minute without activity, for a test that waits until they expire."""
-    monkeypatch.setattr("dramatiq_clutch.middleware.LEAST_RUN_TTL", 1)
+    monkeypatch.setattr("dramatiq_clutch.settings.LEAST_RUN_TTL", 1)
 
 
 @pytest.fixture

@@ -2022,12 +2022,16 @@ def try_out(mutant: Mutant) -> Verdict:
 def row(verdict: Verdict) -> str:
     """A verdict as a row of the table in the README of the tests."""
     mutant = verdict.mutant
-    where = f"`{mutant.place().relative_to(LUA if mutant.language == 'lua' else FOLDER)}`"
     path, _, test = verdict.killed.partition("::")
     limit = " (by its time limit)" if test.endswith(" (by its time limit)") else ""
     name = f"`{Path(path).stem}`: {test.partition('[')[0].replace('_', ' ').removeprefix('test ')}{limit}"
-    cells = (mutant.name, mutant.guarantee, where, name if verdict.killed else NOBODY, f"{verdict.seconds:.0f}")
+    cells = (mutant.name, mutant.guarantee, where(mutant), name if verdict.killed else NOBODY, f"{verdict.seconds:.0f}")
     return f"| {' | '.join(cells)} |"
+
+
+def where(mutant: Mutant) -> str:
+    """The file that has the fault, as the table names it."""
+    return f"`{mutant.place().relative_to(LUA if mutant.language == 'lua' else FOLDER)}`"
 
 
 def rows() -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from dramatiq_clutch.backends.redis.scripts import script_names
-from tests.mutants import DETECTORS, MUTANTS, REPOSITORY, SCRIPTS, main, mutant_named, rows, try_out
+from tests.mutants import DETECTORS, MUTANTS, REPOSITORY, SCRIPTS, main, mutant_named, rows, try_out, where
 from tests.support.mutation import LUA, Mutant, changed_texts
 
 
@@ -55,6 +55,7 @@ def test_every_fault_has_a_row_that_says_who_notices_it() -> None:
     assert [mutant.name for mutant in MUTANTS if mutant.name not in known] == []
     assert set(known) == {mutant.name for mutant in MUTANTS}
     assert all("**nobody**" not in row for row in known.values())
+    assert [mutant.name for mutant in MUTANTS if f"| {where(mutant)} |" not in known[mutant.name]] == []
 
 
 def test_every_detector_is_there() -> None:
