@@ -29,7 +29,7 @@ from dramatiq_clutch import Clutch, JobFailure, Member, Run, RunPage, RunStatus,
 from dramatiq_clutch.cli import main
 from dramatiq_clutch.cli.command import VERBS, command
 from dramatiq_clutch.cli.completing import ids
-from dramatiq_clutch.cli.looking import member_row, shown
+from dramatiq_clutch.cli.looking import MEMBER_HEADS, member_row, member_table, shown
 from dramatiq_clutch.cli.target import Code
 from dramatiq_clutch.cli.text import ago, at, bar, cut, lasting, safe, table, width_of
 from dramatiq_clutch.engine import engine_of
@@ -319,12 +319,20 @@ def test_members_are_listed(call: Call, jobs: Jobs, failed: Run) -> None:
 
 def test_members_of_a_run_with_timings_tell_when_and_where_they_were_at_work() -> None:
     member = Member(0, 1, "succeeded", "job", "default", "id", "'a'", 0, None, None, None, 5_000, 17_000, "host:12")
-    assert member_row(member)[-1] == f"{at(5_000)} for 12s on host:12; 'a'"
-    now = int(time.time() * 1_000)
-    working = replace(member, state="working", began=now - 61_500, ended=None)
-    assert re.search(r"\d for 1m\d+s on host:12; 'a'$", member_row(working)[-1])
-    assert member_row(replace(member, ended=None, worker=None))[-1] == f"{at(5_000)}; 'a'"  # skipped, or its run rests
-    assert member_row(replace(member, began=None))[-1] == "'a'"
+    others = [
+        replace(member, state="working", began=int(time.time() * 1_000) - 61_500, ended=None),
+        replace(member, ended=None, worker=None),  # skipped, or its run rests
+        replace(member, began=None, ended=None, worker=None),
+        replace(member, worker="h" * 40 + ":12"),
+    ]
+    heads, rows = member_table([member, *others], most=80)
+    assert heads == (*MEMBER_HEADS[:-1], "BEGAN", "TOOK", "WORKER", MEMBER_HEADS[-1])
+    assert rows[0][4:] == (at(5_000), "12s", "host:12", "'a'")
+    assert re.fullmatch(r"1m\d+s", rows[1][5])
+    assert [row[4:7] for row in rows[2:4]] == [(at(5_000), "", ""), ("", "", "")]
+    assert rows[4][6] == "…" + "h" * 16 + ":12"
+    assert member_table([others[3]], most=None)[1][0][6] == "h" * 40 + ":12"
+    assert member_table([others[2]], most=80) == (MEMBER_HEADS, [member_row(others[2])])
 
 
 def test_a_run_that_is_not_there_is_told_in_words(call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,11 +13,11 @@ from dramatiq.brokers.stub import StubBroker
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from dramatiq_clutch import Clutch, StateUnavailable
+from dramatiq_clutch import Clutch, Run, StateUnavailable
 from dramatiq_clutch.cli import top
 from dramatiq_clutch.cli.top import Looking, Top
 from tests.conftest import running_worker
-from tests.support.awaiting import PATIENCE
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs, state_is
 from tests.test_cli import DANGEROUS, HOSTILE
 
@@ -102,6 +103,31 @@ def test_a_run_and_the_runs_nested_in_it_are_gone_into(jobs: Jobs) -> None:
         await pilot.press("q")
 
     played(jobs.broker, play)
+
+
+def test_a_run_with_timings_has_columns_for_them(jobs: Jobs) -> None:
+    jobs.script["b"] = ["wait"]
+    Clutch(timings=True).then(jobs.job.message("b")).run(run_id="timed-1")
+    Clutch().then(jobs.job.message("a")).run(run_id="plain-1", delay=10**7)
+
+    async def play(pilot: Pilot[None]) -> None:
+        def heads() -> str:
+            screen = pilot.app.screen
+            assert isinstance(screen, Looking)
+            return " ".join(str(column.label) for column in screen.table.columns.values())
+
+        await sees(pilot, "plain-1")
+        await pilot.press("enter")
+        await sees(pilot, "0.0  sent")
+        assert "WORKER" not in heads()
+        await pilot.press("escape", "down", "enter")
+        await sees(pilot, f":{os.getpid()}")
+        assert "TRIED BEGAN TOOK WORKER CALLED" in heads()
+
+    with running_worker(jobs.broker):
+        wait_until("the job to have begun", lambda: Run("timed-1").members().members[0].began)
+        played(jobs.broker, play)
+        jobs.gates["b"].set()
 
 
 def test_it_goes_on_where_a_run_has_gone(jobs: Jobs) -> None:

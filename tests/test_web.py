@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import logging
 import re
@@ -16,7 +17,17 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_clutch import Clutch, JobFailure, Run, RunStatus, StageStatus, StateUnavailable, runs
+from dramatiq_clutch import (
+    Clutch,
+    JobFailure,
+    Member,
+    MemberPage,
+    Run,
+    RunStatus,
+    StageStatus,
+    StateUnavailable,
+    runs,
+)
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.register import Enlisted, Keeping
 from dramatiq_clutch.stored.entries import Turn
@@ -25,8 +36,9 @@ from dramatiq_clutch.web import feeds as feeds_module
 from dramatiq_clutch.web.feeds import Feeds, event
 from dramatiq_clutch.web.guarding import is_same_origin
 from dramatiq_clutch.web.hiding import HIDDEN, Hiding
-from dramatiq_clutch.web.texts import duration, percent, waits_for
-from dramatiq_clutch.web.views import MEMBERS, MOST_NESTED, RUNS, ListWish, RunWish, list_view, run_view
+from dramatiq_clutch.web.texts import asset, duration, environment, percent, waits_for
+from dramatiq_clutch.web.timeline import LEAST, timeline
+from dramatiq_clutch.web.views import MEMBERS, MOST_NESTED, RUNS, ListWish, RunView, RunWish, list_view, run_view
 from tests.support.awaiting import PATIENCE
 from tests.support.jobs import Jobs
 from tests.test_listing import cost_of
@@ -444,6 +456,103 @@ def test_a_look_costs_the_same_however_many_jobs_a_run_has(redis_broker: RedisBr
         costs.append([cost_of(client, partial(run_view, redis_broker, wish, Hiding(None))) for wish in views])
     assert costs[0] == costs[1]
     assert max(trips for trips, _ in costs[0]) <= 12
+
+
+# The timeline
+
+
+def member(index: int, state: Any, began: int | None, ended: int | None = None, **more: Any) -> Member:
+    given: dict[str, Any] = {"attempts": 0, "retry_at": None, "error": None, "run_id": None, "worker": "<b>:12", **more}
+    return Member(1, index, state, "load", "default", None, "", began=began, ended=ended, **given)
+
+
+def timed(*members: Member, cursor: str | None = None, wish: RunWish | None = None, **status: Any) -> RunView:
+    """The page of a run that was started at 1,000 ms, and whose second stage has these members."""
+    stages = (
+        StageStatus("succeeded", 1, 1, name="first", released=1_000, began=1_500, settled=2_000),
+        StageStatus("running", 50, 1, released=2_000, began=2_100, settled=status.get("ended")),
+        StageStatus("waiting", 1),
+    )
+    given: dict[str, Any] = {"created": 1_000, "updated": 4_000, **status}
+    run = RunStatus("run", None, given.pop("state", "running"), stages, (), None, **given)
+    return RunView(wish or RunWish("run"), run, 1, 1, {}, False, MemberPage(members, cursor), "")
+
+
+def test_a_member_is_a_bar_of_its_last_attempt_below_its_stage() -> None:
+    view = timed(
+        member(0, "succeeded", 2_100, 2_600),
+        member(1, "working", 3_000, attempts=1),
+        member(2, "failing", 2_200, 2_400, attempts=2, retry_at=9_000),
+        member(3, "sent", None),
+        member(4, "working", 2_050, worker=None, run_id="run~1.4"),
+    )
+    times = timeline(view, 5_000)
+    assert [row.key for row in times.rows] == ["0", "1", "1.0", "1.1", "1.2", "1.4"]
+    assert [row.grows for row in times.rows] == [False, True, False, True, False, True]
+    assert [row.attempt for row in times.rows] == [0, 0, 0, 2, 2, 1]
+    assert [times.at(row.began) for row in times.rows] == pytest.approx([12.5, 27.5, 27.5, 50, 30, 26.25])
+    assert times.wide(2_100, 2_600, LEAST) == pytest.approx(12.5)
+    assert times.wide(3_000, None, LEAST) == pytest.approx(50 - LEAST)  # up to now
+    assert times.wide(5_000, 5_000, LEAST) == LEAST
+    shown = pages_of(view, 5_000)
+    assert len(re.findall(r'<li class="member"', shown)) == 4
+    assert '<rect class="working" data-at="3000" x="50.00"' in shown  # without an end, so that the script has it grow
+    assert '<rect class="again" data-at="2400" x="35.00"' in shown  # it waits for its next attempt
+    assert "attempt 2, <span" in shown
+    assert '<a href="run?id=run~1.4"><bdi>4 load</bdi></a>' in shown
+    assert shown.count("<bdi>&lt;b&gt;:12</bdi>") == 2 * 3 + 1  # in the timeline, and in the table of members
+
+
+def test_a_timeline_says_what_it_shows_without_being_seen() -> None:
+    shown = pages_of(timed(member(2, "failing", 2_200, 2_400, attempts=1, retry_at=9_000)), 5_000)
+    row = re.sub(r"<[^>]*>|\s+", " ", re.findall(r'<li class="member".*?</li>', shown, re.DOTALL)[0])
+    stamp = "1970-01-01 00:00:0{} UTC"
+    said = f"2 load 0.2 s on <b>:12 failing, from {stamp.format(2)} to {stamp.format(2)} , again at {stamp.format(9)}"
+    assert html.unescape(" ".join(row.split())) == said
+    assert "<svg" not in re.sub(r'<svg[^>]*aria-hidden="true"', "", shown)
+
+
+def test_of_many_members_those_of_the_page_are_drawn_and_that_is_said() -> None:
+    members = [member(0, "succeeded", 2_100, 2_600), member(1, "sent", None)]
+    assert "drawn" not in pages_of(timed(*members), 5_000)
+    first = pages_of(timed(*members, cursor="1.2"), 5_000)
+    assert "1 of 50 members of <bdi>stage 1</bdi> is drawn, of those that are listed below." in first
+    assert 'href="run?id=run&amp;stage=1&amp;cursor=1.2#h-times">Next</a>' in first
+    dead = pages_of(timed(member(7, "dead", 2_100, 2_600), wish=RunWish("run", "1", "dead", "1.5")), 5_000)
+    assert "listed below: only dead ones. <a" in dead
+    assert '#h-times">First</a>' in dead
+
+
+def test_in_a_run_at_rest_nothing_grows_and_what_is_still_at_work_has_no_duration() -> None:
+    late = member(0, "succeeded", 2_100, 6_000)
+    view = timed(late, member(1, "unsent", 2_200), state="cancelled", ended=4_000)
+    times = timeline(view, 9_000)
+    assert (times.last, times.is_over) == (6_000, True)
+    assert not any(row.grows for row in times.rows)
+    shown = pages_of(view, 9_000)
+    assert "data-grows" not in shown
+    assert "data-from" not in shown
+    assert '<rect class="unsent" data-at="2200" data-to="6000"' in shown
+
+
+def test_without_timings_the_timeline_has_stages_alone_and_the_table_is_as_ever(page: Browser, idle: Any) -> None:
+    Clutch().then(idle.message()).run(run_id="plain")
+    shown = page.text("/run", id="plain")
+    assert '<li class="line"' in shown
+    assert '<li class="member"' not in shown
+    assert ">Worker</th>" not in shown
+    assert ">Worker</th>" in pages_of(timed(member(0, "succeeded", 2_100, 2_600)), 5_000)
+
+
+def test_the_script_knows_how_narrow_a_bar_may_be() -> None:
+    script = asset("page.js").decode()
+    assert f", {100 - LEAST})" in script
+    assert f"? 0 : {LEAST})" in script
+
+
+def pages_of(view: RunView, now: int) -> str:
+    """What is live on a run's page."""
+    return environment().get_template("_run.html").render(view=view, verbs=(), times=timeline(view, now), now=now)
 
 
 # As it changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from playwright.sync_api import Page, expect
 
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.web import app
+from dramatiq_clutch.web.timeline import LEAST
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.browser import browsing, served
@@ -40,7 +42,11 @@ class Stage:
             if not self.heals.is_set():
                 raise ValueError(f"<script>document.title = 'taken'</script> {text}")
 
-        self.gated, self.brittle = gated, brittle
+        @dramatiq.actor
+        def quick(number: int) -> int:
+            return number
+
+        self.gated, self.brittle, self.quick = gated, brittle, quick
 
 
 @pytest.fixture
@@ -153,12 +159,38 @@ def test_it_is_readable_without_javascript(redis_broker: RedisBroker, stage: Sta
         assert page.url == f"{address}/run?id={run.run_id}"
 
 
+def test_the_bars_of_members_at_work_grow_and_those_that_have_ended_stay(
+    redis_broker: RedisBroker, stage: Stage
+) -> None:
+    members = [stage.gated.message(1), stage.quick.message(2)]
+    run = Clutch(timings=True).parallel(members, name="both").then(stage.quick.message(3)).run()
+    with served(app(redis_broker)) as address, browsing() as page, running_worker(redis_broker):
+        page.goto(f"{address}/run?id={run.run_id}")
+        rows = page.locator(".timeline .member")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(1)).to_contain_text("succeeded, from")
+        expect(rows.nth(0)).to_contain_text("working, from")
+        assert rows.nth(0).locator("rect.working").get_attribute("data-to") is None
+        place = rows.nth(1).locator("rect.succeeded").get_attribute("x")
+        assert place is not None
+        nearer = "(old) => Number(document.querySelector('.member rect.succeeded').getAttribute('x')) < old"
+        page.wait_for_function(nearer, arg=float(place))  # the whole has become longer; nothing else has changed
+        ends = "all => all.map(one => one.x.animVal.value + one.width.animVal.value)"
+        assert page.locator(".member rect.working").evaluate_all(ends) == pytest.approx([100 - LEAST], abs=LEAST + 0.02)
+        taken = rows.nth(0).locator(".took").inner_text()
+        expect(rows.nth(0).locator(".took")).not_to_have_text(taken)
+        stage.opened.set()
+        expect(page.get_by_role("status")).to_contain_text("succeeded")
+        expect(page.locator(".timeline[data-grows]")).to_have_count(0)
+        expect(page.locator(".members .worker")).to_have_text(re.compile(rf":{os.getpid()}$"))  # of the last stage
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1920), ("dark", 360), ("light", 360), ("dark", 1440)])
 def test_nothing_stands_in_anybodys_way(redis_broker: RedisBroker, stage: Stage, theme: str, width: int) -> None:
     inner = Clutch(name="inner").then(stage.brittle.message("x" * 300)).then(stage.gated.message(2))
-    outer = Clutch(name="outer" * 30, context={"tenant": "acme"}).parallel([inner] * 2, name="nested")
+    outer = Clutch(name="outer" * 30, context={"tenant": "acme"}, timings=True).parallel([inner] * 2, name="nested")
     run = outer.then(stage.gated.message(3)).run(run_id="outer", tags=["one", "t" * 100])
-    Clutch(name="long").then(stage.gated.message(1)).run()
+    Clutch(name="long", timings=True).parallel([stage.gated.message(1), stage.quick.message(2)]).run(run_id="timed")
     with running_worker(redis_broker):
         wait_until("the run to fail", lambda: run.status().state == "failed")
         with served(app(redis_broker, actions=True)) as address, browsing(width=width, theme=theme) as page:
@@ -167,6 +199,7 @@ def test_nothing_stands_in_anybodys_way(redis_broker: RedisBroker, stage: Stage,
                 "/?state=stalled",
                 "/run?id=outer",
                 "/run?id=outer~0.0",
+                "/run?id=timed",
                 "/act?id=outer&do=delete",
                 "/run?id=none",
             ):

@@ -46,6 +46,9 @@ MEMBER_STATES = ("unsent", "sent", "working", "failing", "dead", "succeeded", "s
 RUN_HEADS = ("RUN", "STATE", "STAGE", "DONE", "AGE", "NAME")
 MEMBER_HEADS = ("MEMBER", "STATE", "ACTOR", "TRIED", "CALLED WITH, OR NESTED RUN; ERROR")
 
+#: The columns that a run with timings has, too, before the last one.
+TIMED_HEADS = ("BEGAN", "TOOK", "WORKER")
+
 #: The version of the documents that `list` prints as JSON.
 SCHEMA = 1
 
@@ -57,6 +60,9 @@ MOST_NESTED, LEVELS = 20, 4
 
 #: How many cells a bar takes, and the name of a stage at most.
 BAR, MOST_NAME = 16, 20
+
+#: How many cells the name of a worker takes in a terminal.
+MOST_WORKER = 20
 
 #: How many members of a group of failures are named.
 MOST_NAMED = 8
@@ -327,12 +333,22 @@ def members_verb(target: Target, /, run_id: str, stage: str | None, **filters: A
         say_json(page.to_dict())
         return
     if page.members:
-        for line in table(MEMBER_HEADS, map(member_row, page), states=1, most=width()):
+        heads, rows = member_table(page.members, most=width())
+        for line in table(heads, rows, states=1, most=width()):
             say(line)
     else:
         tell("No such members.")
     if page.cursor:
         tell(faint(f"There are more: --cursor {page.cursor}"))
+
+
+def member_table(members: Sequence[Member], *, most: int | None) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The heads and the rows of members: with when, for how long and where they were at work, if that is known of any.
+    Where a line may only have so many cells, a long name of a worker loses its beginning."""
+    if all(member.began is None for member in members):
+        return MEMBER_HEADS, [member_row(member) for member in members]
+    rows = [(*row[:-1], *_at_work(member, most), row[-1]) for member in members for row in [member_row(member)]]
+    return (*MEMBER_HEADS[:-1], *TIMED_HEADS, MEMBER_HEADS[-1]), rows
 
 
 def member_row(member: Member) -> Sequence[str]:
@@ -342,14 +358,19 @@ def member_row(member: Member) -> Sequence[str]:
         last += f"; {member.error.exception_type}: {member.error.exception_text}"
     if member.retry_at is not None:
         last = f"again at {at(member.retry_at)}; {last}"
-    if member.began is not None:
-        last = f"{_at_work(member, member.began)}; {last}"
     tried = str(member.attempts) if member.attempts else ""
     return f"{member.stage}.{member.index}", member.state, member.actor or "", tried, last
 
 
-def _at_work(member: Member, began: int) -> str:
-    """When, for how long and where a member was at work, or is, such as `14:02:07 for 12s on host:12`."""
-    lasted = ago(began) if member.ended is None else lasting((member.ended - began) / 1000)
-    how_long = "" if member.ended is None and member.state != "working" else f" for {lasted}"
-    return f"{at(began)}{how_long}" + (f" on {member.worker}" if member.worker else "")
+def _at_work(member: Member, most: int | None) -> tuple[str, str, str]:
+    """The cells that say when, for how long and where a member was at work, or is: `14:02:07`, `12s`, `host:12`."""
+    if member.began is None:
+        return "", "", ""
+    worker = member.worker or ""
+    if most is not None and len(worker) > MOST_WORKER:
+        worker = "…" + worker[1 - MOST_WORKER :]
+    if member.ended is not None:
+        took = lasting((member.ended - member.began) / 1000)
+    else:  # of what is at work although its stage is complete, or its run rests, it isn't known for how long
+        took = ago(member.began) if member.state == "working" else ""
+    return at(member.began), took, worker

@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 
 from dramatiq_clutch import ClutchError, Member, Run, RunNotFound, RunSummary, count_runs, runs
 
-from .looking import MEMBER_HEADS, RUN_HEADS, filter_options, member_row, run_row, shown
+from .looking import RUN_HEADS, filter_options, member_table, run_row, shown
 from .target import Target, target_options
 from .text import COLOURS, safe
 
@@ -88,7 +88,8 @@ class Question(ModalScreen[bool]):
 
 
 class Looking(Screen[None]):
-    """A screen that looks again and again, in a thread of its own, and has a table whose rows can be steered."""
+    """A screen that looks again and again, in a thread of its own, and has a table whose rows can be steered. `heads`
+    are those of the columns that the table has."""
 
     BINDINGS: ClassVar[list[BindingType]] = STEERING
 
@@ -97,16 +98,14 @@ class Looking(Screen[None]):
         self.broker: Broker = broker
         self.interval: float = interval
         self.table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True)
+        self.heads: tuple[str, ...] = ()
         self.told: Static = Static()
         self.complains: bool = False
 
     def on_mount(self) -> None:
-        self.table.add_columns(*self.heads)
         self.table.focus()
         self.set_interval(self.interval, self.look_soon)
         self.look_soon()
-
-    heads: ClassVar[Sequence[str]] = ()
 
     def look_soon(self) -> None:
         self.run_worker(self._look, thread=True, exclusive=True)
@@ -141,10 +140,13 @@ class Looking(Screen[None]):
         self.complains = False
         self.told.update(Text(safe(text)))
 
-    def fill(self, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def fill(self, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Show these rows, each with its key; the cursor stays at the row where it is."""
-        at = self.key()
-        self.table.clear()
+        at, other = self.key(), tuple(heads) != self.heads
+        self.table.clear(columns=other)
+        if other:
+            self.heads = tuple(heads)
+            self.table.add_columns(*heads)
         for key, row in rows:
             cells = [
                 Text(safe(cell), style=COLOURS.get(cell, "") if number == 1 else "") for number, cell in enumerate(row)
@@ -188,7 +190,6 @@ class Listed(Looking):
         Binding("f", "next_view", "What is listed"),
         Binding("q", "app.quit", "End"),
     ]
-    heads: ClassVar[Sequence[str]] = RUN_HEADS
 
     def __init__(self, broker: Broker, interval: float, filters: dict[str, Any]) -> None:
         super().__init__(broker, interval)
@@ -218,7 +219,7 @@ class Listed(Looking):
         for state, count in counts.items():
             text.append(f"{state} {count:,}  ", style=COLOURS[state] if count else "bright_black")
         self.summary.update(text)
-        self.fill([(run.run_id, run_row(run)) for run in found])
+        self.fill(RUN_HEADS, [(run.run_id, run_row(run)) for run in found])
 
     def steered(self) -> str | None:
         return self.key()
@@ -240,7 +241,6 @@ class Shown(Looking):
         Binding("q", "app.quit", "End"),
     ]
     DEFAULT_CSS: ClassVar[str] = "Shown VerticalScroll { height: 1fr; } Shown DataTable { height: 1fr; }"
-    heads: ClassVar[Sequence[str]] = MEMBER_HEADS
 
     def __init__(self, broker: Broker, interval: float, run_id: str) -> None:
         super().__init__(broker, interval)
@@ -269,7 +269,8 @@ class Shown(Looking):
     def show_run(self, lines: Sequence[str], members: Sequence[Member]) -> None:
         self.status.update(Text.from_ansi("\n".join(lines)))
         self.nested = {str(member.index): member.run_id for member in members}
-        self.fill([(str(member.index), member_row(member)) for member in members])
+        heads, rows = member_table(members, most=self.app.size.width)
+        self.fill(heads, [(str(member.index), row) for member, row in zip(members, rows, strict=True)])
 
     def steered(self) -> str | None:
         return self.run_id

@@ -58,6 +58,7 @@ def environment() -> Environment:
         "span": span,
     }
     made.globals |= {"sign": sign, "bar": bar, "waits_for": waits_for, "parts": parts_of, "plural": plural}
+    made.globals |= {"label_of": label_of}
     return made
 
 

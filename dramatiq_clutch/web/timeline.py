@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..members import Member
 from ..status import StageStatus
+from .texts import label_of
 from .views import RunView
 
-#: How narrow a bar may be, in hundredths of the whole, so that it is seen.
+#: How narrow a bar may be, in hundredths of the whole, so that it is seen. The page's script knows it, too.
 LEAST = 0.4
 
 #: How many stages are drawn, at most.
@@ -16,68 +18,87 @@ MOST = 60
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: in hundredths of the whole from where on it waited, from where on it worked, and up to where. `began` and
-    `ended` are UNIX milliseconds."""
+    """A row of the timeline. All times are UNIX milliseconds: from `since` on it was held off, which a thin line shows;
+    from `began` on it was at work, up to `ended`, which is None where that isn't known. If it `grows`, it is at work.
 
+    A row is that of a `stage` or of a `member`, of which it shows the last attempt.
+    """
+
+    index: int
     label: str
     state: str
-    waited: float
-    worked: float
-    until: float
+    since: int
     began: int
     ended: int | None
-    is_member: bool = False
-    worker: str | None = None
+    grows: bool
+    member: Member | None = None
 
     @property
-    def waiting(self) -> float:
-        return max(self.worked - self.waited, 0)
+    def key(self) -> str:
+        """Tells it from the other rows of a timeline."""
+        return str(self.index) if self.member is None else f"{self.index}.{self.member.index}"
 
     @property
-    def working(self) -> float:
-        return max(self.until - self.worked, LEAST)
+    def attempt(self) -> int:
+        """Which attempt of a member it shows, from 1 on; 0 if that isn't known."""
+        if self.member is None or self.state not in ("working", "failing", "dead"):
+            return 0
+        return self.member.attempts + (self.state == "working")
 
 
-def timeline(view: RunView, now: int) -> tuple[Row, ...]:
-    """The rows of the stages whose times are known, each with its timed members if it is the one that is looked at."""
-    status, rows = view.status, list[Row]()
-    last = status.ended if status.ended is not None else now
-    begins = [_began(stage) for stage in status.stages]
-    start = min([status.created, *(began for began in begins if began is not None)])
-    whole = max(last - start, 1)
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The rows, and from when to when they go (UNIX milliseconds); `is_over` says that nothing grows any more."""
 
-    def place(at: int) -> float:
-        return min(max(100 * (at - start) / whole, 0), 100 - LEAST)
+    rows: tuple[Row, ...]
+    start: int
+    last: int
+    is_over: bool
 
-    for index, stage in enumerate(status.stages[:MOST]):
-        began = begins[index]
-        if began is None:
+    @property
+    def members(self) -> int:
+        """How many members are drawn."""
+        return sum(row.member is not None for row in self.rows)
+
+    def at(self, moment: int) -> float:
+        """Where a moment is, in hundredths of the whole."""
+        return min(max(100 * (moment - self.start) / max(self.last - self.start, 1), 0), 100 - LEAST)
+
+    def wide(self, since: int, until: int | None, least: float) -> float:
+        """How wide it is from one moment to another; or to the end, if there is no other."""
+        return max(self.at(self.last if until is None else until) - self.at(since), least)
+
+
+def timeline(view: RunView, now: int) -> Timeline:
+    """The rows of the stages whose times are known, each with its timed members if it is the one that is looked at: no
+    more than the page lists, so that nothing is read for them."""
+    rows = list[Row]()
+    for index, stage in enumerate(view.status.stages[:MOST]):
+        since = _since(stage)
+        if since is None:
             continue
-        settled, worked = stage.settled, stage.began if stage.began is not None else began
-        label = stage.name or f"stage {index}"
-        until = place(settled if settled is not None else last)
-        rows.append(Row(label, stage.state, place(began), place(worked), until, began, settled))
+        began = since if stage.began is None else stage.began
+        grows = stage.settled is None and not view.is_over
+        rows.append(Row(index, label_of(index, stage), stage.state, since, began, stage.settled, grows))
         if index == view.stage:
-            for member in view.members:
-                if member.began is not None:
-                    until = place(member.ended if member.ended is not None else last)
-                    at = place(member.began)
-                    rows.append(
-                        Row(
-                            f"{member.index} {member.actor or ''}".strip(),
-                            member.state,
-                            at,
-                            at,
-                            until,
-                            member.began,
-                            member.ended,
-                            is_member=True,
-                            worker=member.worker,
-                        )
-                    )
-    return tuple(rows)
+            rows.extend(_member(view, since, member) for member in view.members if member.began is not None)
+    known = [moment for row in rows for moment in (row.since, row.began, row.ended) if moment is not None]
+    ended = view.status.ended if view.is_over and view.status.ended is not None else now
+    return Timeline(
+        rows=tuple(rows),
+        start=min([view.status.created, *known]),
+        last=max([ended, *known]) if view.is_over else ended,
+        is_over=view.is_over,
+    )
 
 
-def _began(stage: StageStatus) -> int | None:
+def _member(view: RunView, since: int, member: Member) -> Row:
+    began = since if member.began is None else member.began
+    label = f"{member.index} {member.actor or ('nested run' if member.run_id else '')}".strip()
+    grows = member.ended is None and member.state == "working" and not view.is_over
+    return Row(member.stage, label, member.state, min(since, began), began, member.ended, grows, member)
+
+
+def _since(stage: StageStatus) -> int | None:
     """When a stage was released, or its first attempt began; None if that isn't known."""
     return stage.released if stage.released is not None else stage.began

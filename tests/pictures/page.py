@@ -71,7 +71,7 @@ def played(url: str) -> Iterator[tuple[dramatiq.Broker, dict[str, str]]]:
         .then(report.message(), name="sum")
     )
     nightly = (
-        Clutch(name="nightly import", context={"tenant": "acme", "day": "2026-11-28"})
+        Clutch(name="nightly import", timings=True, context={"tenant": "acme", "day": "2026-11-28"})
         .then(load.message("catalogue"), name="catalogue")
         .parallel([fetch.message("warehouse", page) for page in range(60)], name="fetch pages")
         .parallel([region] * 3, name="regions")

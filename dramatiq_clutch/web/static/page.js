@@ -1,4 +1,4 @@
-// Times in the viewer's zone, durations that go on, and the page as it changes. Everything is readable without it.
+// Times in the viewer's zone, durations and bars that go on, and the page as it changes. Everything is readable without it.
 "use strict";
 
 const live = document.getElementById("live");
@@ -30,6 +30,20 @@ function localise(root) {
 function tick(root) {
   for (const span of root.querySelectorAll("[data-from]")) {
     span.textContent = duration(Math.max(Date.now() - ahead - Number(span.dataset.from), 0));
+  }
+  grow(root);
+}
+
+// Draws a timeline up to now, as the server has drawn it: what is at work grows, and all the rest gets narrower.
+function grow(root) {
+  for (const chart of root.querySelectorAll(".timeline[data-grows]")) {
+    const start = Number(chart.dataset.start), now = Date.now() - ahead, whole = Math.max(now - start, 1);
+    const place = (at) => Math.min(Math.max((100 * (at - start)) / whole, 0), 99.6);
+    for (const rect of chart.querySelectorAll("rect[data-at]")) {
+      const at = place(Number(rect.dataset.at)), to = place("to" in rect.dataset ? Number(rect.dataset.to) : now);
+      rect.setAttribute("x", at.toFixed(2));
+      rect.setAttribute("width", Math.max(to - at, rect.hasAttribute("y") ? 0 : 0.4).toFixed(2));
+    }
   }
 }
 
