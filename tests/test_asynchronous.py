@@ -28,7 +28,7 @@ from tests.support.jobs import Jobs, state_is
 from tests.support.server import Server
 
 #: What there is for coroutines, with what it stands for.
-TWINS: list[tuple[type, str]] = [(Clutch, name) for name in vars(Clutch) if name.endswith("_async")]
+TWINS: list[tuple[type, str]] = [(Clutch, name) for name in dir(Clutch) if name.endswith("_async")]
 TWINS += [(Run, name) for name in dir(Run) if name.endswith("_async") and name != "get_result_async"]
 
 VERBS: dict[str, Callable[[Run, Clutch], Coroutine[Any, Any, Any]]] = {
