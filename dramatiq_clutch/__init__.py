@@ -35,6 +35,7 @@ from .examining import examine
 from .explaining import FailureGroup
 from .failures import JobFailure
 from .findings import Finding
+from .firings import CallbackStatus
 from .job import current_run, iter_previous_results, previous_failures, previous_results
 from .listing import RunPage, RunSummary, count_runs, runs
 from .members import Member, MemberPage
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokerUnavailable",
+    "CallbackStatus",
     "Clutch",
     "ClutchError",
     "ClutchMiddleware",

@@ -140,7 +140,8 @@ class Closing:
         if callback.retry_sent and not message.failed:
             engine.wait_for(tag.run_id, callback.due)
         else:
-            engine.backend.heard(tag, engine.caller(owners.HEARD))
+            is_dead = message.failed or callback.exit == "raised"
+            engine.backend.heard(tag, engine.caller(owners.HEARD), "dead" if is_dead else "succeeded")
 
     def _send_owed_callback(self, message: MessageProxy, callback: Attempt) -> None:
         try:

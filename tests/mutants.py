@@ -631,8 +631,8 @@ SCRIPTS = (
     Mutant(
         "a snapshot carries the context",
         "A context, which may be large, doesn't travel with every status.",
-        " and all[index] ~= 'context' then",
-        " then",
+        "context = true, ",
+        "",
         file="lib/snapshot",
     ),
     # What can't be done
@@ -653,7 +653,7 @@ SCRIPTS = (
     Mutant(
         "a callback that can't be sent keeps the run",
         "A run doesn't wait for the end of a callback that couldn't be sent.",
-        "if callback then call('SREM', callbacks, id) end",
+        "call('SREM', callbacks, id)",
         "",
         file="fail",
     ),
@@ -732,6 +732,55 @@ SCRIPTS = (
         "call('SREM', callbacks, duty)",
         "",
         file="heard",
+    ),
+    # When callbacks fired
+    Mutant(
+        "each time an event fires is its first",
+        "Of an event that fires again it is told how often it has.",
+        "words = {(string.match(before, '^%d+') or 0) + 1, ",
+        "words = {1, ",
+        "tests/test_contract.py::test_of_an_event_that_fires_again_the_last_time_is_told_and_how_often_it_was",
+        file="lib/firings",
+    ),
+    Mutant(
+        "what is told of an earlier time is taken for the last",
+        "A callback whose event has fired again stands as that time says, whenever an earlier one is sent or ends.",
+        "if its == place then return",
+        "if its then return",
+        "tests/test_contract.py::test_of_an_event_that_fires_again_the_last_time_is_told_and_how_often_it_was",
+        file="lib/firings",
+    ),
+    Mutant(
+        "a callback that is sent stays owed",
+        "It is noted that a callback was sent in the step that confirms it.",
+        "note_sent(duty, now)",
+        "",
+        "tests/test_contract.py::test_a_callback_is_unfired_then_owed_then_sent_and_then_it_has_ended",
+        file="confirm",
+    ),
+    Mutant(
+        "nobody knows when a run's last callback was sent",
+        "It is noted that a callback was sent also if nothing else is owed.",
+        "note_sent(id, now)",
+        "",
+        "tests/test_contract.py::test_a_callback_is_unfired_then_owed_then_sent_and_then_it_has_ended",
+        file="tidy",
+    ),
+    Mutant(
+        "what could not be sent was sent",
+        "A callback that couldn't be sent is dead, and wasn't sent.",
+        "note_sent(id, '!' .. now)",
+        "note_sent(id, now)",
+        "tests/test_contract.py::test_a_callback_that_cannot_be_sent_is_dead_and_was_not_sent",
+        file="fail",
+    ),
+    Mutant(
+        "a second copy of a callback undoes its success",
+        "A callback that has succeeded has, whatever becomes of a second copy of its message.",
+        "if not event or string.find(ends, ' ' .. which .. 'S', 1, true) then return end",
+        "if not event then return end",
+        "tests/test_contract.py::test_a_callback_that_ends_twice_has_succeeded_if_it_has_once",
+        file="lib/firings",
     ),
     # Cancelling
     Mutant(
@@ -1877,6 +1926,13 @@ PYTHON = (
         "_delete_nested(engine, run_id, generation)\n            word = ask(engine, run_id, generation).word",
         "word = ask(engine, run_id, generation).word",
         "tests/test_again.py::test_a_deleted_run_leaves_nothing_but_what_its_late_messages_are_known_by",
+    ),
+    python(
+        "a callback that is dead has succeeded",
+        "Of a callback that nobody attempts any more, it is told that it is dead.",
+        'is_dead = message.failed or callback.exit == "raised"',
+        "is_dead = False",
+        "tests/test_callbacks.py::test_a_run_tells_when_its_callbacks_were_sent_and_what_came_of_them",
     ),
     python(
         "a late message takes what the present run owes",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +12,17 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import current_millis
 from dramatiq.middleware import MiddlewareError
 
-from dramatiq_clutch import BrokerUnavailable, Clutch, Run
+from dramatiq_clutch import BrokerUnavailable, CallbackStatus, Clutch, Run, RunNotFound
 from dramatiq_clutch.backends.redis.keys import keys_of
 from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.commands import executed
 from tests.support.jobs import Jobs, state_is
 
 Shape = Callable[[Jobs, bool], Clutch]
@@ -350,3 +356,88 @@ def has_callbacks(backend: Any, run_id: str) -> bool:
     """Whether callbacks of a run are noted that haven't ended."""
     generation = backend.generation(run_id)
     return bool(backend.client.exists(keys_of(backend.namespace, run_id, 0, generation)["callbacks"]))
+
+
+# When they fired
+
+
+def test_a_run_tells_when_its_callbacks_were_sent_and_what_came_of_them(stub_broker: dramatiq.Broker) -> None:
+    jobs, gate, attempts = Jobs(stub_broker), threading.Event(), list[str]()
+    actor: Any = dramatiq.actor
+
+    @actor(queue_name="low", throws=LookupError, min_backoff=1, max_backoff=1)  # type: ignore[untyped-decorator]
+    def notify(who: str, status: dict[str, Any]) -> None:
+        attempts.append(who)
+        if who == "dies":
+            raise LookupError(who)
+        if who == "retried" and attempts.count(who) == 1:
+            assert gate.wait(PATIENCE)
+            raise ValueError(who)
+
+    several = [partial(notify, who) for who in ("dies", "retried", "fine")]
+    jobs.script["a"] = ["die"]
+    before = current_millis()
+    run = Clutch(on_failed=several, on_success=jobs.heard.message("who")).then(jobs.job.message("a")).run()
+    assert [(one.event, one.actor, one.queue, one.state) for one in run.callbacks()] == [
+        ("on_success", "heard", "default", "unfired"),
+        *[("on_failed", "notify", "low", "unfired")] * 3,
+    ]
+    with running_worker(stub_broker):
+        wait_until("two to have ended", lambda: {one.state for one in run.callbacks()[1:]} >= {"dead", "succeeded"})
+        dead, retried, fine = run.callbacks()[1:]
+        assert (dead.state, retried.state, fine.state) == ("dead", "sent", "succeeded")
+        assert retried.ended is None
+        for one in (dead, fine):
+            assert before <= (one.owed or 0) <= (one.sent or 0)
+            assert (one.owed or 0) <= (one.ended or 0) <= current_millis()
+        gate.set()
+        wait_until("the last to have ended", lambda: run.callbacks()[2].state == "succeeded")
+        assert attempts.count("retried") == 2
+        run.retry()
+        wait_until("the run to have succeeded", lambda: run.callbacks()[0].state == "succeeded")
+    success, *others = asyncio.run(run.callbacks_async())
+    assert [one.state for one in others] == ["dead", "succeeded", "succeeded"]
+    assert {one.count for one in (success, *others)} == {1}
+    told = json.loads(json.dumps(success.to_dict()))
+    assert CallbackStatus(**told) == success
+    with pytest.raises(RunNotFound):
+        Run("nobody").callbacks()
+
+
+def test_a_callback_that_could_not_be_sent_is_told_as_dead_beside_others(stub_broker: dramatiq.Broker) -> None:
+    jobs = Jobs(stub_broker)
+
+    def sending(message: Any) -> None:
+        if message.args and message.args[0] == "refused":
+            raise MiddlewareError("nobody wants to hear it")
+
+    watch(stub_broker, sending)
+    refused = jobs.heard.message("refused")
+    run = Clutch(on_success=[refused, jobs.heard.message("heard")]).then(jobs.job.message("a")).run()
+    with running_worker(stub_broker):
+        wait_until("both to have ended", lambda: [one.state for one in run.callbacks()] == ["dead", "succeeded"])
+        wait_until("the error", lambda: run.status().error)
+    dead, heard = run.callbacks()
+    assert (dead.sent, heard.sent is None) == (None, False)
+
+
+def test_a_look_at_callbacks_is_one_command_and_two_while_one_is_owed(
+    redis_broker: RedisBroker, redis_client: redis.Redis
+) -> None:
+    """However many there are; and a firing costs one field of the head."""
+    jobs = Jobs(redis_broker)
+    run = Clutch(on_success=jobs.heard.message("who"), on_finish=[jobs.heard.message("who")] * 9).run()
+
+    def costs() -> dict[str, int]:
+        before = executed(redis_client)
+        assert len(run.callbacks()) == 10
+        return dict(executed(redis_client) - before)
+
+    assert {one.state for one in run.callbacks()} == {"sent"}
+    assert costs() == {"hmget": 1}
+    head = f"dramatiq-clutch:{{{run.run_id}}}:head"
+    redis_client.hset(head, "fired_on_success", "1 0:1 0123abcd 1700000000000 -")
+    redis_client.hset(f"dramatiq-clutch:{{{run.run_id}}}:outbox:0123abcd", "on_success:0:1", "{}")
+    redis_client.expire(f"dramatiq-clutch:{{{run.run_id}}}:outbox:0123abcd", 60)
+    assert run.callbacks()[0].state == "owed"
+    assert costs() == {"hmget": 1, "hexists": 1}

@@ -7,27 +7,32 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import redis
+from dramatiq import Message
 
 from dramatiq_clutch.about import Context
 from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupant, Record, Reply
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
-from dramatiq_clutch.errors import DamagedState, ForeignRun
+from dramatiq_clutch.backends.redis.firings import RedisFirings
+from dramatiq_clutch.errors import DamagedState, ForeignRun, NewerRelease
 from dramatiq_clutch.failures import failure_details
+from dramatiq_clutch.firings import CallbackStatus, callbacks_of
 from dramatiq_clutch.news import News
 from dramatiq_clutch.register import Enlisted, Keeping, StageGlance
 from dramatiq_clutch.status import RunStatus, StageStatus, status_from
 from dramatiq_clutch.stored.attendance import Attendance
 from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
 from dramatiq_clutch.stored.entries import label
+from dramatiq_clutch.stored.firings import CallbackEnding, Firings
 from dramatiq_clutch.stored.formats import Standing
 from dramatiq_clutch.stored.owners import SWEEPER
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
+from dramatiq_clutch.stored.plan import COMPLETION, EVENTS, Plan, Spec, StageLine, row_with_result, to_row
 
 LEASE = 1_000
 TTL = 10_000_000
@@ -58,6 +63,7 @@ class Store:
         *totals: int | None,
         events: Sequence[str] = ("on_failure",),
         callbacks: int = 1,
+        row: bytes = b"row",
         limit: int | None = None,
         waits: Sequence[int | None] = (),
         start_at: int | None = None,
@@ -74,25 +80,26 @@ class Store:
         deadline: int | None = None,
         within: int | None = None,
         timed: bool = False,
+        history: int = 0,
         **said: Any,
     ) -> Reply:
         """A run with stages of these sizes (None: mapped), all written with `parallel`; each event has so many
-        callbacks. `waits` are those before the first stages. `deadline` is the run's, `within` that of its first stage;
-        `said` are other fields of that stage's line."""
+        callbacks, each of them this row. `waits` are those before the first stages. `deadline` is the run's, `within`
+        that of its first stage; `said` are other fields of that stage's line."""
         lines, rows = list[StageLine](), 0
         for total, wait in zip(totals, itertools.chain(waits, itertools.repeat(None)), strict=False):
             line = StageLine(rows, total, many=True, mapped=total is None, nested=nested, limit=limit, wait=wait)
             lines.append(line if lines else replace(line, deadline=within, **said))
             rows += 1 if total is None else total
         self.batch, self.exact = (lines[0].batch, lines[0].exact) if lines else (0, False)
-        told = dict.fromkeys(events, (b"row",) * callbacks)
+        told = dict.fromkeys(events, (row,) * callbacks)
         spec = Spec("name", None, start_at, told, parent=parent, generation=generation, deadline=deadline)
         spec = replace(spec, context=None if context is None else Context(context))
         spec = replace(spec, carried=None if carried is None else Context(carried), timed=timed)
         self.timed = timed
         plan = Plan(spec, tuple(lines), (b"row",) * rows)
         more: dict[str, Any] = {"run_ttl": TTL, "result_ttl": TTL, "claim": claim, "tags": tags}
-        more |= {"frees": frees, "keeps": keeps}
+        more |= {"frees": frees, "keeps": keeps, "history_ttl": history}
         return self.backend.create(self.run_id, plan, self.caller(owner), **more)
 
     def delete(self, generation: str, *, bury: int | None = None, asks: bool = False) -> Reply:
@@ -3457,3 +3464,258 @@ def test_what_begins_when_the_members_are_gone_leaves_nothing(store: Store) -> N
     client.execute_command("DEL", f"{store.backend.namespace}:{{{store.run_id}}}:{members}")
     assert store.begin(1) == "go"
     assert "times" not in store.parts()
+
+
+# Callbacks: whom they call, and when they fired
+
+
+def row_of(actor: str, queue: str) -> bytes:
+    return to_row(Message(queue, actor, (), {}, {}))
+
+
+#: A callback that calls an actor whose name has whatever the stored text is made of.
+TELL = row_of("tell @me, =100%\n", "low")
+
+
+def callbacks_in(store: Store, event: str | None = None) -> list[CallbackStatus]:
+    """How the callbacks of the run stand, or those of an event."""
+    found = callbacks_of(cast(Any, SimpleNamespace(backend=store.backend)), store.run_id, "")
+    assert found is not None
+    return [one for one in found if event in (None, one.event)]
+
+
+def stands(store: Store, event: str) -> list[tuple[str | None, int | None, int | None, int | None]]:
+    """The state of each of an event's callbacks; since when it is owed, when it was sent, and when it has ended."""
+    return [(one.state, one.owed, one.sent, one.ended) for one in callbacks_in(store, event)]
+
+
+def hear(store: Store, duty: Duty, index: int, ending: CallbackEnding) -> str:
+    tag = CallbackTag(store.run_id, duty.generation, duty.id, index)
+    return store.backend.heard(tag, store.caller("heard"), ending)
+
+
+def give_up(store: Store, duty: Duty) -> Reply:
+    details = failure_details(LookupError("nobody"))
+    return store.backend.fail(store.run_id, duty, details, store.holder(duty))
+
+
+def test_a_run_tells_whom_its_callbacks_call_in_the_order_in_which_they_fire(store: Store) -> None:
+    store.create(1, events=sorted(EVENTS), callbacks=2, row=TELL)
+    found = callbacks_in(store)
+    assert [one.event for one in found] == [event for event in EVENTS for _ in range(2)]
+    assert {(one.actor, one.queue, one.state, one.count) for one in found} == {
+        ("tell @me, =100%\n", "low", "unfired", 0)
+    }
+    assert {(one.stage, one.owed, one.sent, one.ended, one.message_id) for one in found} == {(None,) * 5}
+
+
+@pytest.mark.parametrize("row", [row_of("tell", "default"), row_with_result(row_of("tell", "default")), b"row"])
+def test_a_callback_on_the_usual_queue_with_a_result_or_unreadable(store: Store, row: bytes) -> None:
+    store.create(1, events=("on_success",), row=row)
+    (found,) = callbacks_in(store)
+    assert (found.actor, found.queue) == ((None, None) if row == b"row" else ("tell", "default"))
+    store.record(0, "succeeded", of=1)
+    (found,) = callbacks_in(store)
+    assert (found.state, found.message_id is None) == ("owed", row == b"row")
+
+
+def test_a_run_without_callbacks_tells_of_none_and_one_that_is_not_there_of_nothing(store: Store) -> None:
+    assert store.backend.firings(store.run_id) is None
+    store.create(1, events=(), generation=EARLIER)
+    assert store.backend.firings(store.run_id) == Firings({}, {})
+    assert store.backend.firings(store.run_id, generation=EARLIER) == Firings({}, {})
+    assert store.backend.firings(store.run_id, generation=LATER) is None
+
+
+@pytest.mark.parametrize("event", ["on_failure", "on_death", "on_failed", "on_finish", "on_success", COMPLETION])
+def test_a_callback_is_unfired_then_owed_then_sent_and_then_it_has_ended(either_way: Store, event: str) -> None:
+    store = either_way
+    store.confirm(*store.create(2, events=(event,), callbacks=2, row=TELL, generation=EARLIER).duties)
+    store.record(1, "succeeded", of=2)
+    assert stands(store, event) == [("unfired", None, None, None)] * 2
+    store.now += 10
+    (duty,) = store.record(0, "succeeded" if event in ("on_success", COMPLETION) else "dead", of=2).duties
+    since = store.now
+    store.now += 10
+    assert stands(store, event) == [("owed", since, None, None)] * 2
+    store.confirm(duty)
+    sent = store.now
+    assert stands(store, event) == [("sent", since, sent, None)] * 2
+    for index, ending in enumerate[CallbackEnding](("dead", "succeeded")):
+        store.now += 10
+        assert hear(store, duty, index, ending) == "heard"
+    ended = [("dead", since, sent, sent + 10), ("succeeded", since, sent, sent + 20)]
+    assert stands(store, event) == ended
+    first, second = callbacks_in(store, event)
+    ids = [CallbackTag(store.run_id, EARLIER, duty.id, index, str(first.actor)).message_id for index in (0, 1)]
+    assert [first.message_id, second.message_id] == ids
+    assert (first.stage, first.count) == (0, 1)
+    store.owed(SWEEPER)
+    assert stands(store, event) == ended
+
+
+def test_what_is_sent_by_two_because_the_first_was_killed_counts_once(store: Store) -> None:
+    """Whoever was killed before it could confirm; and the same confirmation twice, whose reply was lost."""
+    store.confirm(*store.create(1, events=("on_success",), row=TELL).duties)
+    (held,) = store.record(0, "succeeded", of=1).duties
+    store.record(0, "succeeded", of=1)
+    since = store.now
+    hear(store, held, 0, "succeeded")  # its message was sent, and has ended
+    store.now += LEASE
+    (again,) = store.owed(SWEEPER).duties
+    assert stands(store, "on_success") == [("succeeded", since, None, since)]
+    store.now += 10
+    assert store.confirm(held, again, again) == ["lost", "ends", "lost"]
+    assert stands(store, "on_success") == [("succeeded", since, store.now, since)]
+    assert [one.count for one in callbacks_in(store)] == [1]
+
+
+def test_of_an_event_that_fires_again_the_last_time_is_told_and_how_often_it_was(either_way: Store) -> None:
+    store = either_way
+    store.confirm(*store.create(1, 1, events=("on_death", "on_failed"), row=TELL).duties)
+    first = {duty.kind: duty for duty in store.record(0, "dead", of=1).duties}
+    store.confirm(*first.values())
+    for duty in store.backend.retry(store.run_id, store.caller("retry:1")).duties:
+        store.reopen(duty)
+        store.reopen(duty, 1)
+    store.confirm(*store.record(0, "succeeded", of=1, order=(1, 0)).duties)
+    assert [(one.count, one.stage, one.state) for one in callbacks_in(store)] == [(1, 0, "sent")] * 2
+    store.now += 10
+    second = {duty.kind: duty for duty in store.record(0, "dead", stage=1, of=1, order=(1, 0)).duties}
+    assert first.keys() == second.keys() == {"on_death", "on_failed"}
+    hear(store, first["on_death"], 0, "dead")  # it has ended late, and isn't the one that is told of
+    store.confirm(first["on_death"])
+    assert [(one.count, one.stage, one.state) for one in callbacks_in(store)] == [(2, 1, "owed")] * 2
+    assert stands(store, "on_failed") == [("owed", store.now, None, None)]
+    store.confirm(second["on_death"])
+    assert [one.state for one in callbacks_in(store)] == ["sent", "owed"]
+
+
+def test_a_callback_that_ends_twice_has_succeeded_if_it_has_once(store: Store) -> None:
+    """Its message may come twice; then there are two ends of it."""
+    store.confirm(*store.create(1, events=("on_failed",), callbacks=12, row=TELL).duties)
+    (duty,) = store.record(0, "dead", of=1).duties
+    store.confirm(duty)
+    for index in (1, 11):
+        hear(store, duty, index, "dead")
+    store.now += 10
+    hear(store, duty, 1, "succeeded")
+    hear(store, duty, 11, "dead")
+    ended = store.now
+    store.now += 10
+    hear(store, duty, 1, "dead")
+    found = callbacks_in(store)
+    assert {index: one.state for index, one in enumerate(found) if one.ended} == {1: "succeeded", 11: "dead"}
+    assert (found[1].ended, found[11].ended) == (ended, ended)
+
+
+@pytest.mark.parametrize("unsent", [[], [1], [0, 1, 2]])
+def test_a_callback_that_cannot_be_sent_is_dead_and_was_not_sent(store: Store, unsent: list[int]) -> None:
+    """Where no message is to blame, as when the plan can't be read, none was sent."""
+    store.confirm(*store.create(1, events=("on_success",), callbacks=3, row=TELL).duties)
+    (duty,) = store.record(0, "succeeded", of=1).duties
+    for index in unsent:
+        hear(store, duty, index, "unsent")
+    assert [one.state for one in callbacks_in(store)] == ["dead" if one in unsent else "owed" for one in range(3)]
+    assert give_up(store, duty).word == "failed"
+    dead, sent = ("dead", store.now, None, store.now), ("sent", store.now, store.now, None)
+    assert stands(store, "on_success") == [dead if index in unsent or not unsent else sent for index in range(3)]
+    for index in set(range(3)) - set(unsent):
+        hear(store, duty, index, "succeeded")
+    states = ["dead" if index in unsent else "succeeded" for index in range(3)]
+    assert [one.state for one in callbacks_in(store)] == states
+
+
+@pytest.mark.parametrize("history", [0, 10 * TTL])
+def test_what_is_known_of_callbacks_stays_as_long_as_the_status(either_way: Store, history: int) -> None:
+    store = either_way
+    store.confirm(*store.create(1, events=("on_death", "on_success"), row=TELL, history=history).duties)
+    (duty,) = store.record(0, "succeeded", of=1).duties
+    store.confirm(duty)
+    hear(store, duty, 0, "succeeded")
+    assert store.backend.spec(store.run_id) is None
+    assert stands(store, "on_success") == [("succeeded",) + (store.now,) * 3]
+    assert stands(store, "on_death") == [("unfired", None, None, None)]
+    assert {one.actor for one in callbacks_in(store)} == {"tell @me, =100%\n"}
+
+
+def test_a_snapshot_does_not_say_whom_callbacks_call(store: Store) -> None:
+    store.create(1, events=EVENTS, row=TELL)
+    snapshot = store.backend.snapshot(store.run_id)
+    assert snapshot is not None
+    assert "calls" not in snapshot["head"]
+
+
+def test_of_a_run_that_an_older_release_has_begun_the_times_are_not_known(store: Store) -> None:
+    """What it hasn't noted can't be told, but for whom a run calls whose plan is still there."""
+    store.confirm(*store.create(1, events=("on_death", "on_failed", "on_success"), callbacks=2, row=TELL).duties)
+    store.confirm(*store.record(0, "dead", of=1).duties)
+    store.drop_fields("calls", "fired_on_death", "fired_on_failed")
+    found = callbacks_in(store)
+    assert [one.event for one in found] == [*["on_death"] * 2, *["on_success"] * 2, *["on_failed"] * 2]
+    assert {(one.actor, one.state, one.count, one.owed, one.sent) for one in found} == {
+        ("tell @me, =100%\n", None, 0, None, None)
+    }
+    (duty,) = store.record(0, "succeeded", of=1, order=(0, 1)).duties
+    assert stands(store, "on_success") == [("owed", store.now, None, None)] * 2
+    store.confirm(duty)
+    for index in range(2):
+        hear(store, duty, index, "succeeded")
+    assert {(one.actor, one.queue) for one in callbacks_in(store)} == {(None, None)}
+    assert {one.event: one.state for one in callbacks_in(store)} == {
+        "on_death": None,
+        "on_success": "succeeded",
+        "on_failed": None,
+    }
+
+
+def test_a_callback_that_an_older_release_has_sent_is_sent_at_a_time_that_is_not_known(store: Store) -> None:
+    store.confirm(*store.create(1, events=("on_failed",), row=TELL).duties)
+    (duty,) = store.record(0, "dead", of=1).duties
+    backend: Any = store.backend
+    (outbox,) = [name for name in store.names() if name.startswith("outbox")]
+    backend.client.execute_command("HDEL", f"{backend.namespace}:{{{store.run_id}}}:{outbox}", duty.id)
+    assert stands(store, "on_failed") == [("sent", store.now, None, None)]
+
+
+def test_a_callback_that_is_confirmed_while_it_is_looked_at_is_sent(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.confirm(*store.create(1, events=("on_failed",), row=TELL).duties)
+    (duty,) = store.record(0, "dead", of=1).duties
+    look: Any = vars(RedisFirings)["_owed"]
+
+    def confirm_first(*looked_for: Any) -> Any:
+        store.confirm(duty)
+        return look(*looked_for)
+
+    monkeypatch.setattr(RedisFirings, "_owed", confirm_first)
+    assert stands(store, "on_failed") == [("sent", store.now, store.now, None)]
+
+
+def test_what_is_told_of_callbacks_is_of_a_pass_before_until_they_fire_again(store: Store) -> None:
+    store.confirm(*store.create(1, 1, events=("on_finish",), row=TELL, generation=EARLIER, keeps=True).duties)
+    store.confirm(*store.record(0, "succeeded", of=1, generation=EARLIER).duties)
+    (duty,) = store.record(0, "succeeded", stage=1, of=1, generation=EARLIER).duties
+    store.confirm(duty)
+    before = callbacks_in(store)
+    assert rewound(store, 1, EARLIER, LATER).word == "rewound"
+    assert callbacks_in(store) == before
+    assert hear(store, duty, 0, "dead") == "unknown"
+    store.now += 10
+    (again,) = store.record(0, "succeeded", stage=1, of=1, generation=LATER).duties
+    (found,) = callbacks_in(store)
+    assert (found.state, found.owed, found.count) == ("owed", store.now, 2)
+    assert found.message_id == CallbackTag(store.run_id, LATER, again.id, 0, str(found.actor)).message_id
+
+
+def test_callbacks_of_a_run_of_a_newer_release_are_left_to_it(store: Store) -> None:
+    store.create(1, row=TELL)
+    backend: Any = store.backend
+    head = f"{backend.namespace}:{{{store.run_id}}}:head"
+    backend.client.execute_command("HSET", head, "format", 99)
+    with pytest.raises(NewerRelease, match="newer release"):
+        store.backend.firings(store.run_id)
+    backend.client.execute_command("HSET", head, "format", 1, "fired_on_failure", "nonsense")
+    with pytest.raises(DamagedState, match="nonsense"):
+        store.backend.firings(store.run_id)

@@ -45,6 +45,7 @@ NOT_A_WORKERS = {
     "at_rest",
     "occupants",
     "keeps",
+    "firings",
     "listen",
     "say",
     "generation",

@@ -33,6 +33,7 @@ from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.register import Glance, MemberState
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.duties import CallBack, Duty, OpenStage, Resend, Resume, SendAgain, SendMembers, Tell
+from dramatiq_clutch.stored.firings import CallbackEnding
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
 from dramatiq_clutch.stored.plan import EVENTS, Plan, Spec, StageLine
 from tests.support.keyspace import assert_all_expire, part_of
@@ -93,9 +94,13 @@ class TwoBackends(RuleBasedStateMachine):
         self.attempts = 10  # more than any single one is given
         self.state = "running"
         self.called: set[str] = set()
+        self.fired: dict[str, list[str]] = {}
+        self.done: dict[str, tuple[str, int]] = {}
+        self.ended: dict[str, dict[int, tuple[CallbackEnding, int]]] = {}
         self.generation = GENERATION
         self.keeps = False
         self.wanted = itertools.cycle(get_args(MemberState))
+        self.endings = itertools.cycle(get_args(CallbackEnding))
 
     def teardown(self) -> None:
         try:
@@ -135,6 +140,8 @@ class TwoBackends(RuleBasedStateMachine):
                 assert self.alarms[duty.event, duty.stage] <= 1 + self.heals
             if duty.kind.startswith("on_"):
                 self.called.add(duty.id)
+            if isinstance(duty, CallBack):
+                self.fired.setdefault(duty.event, []).append(duty.id)
             if isinstance(duty, Tell):
                 assert duty.revision > self.told
                 self.told = duty.revision
@@ -373,8 +380,11 @@ class TwoBackends(RuleBasedStateMachine):
             self.reopen(duty, caller, cursor or 0)
             return multiple()
         if not isinstance(duty, OpenStage):
-            if self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor)) in ("confirmed", "rests"):
+            word = self.both(lambda b: b.confirm(self.run_id, duty, caller, cursor=cursor))
+            if word in ("confirmed", "rests"):
                 self.send(duty, cursor)
+            if word != "lost" and cursor is None:
+                self.done[duty.id] = "sent", caller.now
             return multiple()
         size = self.sizes[duty.stage]
         total = total if size is None else size
@@ -393,9 +403,15 @@ class TwoBackends(RuleBasedStateMachine):
     @rule(nth=st.integers(0, 5), index=st.integers(0, max(SEVERAL.values()) - 1))
     def a_callback_ends(self, nth: int, index: int) -> None:
         if self.called:
-            tag = CallbackTag(self.run_id, self.generation, sorted(self.called)[nth % len(self.called)], index)
-            caller = self.caller("heard")
-            self.both(lambda b: b.heard(tag, caller))
+            self.hear_of(sorted(self.called)[nth % len(self.called)], index, next(self.endings))
+
+    def hear_of(self, duty: str, index: int, ending: CallbackEnding) -> None:
+        tag, caller = CallbackTag(self.run_id, self.generation, duty, index), self.caller("heard")
+        word = self.both(lambda b: b.heard(tag, caller, ending))
+        ended = self.ended.setdefault(duty, {})
+        was, _ = ended.get(index, (None, 0))
+        if word == "heard" and was != "succeeded":  # a success is final
+            ended[index] = ending, caller.now
 
     @rule(target=held, after=st.sampled_from([1, LEASE, 10 * LEASE]), knows=st.booleans())
     def sweep(self, after: int, knows: bool) -> Any:
@@ -409,6 +425,8 @@ class TwoBackends(RuleBasedStateMachine):
             return multiple()
         duty, caller = pair
         reply = self.both(lambda b: b.fail(self.run_id, duty, DETAILS, caller))
+        if reply.word == "failed" and isinstance(duty, CallBack):
+            self.done[duty.id] = "failed", caller.now
         return multiple(*((new, caller) for new in reply.duties))
 
     @rule(target=held, another=st.booleans())
@@ -598,6 +616,26 @@ class TwoBackends(RuleBasedStateMachine):
             start = found.go_on
 
     @invariant()
+    def each_callback_that_came_is_owed_or_was_sent_and_is_counted_once(self) -> None:
+        found = self.both(lambda b: b.firings(self.run_id)) if self.sizes else None
+        if found is None:
+            return
+        assert {name: one.count for name, one in found.last.items()} == {
+            name: len(duties) for name, duties in self.fired.items()
+        }
+        for name, last in found.last.items():
+            duty = self.fired[name][-1]
+            assert last.duty(name) == duty
+            assert (name in found.owed) == (duty not in self.done)
+            assert {("sent", last.sent), ("failed", last.failed)} - {("sent", None), ("failed", None)} == (
+                {self.done[duty]} if duty in self.done else set()
+            )
+            assert last.ended == self.ended.get(duty, {})
+        assert found.is_complete
+        registered = {name: len(rows) for name, rows in self.plan.spec.callbacks.items()}
+        assert {name: len(calls) for name, calls in found.calls.items()} == registered
+
+    @invariant()
     def every_key_has_an_expiry(self) -> None:
         if self.client is not None:
             assert_all_expire(self.client)
@@ -751,8 +789,7 @@ class TwoBackends(RuleBasedStateMachine):
     def hear(self) -> None:
         """All callbacks that were sent have ended."""
         for name, index in itertools.product(sorted(self.called), range(max(SEVERAL.values()))):
-            caller = self.caller("heard")
-            self.both(lambda b, n=name, i=index, c=caller: b.heard(CallbackTag(self.run_id, self.generation, n, i), c))
+            self.hear_of(name, index, "succeeded")
 
     def do_at_the_end(self, duty: Duty, caller: Caller) -> None:
         if isinstance(duty, SendAgain):
@@ -761,8 +798,11 @@ class TwoBackends(RuleBasedStateMachine):
                 done += 1
             return
         if not isinstance(duty, OpenStage):
-            if self.both(lambda b: b.confirm(self.run_id, duty, caller)) in ("confirmed", "rests"):
+            word = self.both(lambda b: b.confirm(self.run_id, duty, caller))
+            if word in ("confirmed", "rests"):
                 self.send(duty)
+            if word != "lost":
+                self.done[duty.id] = "sent", caller.now
             return
         size = self.sizes[duty.stage] or 0
         self.sizes[duty.stage] = size

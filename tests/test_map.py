@@ -109,14 +109,20 @@ def arguments_from(text: str) -> Iterator[str]:
 
 
 def fields_written_by(code: str) -> set[str]:
-    """The fields of the head that a piece of Lua writes or deletes; one for each stage is told by `<stage>`."""
+    """The fields of the head that a piece of Lua writes or deletes; one for each stage or event is told by `<stage>` or
+    `<event>`."""
     written = set[str]()
     for found in re.finditer(r"'HSET', head, ", code):
         written |= set(itertools.islice(arguments_from(code[found.end() :]), 0, None, 2))
     for pattern in (r"'(?:HINCRBY|HDEL|HSETNX)', head, ", r"\b(?:set|ring)\((?=')"):
         written |= {next(arguments_from(code[found.end() :])) for found in re.finditer(pattern, code)}
     known = (re.fullmatch(r"'(\w+)'( \.\. .*)?", argument) for argument in written)
-    return {found[1] + ("<stage>" if found[2] else "") for found in known if found}
+    return {found[1] + each_of(found[2] or "") for found in known if found}
+
+
+def each_of(more: str) -> str:
+    """What a field's name ends with in the table, by what its name in Lua goes on with."""
+    return f"<{'event' if 'event' in more else 'stage'}>" if more else ""
 
 
 def fields_given_to_seal() -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 
+from ..stored.firings import Firings
 from ..stored.formats import Snapshot, Standing
 from ..stored.places import Place
 from .values import Occupant
@@ -37,6 +38,12 @@ class Reading(abc.ABC):
     @abc.abstractmethod
     def context(self, run_id: str, *, generation: str = "") -> bytes | None:
         """The run's context as JSON; empty if it has none, and None if there is no such run."""
+
+    @abc.abstractmethod
+    def firings(self, run_id: str, *, generation: str = "") -> Firings | None:
+        """Which callbacks the run has, and what is known of when they were owed and sent; None if there is no such run.
+        A firing is noted in the step that causes it, and that it was sent in the step that confirms its duty, so it
+        counts once. It is known for as long as the run's status. Raises NewerRelease or DamagedState."""
 
     @abc.abstractmethod
     def line(self, run_id: str, stage: int, *, generation: str = "") -> str | None:

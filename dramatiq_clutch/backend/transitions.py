@@ -6,6 +6,7 @@ import abc
 from collections.abc import Sequence
 
 from ..stored.duties import Duty, OpenStage, SendAgain
+from ..stored.firings import CallbackEnding
 from ..stored.formats import Snapshot
 from ..stored.places import CallbackTag, Tag
 from ..stored.plan import Plan, Spec
@@ -134,9 +135,11 @@ class Transitions(abc.ABC):
         caller."""
 
     @abc.abstractmethod
-    def heard(self, tag: CallbackTag, caller: Caller) -> str:
-        """Note that a callback's message has ended, and won't be attempted again. When the last one has, what callbacks
-        may read of a succeeded run needn't stay. Returns `heard` or `unknown`."""
+    def heard(self, tag: CallbackTag, caller: Caller, ending: CallbackEnding = "succeeded") -> str:
+        """Note how a callback's message has ended, and that it won't be attempted again. When the last one has, what
+        callbacks may read of a succeeded run needn't stay. Of an event that has fired several times, only how the
+        messages of its last firing end is kept; and of a message that ends twice, that it has succeeded. Returns
+        `heard` or `unknown`."""
 
     @abc.abstractmethod
     def cancel(self, run_id: str, caller: Caller, *, bury: int | None = None, generation: str = "") -> Reply:

@@ -1,4 +1,4 @@
-"""How a run stands: its status, once or as it changes, and its members."""
+"""How a run stands: its status, once or as it changes, its members, and its callbacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ..asynchronous import for_coroutines
 from ..errors import NestingError
+from ..firings import CallbackStatus, callbacks_of
 from ..following import follow
 from ..members import MemberPage, MemberState, members_of
 from ..picturing import picture_of
@@ -137,6 +138,32 @@ class RunView(RunIdentity):
 
     @for_coroutines(members)
     def members_async(self) -> Any: ...
+
+    def callbacks(self) -> tuple[CallbackStatus, ...]:
+        """How the run's callbacks stand, those that its middleware has set included: whom they call, which have fired,
+        when, and what came of them. For example, whether anybody was told that the run has failed::
+
+            for one in run.callbacks():
+                print(one.event, one.actor, one.state, one.sent)
+
+        They come in the order in which one moment would fire them: on_failure, on_death, completion, on_success,
+        on_failed, on_finish; those of one event as they were written. It is known for as long as the run's status. It
+        takes one round trip to the state store; two or three while one is owed. Those of nested runs are theirs:
+        ``Run(child.run_id).callbacks()``.
+
+        Raises:
+          RunNotFound: there is no such run (any more).
+          NewerRelease: a newer release has started it.
+          DamagedState: it can't be read.
+          StateUnavailable: the state store is away.
+        """
+        found = callbacks_of(self._engine, self.run_id, self._generation)
+        if found is None:
+            raise self._not_found()
+        return found
+
+    @for_coroutines(callbacks)
+    def callbacks_async(self) -> Any: ...
 
     def to_mermaid(self) -> str:
         """A picture of the run as a Mermaid flowchart: its stages and how they stand, and the runs nested in it that

@@ -48,7 +48,8 @@ def call_back(engine: Engine, run_id: str, duty: CallBack) -> None:
                 raise
             first = first or error
             # It isn't waited for. The others are: they may still read the run.
-            engine.backend.heard(CallbackTag(run_id, duty.generation, duty.id, index), engine.caller(owners.HEARD))
+            unsent = CallbackTag(run_id, duty.generation, duty.id, index)
+            engine.backend.heard(unsent, engine.caller(owners.HEARD), "unsent")
     if first is not None:
         raise first
 

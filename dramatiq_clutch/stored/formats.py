@@ -45,6 +45,13 @@ are only the grammars of these.
                     2 0123abcd 5 89abcdef                     a field of the head of a run that was rewound: the keys of
                                                               stages below 2 are in the first generation, of those below
                                                               5 in the second, of all others in the run's
+    calls           EVENT "=" CALL *( "," CALL ) *( " " EVENT "=" CALL *( "," CALL ) ), CALL = [ ACTOR [ "@" QUEUE ] ]
+                    on_finish=log,notify@low                  a field of the head; names are percent-encoded:
+                                                              `firings.calls_of`, `firings.calls_in`
+    firing          COUNT " " STAGE ":" NUMBER " " GENERATION " " UNIX_MS " " ( [ "!" ] UNIX_MS / "-" )
+                    *( " " INDEX ( "S" / "D" / "U" ) UNIX_MS )
+                    1 0:4 76543210 1700000000100 1700000000200 0S1700000000900
+                                                              a field of the head for each event: `firings.Firing`
     kept failure    STAGE "." MEMBER, and FAILURE             a field of the hash `failures`, and its value
     tally           STAGE " " [ TYPE ], and a number          a field of the hash `tally`, and its value: how many
                     0 ValueError                              members are dead of this exception; TYPE is as in JSON

@@ -14,6 +14,7 @@ from dramatiq import group, pipeline
 from typing_extensions import assert_type
 
 from dramatiq_clutch import (
+    CallbackStatus,
     Clutch,
     ClutchError,
     ClutchMiddleware,
@@ -206,6 +207,10 @@ def looking_through_runs(broker: dramatiq.Broker) -> None:
     for status in Run("nightly").watch():
         assert_type(status, RunStatus)
     assert_type(Run("nightly").follow(), RunStatus)
+    callbacks = Run("nightly").callbacks()
+    assert_type(callbacks, tuple[CallbackStatus, ...])
+    assert_type(callbacks[0].sent, int | None)
+    assert_type(callbacks[0].to_dict(), dict[str, Any])
     members = Run("nightly").members(stage="load", state="dead", limit=10)
     assert_type(members, MemberPage)
     assert_type(members.cursor, str | None)

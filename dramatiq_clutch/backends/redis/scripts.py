@@ -28,9 +28,9 @@ from .constants import CONSTANTS
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
     *("run", "times", "timings", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot"),
-    *("news", "carry", "outbox", "awaited", "timing", "along", "take", "release", "limit", "waiting", "callbacks"),
-    *("halt", "rest", "deadline", "completion", "parent", "life", "tombstone", "history", "expiry", "revival"),
-    *("entry", "called", "unsent", "atwork", "shown", "clocking"),
+    *("firings", "news", "carry", "outbox", "awaited", "timing", "along", "take", "release", "limit", "waiting"),
+    *("callbacks", "halt", "rest", "deadline", "completion", "parent", "life", "tombstone", "history", "expiry"),
+    *("revival", "entry", "called", "unsent", "atwork", "shown", "clocking"),
 )
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.

@@ -10,6 +10,7 @@ from typing import Any
 from ...about import Context
 from ...backend import SHARE, Caller, Reply
 from ...errors import DamagedState
+from ...stored.firings import calls_of
 from ...stored.formats import FORMAT
 from ...stored.plan import EVENTS, Plan, Spec, rows_of
 from ...tokens import new_token
@@ -118,6 +119,8 @@ def _head_of(plan: Plan, tags: Sequence[str]) -> dict[str, Any]:
         "format": FORMAT,
         **{f"s{index}": str(line) for index, line in enumerate(plan.lines)},
     }
+    if spec.callbacks:
+        head["calls"] = calls_of(spec)
     if plan.soonest is not None:
         head["soonest"] = plan.soonest
     if spec.deadline is not None:

@@ -16,12 +16,14 @@ from ...backend import Caller, GuardWord, Record, Reply
 from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavailable
 from ...findings import Finding
 from ...stored.duties import Duty, OpenStage, SendAgain
+from ...stored.firings import LETTERS, CallbackEnding
 from ...stored.formats import Snapshot, decode_snapshot, success, timing
 from ...stored.places import CallbackTag, Tag
 from . import resp
 from .along import Along
 from .calling import At
 from .combining import Combining
+from .firings import RedisFirings
 from .fitness import findings
 from .lazily import redis
 from .looking import RedisLooking
@@ -39,7 +41,7 @@ Common: TypeAlias = tuple[Record, "Along | None", str]
 OLDEST = (6, 2)
 
 
-class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
+class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
@@ -245,8 +247,8 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking):
     def fail(self, run_id: str, duty: Duty, details: bytes, caller: Caller) -> Reply:
         return self._present("fail", run_id, caller, {"id": duty.id, "details": details})
 
-    def heard(self, tag: CallbackTag, caller: Caller) -> str:
-        given = {"duty": tag.duty, "index": tag.index}
+    def heard(self, tag: CallbackTag, caller: Caller, ending: CallbackEnding = "succeeded") -> str:
+        given = {"duty": tag.duty, "index": tag.index, "ending": LETTERS[ending]}
         return self._present("heard", tag.run_id, caller, given, generation=tag.generation).word
 
     def write_items(self, run_id: str, duty: OpenStage, offset: int, items: Sequence[bytes], *, run_ttl: int) -> None:

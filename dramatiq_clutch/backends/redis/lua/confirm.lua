@@ -1,4 +1,5 @@
 -- Confirm that a duty is done, or that it is done up to a cursor: then its lease begins anew.
+-- USES firings
 -- KEYS head, outbox, queue?
 -- ARGV duty, cursor, now, lease, lease_ms, sent...
 -- `cursor` is '' when the duty is done. `queue` and `sent` are given when this call travels in one pipeline behind the
@@ -24,4 +25,5 @@ end
 local is_last, state = redis.call('HLEN', outbox) == 1, redis.call('HGET', head, 'state')
 if is_last and state == 'succeeded' then return 'tidy' end
 redis.call('HDEL', outbox, duty)
+note_sent(duty, now)
 return is_last and state ~= 'running' and 'rests' or 'confirmed'

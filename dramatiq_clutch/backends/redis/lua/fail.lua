@@ -1,6 +1,6 @@
 -- Let the run fail, because a duty can't be done and waiting doesn't cure that. `retry` owes the duty again, unless it
 -- is a callback.
--- USES take, life, expiry
+-- USES take, life, expiry, firings
 -- ARGV id, details
 -- returns {'failed' | 'lost', note, duty...}; or {'moved'} if `stage` isn't the present stage
 local duty = run.state and held(id)
@@ -11,9 +11,12 @@ if is_moot(id) then
   clean_up()
   return {'lost', ''}
 end
-local callback = string.sub(id, 1, 3) == 'on_' or string.sub(id, 1, 10) == 'completion'
+local callback = is_callback(id)
 local tells = string.sub(id, 1, 4) == 'tell'
-if callback then call('SREM', callbacks, id) end
+if callback then
+  call('SREM', callbacks, id)
+  note_sent(id, '!' .. now)
+end
 if callback or (run.state == 'succeeded' and not tells) then
   call('HDEL', outbox, id)
 else

@@ -1,6 +1,6 @@
 -- Owe the callbacks for an event of the run. It is one duty, which sends all of them; but each ends by itself, so that
 -- of several each is noted with its index.
--- USES outbox, snapshot
+-- USES outbox, snapshot, firings
 -- KEYS callbacks
 local function owe_callback(event)
   local several = string.match(' ' .. run.events .. ' ', ' ' .. event .. '=?(%d*) ')
@@ -12,6 +12,7 @@ local function owe_callback(event)
     call('PEXPIRE', callbacks, lifetime())
   end
   owe(id, moment())
+  note_fired(event, id, generation, now)
 end
 
 -- Fire a callback that fires once for each stage. The duty is written before the flag: if this script breaks off

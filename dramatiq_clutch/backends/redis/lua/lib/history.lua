@@ -3,7 +3,7 @@
 
 -- Fields that only a run at work needs.
 local SPARED = {
-  'alarmed', 'mourned', 'fired', 'seq', 'since', 'retrying', 'era', 'revival', 'share', 'events', 'sent', 'seen',
+  'alarmed', 'mourned', 'seq', 'since', 'retrying', 'era', 'revival', 'share', 'events', 'sent', 'seen',
   'seen_at', 'until', 'taken_up', 'taken_to',
 }
 

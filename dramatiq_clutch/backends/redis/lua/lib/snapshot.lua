@@ -21,15 +21,16 @@ local function next_attempt()
   return first and tonumber(call('ZSCORE', here.due, first)) or nil
 end
 
+local UNSHOWN = {spec = true, context = true, calls = true} -- Python reads these by themselves
 local NOTHING = {recorded = 0, working = 0, attempted = 0, failing = 0, dead = 0}
 
--- The snapshot as JSON: the run's fields (without the spec and the context, which Python reads by themselves), the
--- counts of its present stage, its first failures, and how many members are dead, by `tally`. If it goes with a duty,
--- it is `brief`: then it has few tracebacks, because it stays in the outbox until the duty is done.
+-- The snapshot as JSON: the run's fields, but for those that may be large and are seldom asked for; the counts of its
+-- present stage, its first failures, and how many members are dead, by `tally`. If it goes with a duty, it is `brief`:
+-- then it has few tracebacks, because it stays in the outbox until the duty is done.
 local function snapshot(brief)
   local all, shown = call('HGETALL', head), {}
   for index = 1, #all, 2 do
-    if all[index] ~= 'spec' and all[index] ~= 'context' then shown[all[index]] = all[index + 1] end
+    if not UNSHOWN[all[index]] then shown[all[index]] = all[index + 1] end
   end
   shown.state, shown.stage = run.state, tostring(run.stage) -- the script may not have written them yet
   if shown.stalled and shown.seen ~= present(shown.updated) then shown.stalled = nil end
