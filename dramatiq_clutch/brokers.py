@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dramatiq import Broker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import xq_name
 
 from .backend import ClutchBackend
 from .courier import Courier
@@ -78,11 +79,22 @@ def application_in(backend: ClutchBackend) -> str:
 
 
 def warnings_of(broker: Broker) -> Iterator[str]:
-    """What puts runs at risk in the settings of a broker. A worker logs each text when it boots."""
+    """What puts runs at risk in the settings of a broker."""
     if getattr(broker, "confirm_delivery", None) is False:
         yield (
             f"{type(broker).__name__} publishes without confirmation, so what its server doesn't take is lost. "
             "Create it with confirm_delivery=True"
+        )
+
+
+def warnings_at_boot(broker: Broker) -> Iterator[str]:
+    """What puts runs at risk that a worker of this broker is about to do. It logs each text."""
+    yield from warnings_of(broker)
+    if dead := sorted(queue for queue in broker.get_declared_queues() if queue == xq_name(queue)):
+        yield (
+            f"{type(broker).__name__} counts {dead[0]!r}, which has dead letters, among the queues that workers listen "
+            "on, so what is dead works again by itself. Start the worker before its process sends anything, or have "
+            "get_declared_queues() leave such queues out"
         )
 
 

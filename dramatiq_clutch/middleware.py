@@ -18,7 +18,7 @@ from . import job as jobs
 from .aborts import Aborted, skip_is_an_abort
 from .backend import ClutchBackend
 from .beginning import Beginning, is_fresh
-from .brokers import application_of, backend_of, check, courier_of, warnings_of
+from .brokers import application_of, backend_of, check, courier_of, warnings_at_boot
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
 from .durations import Duration, milliseconds
 from .ending import Closing
@@ -170,7 +170,7 @@ class ClutchMiddleware(EngineMiddleware):
         engine = self._engine(broker)
         engine.courier.attend(worker)
         worker_boots(worker, engine.remembered.at_work)
-        for warning in (*engine.backend.warnings(), *warnings_of(broker)):
+        for warning in (*engine.backend.warnings(), *warnings_at_boot(broker)):
             logger.warning("Runs of clutches are at risk: %s.", warning)
         if self.sweep_interval is not None:
             begin_sweeping(engine, worker, self.sweep_interval / 1000, life)

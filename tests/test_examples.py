@@ -202,6 +202,14 @@ def test_nightly_says_what_is_missing_and_is_run_again_on_purpose() -> None:
     assert process.returncode == 0
 
 
+def test_custom_broker_runs_a_clutch_on_a_broker_of_its_own() -> None:
+    with example("custom_broker") as process:
+        output = output_of(process)
+
+    assert output.splitlines() == ["6.0 degrees at 3 stations", "left in the file: 0 messages"]
+    assert process.returncode == 0
+
+
 def test_image_service_tells_a_client_how_its_runs_stand() -> None:
     with example("image_service") as process:
         output = output_of(process)
@@ -337,5 +345,5 @@ def test_the_tests_of_an_application_need_no_server() -> None:
 
 def test_every_example_is_run() -> None:
     tests = Path(__file__).read_text()
-    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"running"}
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"running", "sqlite_broker"}
     assert all(f'example("{name}"' in tests for name in names)

@@ -45,6 +45,11 @@ def test_a_report_tells_what_failed_and_what_was_skipped(tmp_path: Path) -> None
     assert not Outcome("one").is_well
 
 
+def test_the_broker_that_an_environment_is_about_is_told_with_its_release() -> None:
+    assert session.brokers_in(["dramatiq-pg==0.12", "dramatiq[rabbitmq]", "pika"]) == ["dramatiq-pg"]
+    assert session.brokers_in(ENVIRONMENTS["streams"].packages) == ["dramatiq-redis-streams"]
+
+
 def test_results_are_kept_beside_those_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "RESULTS", tmp_path)
     outcome = Outcome("redis-6.2", "Redis 6.2", 5)

@@ -81,11 +81,15 @@ def _versions(python: str, dramatiq: str, redis: str) -> Environment:
 def _third_party(name: str, about: str, *packages: str, but: tuple[str, ...] = ()) -> Environment:
     """A broker that gets its messages by `enqueue` alone. `but` has what its own ways don't allow to be tried."""
     chosen = " and not ".join((name, *but))
-    return Environment(name, about, ("tests/test_life.py", "--timeout=60", "-k", chosen), packages, brokers=name)
+    tests = ("tests/test_life.py", "tests/test_other_brokers.py", "--timeout=60", "-k", chosen)
+    return Environment(name, about, tests, packages, brokers=name)
 
 
 #: It keeps one message under an id, or nothing flushes its queues: tests that send copies, or lose messages on purpose.
 _ONE_OF_AN_ID = ("second_copies", "messages_that_were_lost")
+
+#: It is in no package index.
+STREAMS = "dramatiq-redis-streams @ git+https://github.com/sylvinus/dramatiq-redis-streams"
 
 BROKERS = (
     _broker("rabbitmq", "RabbitMQ with `confirm_delivery`, each promise of the README"),
@@ -96,6 +100,14 @@ BROKERS = (
     _third_party("pg", "dramatiq-pg", "dramatiq-pg", "psycopg2-binary", but=_ONE_OF_AN_ID),
     _third_party("sqlite", "dramatiq-sqlite", "dramatiq-sqlite", but=_ONE_OF_AN_ID),
     _third_party("kombu", "dramatiq-kombu-broker on RabbitMQ", "dramatiq-kombu-broker", "pika"),
+    _third_party("streams", "dramatiq-redis-streams", STREAMS),
+    Environment(
+        "eager",
+        "dramatiq-eager-broker is refused at `run()`",
+        ("tests/test_beside.py", "-k", "eager"),
+        ("dramatiq-eager-broker",),
+    ),
+    _broker("custom", "the example of a broker of one's own, each promise of the README"),
 )
 
 STORES = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 RESULTS = CACHE / "results"
 
-#: Said by the Python of an environment: what it has.
+#: Said by the Python of an environment: what it has, with the packages that it is about.
 ASKS = """
-import importlib.metadata as m, json, platform
-found = {name: m.version(name) for name in ("dramatiq", "redis")}
-print(json.dumps({"Python": platform.python_version(), "Dramatiq": found["dramatiq"], "redis-py": found["redis"]}))
+import importlib.metadata as m, json, platform, sys
+found = {name: m.version(name) for name in ("dramatiq", "redis", *sys.argv[1:])}
+known = {"Python": platform.python_version(), "Dramatiq": found.pop("dramatiq"), "redis-py": found.pop("redis")}
+print(json.dumps(known | found))
 """
 
 
@@ -67,8 +70,12 @@ def run(session: nox.Session, environment: Environment) -> None:
     except Missing as error:
         Outcome(environment.name, missing=str(error)).keep()
         session.skip(str(error))
-    session.install("-q", "-e", ".", *NEEDS, *environment.packages)
-    known = json.loads(session.run("python", "-c", ASKS, silent=True) or "{}")
+    try:
+        session.install("-q", "-e", ".", *NEEDS, *environment.packages)
+    except Exception:
+        Outcome(environment.name, missing="its packages can't be installed on this machine").keep()
+        raise
+    known = json.loads(session.run("python", "-c", ASKS, *brokers_in(environment.packages), silent=True) or "{}")
     versions = ", ".join([*(f"{name} {said}" for name, said in known.items()), version(program)])
     report = CACHE / f"{environment.name}.xml"
     variables = {"CLUTCH_TESTS_SERVER": str(program), "PYTHONPATH": str(ROOT), **environment.variables}
@@ -80,6 +87,11 @@ def run(session: nox.Session, environment: Environment) -> None:
     outcome.keep()
     if not outcome.is_well:
         session.error(str(outcome))
+
+
+def brokers_in(packages: Sequence[str]) -> list[str]:
+    """The names of packages for Dramatiq among requirements: "dramatiq-pg" of ["dramatiq-pg==0.12", "pika"]."""
+    return [found[0] for one in packages if (found := re.match(r"dramatiq-[\w-]+", one))]
 
 
 def read(name: str, versions: str, report: Path) -> Outcome:

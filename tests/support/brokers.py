@@ -6,17 +6,25 @@ them, and runs that are kept on the session's.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.common import q_name
 
 from tests.support.messages import Ledger
 from tests.support.programs import Missing
+from tests.support.server import Server
+
+ROOT = Path(__file__).parents[2]
 
 #: Which brokers the fixture `broker` gives, one after the other. In the quick tier, it gives the first one alone.
 FIRST, *OTHERS = os.environ.get("CLUTCH_TESTS_BROKERS", "redis,stub").split(",")
@@ -58,10 +66,23 @@ class Rabbit(Kind):
 class Kombu(Rabbit):
     """dramatiq-kombu-broker, on RabbitMQ."""
 
+    def __init__(self) -> None:
+        self.package: Any = pytest.importorskip("dramatiq_kombu_broker")
+        super().__init__()
+
     def make(self) -> Any:
-        package: Any = pytest.importorskip("dramatiq_kombu_broker")
+        """One whose workers leave dead letters alone, also where the same process has sent something before."""
+
+        class Broker(self.package.ConnectionPooledKombuBroker):  # type: ignore[misc, name-defined]
+            def get_declared_queues(self) -> set[str]:
+                return {q_name(queue) for queue in super().get_declared_queues()}
+
+        return self.plain(Broker)
+
+    def plain(self, kind: Any = None) -> Any:
+        """One as it is."""
         where = {"hostname": f"amqp://guest:guest@127.0.0.1:{self.server.port}//"}
-        return package.ConnectionPooledKombuBroker(kombu_connection_options=where)
+        return (kind or self.package.ConnectionPooledKombuBroker)(kombu_connection_options=where)
 
     def clear(self, broker: Any) -> None:
         with self.server.channel() as channel:
@@ -110,12 +131,50 @@ class SQLite(Kind):
         """Each has a file of its own."""
 
 
+class Streams(Kind):
+    """dramatiq-redis-streams, on a server of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.package: Any = pytest.importorskip("dramatiq_redis_streams")
+        self.server = self.stack.enter_context(Server())
+
+    def make(self) -> Any:
+        return self.package.StreamsBroker(url=self.server.url, namespace=f"dramatiq-{uuid.uuid4().hex[:8]}")
+
+    def clear(self, broker: Any) -> None:
+        """Each has a namespace of its own."""
+
+
+class Custom(Kind):
+    """The example of a broker of one's own, in a file."""
+
+    def make(self) -> Any:
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="clutch-custom-"))
+        return sqlite_broker().SQLiteBroker(f"{folder}/queue.sqlite")
+
+    def clear(self, broker: Any) -> None:
+        """Each has a file of its own."""
+
+
+def sqlite_broker() -> ModuleType:
+    """The module of the example."""
+    spec = importlib.util.spec_from_file_location("sqlite_broker", ROOT / "examples" / "sqlite_broker.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 KINDS: dict[str, type[Kind]] = {
     "rabbitmq": Rabbit,
     "kombu": Kombu,
     "postgres": DramatiqPostgres,
     "pg": DramatiqPg,
     "sqlite": SQLite,
+    "streams": Streams,
+    "custom": Custom,
 }
 
 
@@ -129,15 +188,19 @@ class Brokers:
         for kind in self._known.values():
             kind.stack.close()
 
-    @contextmanager
-    def broker(self, name: str) -> Iterator[dramatiq.Broker]:
-        """A broker of this kind, without the middleware. Where its server can't be had, the test is skipped."""
+    def kind(self, name: str) -> Any:
+        """A kind, with its server. Where that, or the package, can't be had, the test is skipped."""
         if name not in self._known:
             try:
                 self._known[name] = KINDS[name]()
             except Missing as error:
                 pytest.skip(str(error))
-        kind = self._known[name]
+        return self._known[name]
+
+    @contextmanager
+    def broker(self, name: str) -> Iterator[dramatiq.Broker]:
+        """A broker of this kind, without the middleware."""
+        kind = self.kind(name)
         broker = kind.make()
         broker.add_middleware(Ledger())
         try:

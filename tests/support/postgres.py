@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -11,26 +10,24 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.awaiting import wait_until
-from tests.support.programs import Missing
+from tests.support.programs import Missing, own_suite, unpacked
 from tests.support.server import free_port
 
 
 class Postgres:
-    """The PostgreSQL of this machine with a folder and a port of its own. A context manager.
+    """The PostgreSQL of this machine, or else Debian's, with a folder and a port of its own. A context manager.
 
     Raises:
-      programs.Missing: There is none on this machine.
+      programs.Missing: Neither can be had.
     """
 
     def __init__(self) -> None:
         self._programs = programs()
+        self._env = {**os.environ, "LD_LIBRARY_PATH": libraries(self._programs)}
+        self._as_user = as_user()
         self.port = free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-postgres-")
         self._data, self._log = Path(self._folder.name, "data"), Path(self._folder.name, "server.log")
-        # It refuses to be root's.
-        self._user = "nobody" if os.geteuid() == 0 else None
-        if self._user is not None:
-            shutil.chown(self._folder.name, self._user)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,7 +36,7 @@ class Postgres:
 
     def execute(self, sql: str) -> None:
         command = [str(self._programs / "psql"), self.url, "-q", "-v", "ON_ERROR_STOP=1"]
-        subprocess.run(command, input=sql, text=True, check=True, capture_output=True)
+        subprocess.run(command, input=sql, text=True, check=True, capture_output=True, env=self._env)
 
     def start(self) -> None:
         options = ["-A", "trust", "-U", "clutch", "--no-sync", "-E", "UTF8", "--locale", "C"]
@@ -72,10 +69,10 @@ class Postgres:
         self.close()
 
     def _popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(self._programs / program), *arguments]
+        command = [*self._as_user, str(self._programs / program), *arguments]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                command, cwd=self._folder.name, stdout=log, stderr=log, user=self._user, start_new_session=True
+                command, cwd=self._folder.name, env=self._env, stdout=log, stderr=log, start_new_session=True
             )
 
     def _end(self, number: signal.Signals) -> None:
@@ -88,12 +85,34 @@ class Postgres:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"PostgreSQL ended while starting:\n{self._log.read_text()}")
         asks = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(asks).returncode == 0
+        return subprocess.run(asks, env=self._env).returncode == 0
 
 
 def programs() -> Path:
-    """The folder of the newest PostgreSQL's programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if not found:
-        raise Missing("there is no PostgreSQL on this machine")
-    return found[-1].parent
+    """The folder of the newest PostgreSQL's programs: of this machine, or else of Debian's package."""
+    if newest := _newest(Path("/")) or _newest(unpacked(own_suite(), "postgresql")):
+        return newest
+    raise Missing("Debian's package has no PostgreSQL")
+
+
+def _newest(root: Path) -> Path | None:
+    found = (root / "usr/lib/postgresql").glob("*/bin/initdb")
+    newest = max(found, key=lambda path: int(path.parts[-3]), default=None)
+    return newest.parent if newest else None
+
+
+def libraries(programs: Path) -> str:
+    """Where the programs find theirs, if they were only unpacked."""
+    root = programs.parents[4]
+    return os.pathsep.join(map(str, [*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*")]))
+
+
+def as_user() -> list[str]:
+    """What a command begins with so that it isn't root's, which PostgreSQL refuses to be, though it may read what root
+    may."""
+    if os.geteuid() != 0:
+        return []
+    command = ["unshare", "--user", "--map-user=65534"]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        raise Missing("PostgreSQL can't be root's, and there are no user namespaces on this machine")
+    return command
