@@ -12,7 +12,7 @@ from dramatiq.errors import ActorNotFound
 from .shortening import shortened
 from .signatures import RESULT_AND_STATUS, STATUS
 from .steps import AnyActor, Description, Encoded, Given, PartialActor, known_brokers, to_encoded
-from .stored.plan import row_with_result
+from .stored.messages import row_with_result
 
 #: The callbacks that a user sets, by the names of their options.
 CALLBACKS = ("on_failure", "on_death", "on_success", "on_failed", "on_finish")

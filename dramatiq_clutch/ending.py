@@ -29,8 +29,8 @@ from .onward import record_onward
 from .patience import Lives, NotAcked
 from .stored import owners
 from .stored.attendance import worker_name
+from .stored.messages import changed
 from .stored.places import OPTION, CallbackTag
-from .stored.plan import changed
 
 #: By how many milliseconds a message is delayed when it is put back for a worker of a newer release.
 LEFT_FOR = 1_000

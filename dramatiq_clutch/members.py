@@ -16,8 +16,9 @@ from .failures import JobFailure, arguments_in, failure_from
 from .reader import Reader
 from .register import MemberGlance, MemberState, StageGlance
 from .stored.formats import NESTED
+from .stored.messages import message_from
 from .stored.places import Place, Tag
-from .stored.plan import Spec, StageLine, message_from, stage_in
+from .stored.plan import Spec, StageLine, stage_in
 
 __all__ = ["Member", "MemberPage", "MemberState", "members_of"]
 

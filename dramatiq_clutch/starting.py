@@ -25,8 +25,9 @@ from .run import Run
 from .steps import Description, soonest_of
 from .stored import owners
 from .stored.duties import SendMembers
+from .stored.fingerprints import Fingerprint
 from .stored.places import new_generation
-from .stored.plan import Fingerprint, Plan
+from .stored.plan import Plan
 from .tokens import new_token
 
 #: What becomes of a run() whose id is taken already.

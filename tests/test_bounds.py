@@ -25,8 +25,9 @@ from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.failures import failure_details
+from dramatiq_clutch.stored.messages import to_row
 from dramatiq_clutch.stored.places import Tag
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.conftest import running_worker
 from tests.support import actors
 from tests.support.application import application

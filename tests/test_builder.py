@@ -40,7 +40,7 @@ from dramatiq_clutch import (
 )
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.stored.plan import message_from
+from dramatiq_clutch.stored.messages import message_from
 from tests.conftest import result, running_worker
 from tests.support.awaiting import PATIENCE
 from tests.support.jobs import Jobs

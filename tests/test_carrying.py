@@ -22,7 +22,8 @@ from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import HandOverFailed, HookFailed, RunFailed, RunIdTaken
 from dramatiq_clutch.handover.members import Members
 from dramatiq_clutch.stored.duties import StartNested
-from dramatiq_clutch.stored.plan import Plan, Spec, to_row
+from dramatiq_clutch.stored.messages import to_row
+from dramatiq_clutch.stored.plan import Plan, Spec
 from tests.conftest import running_worker
 from tests.support.application import Application
 from tests.support.awaiting import wait_until

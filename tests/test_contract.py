@@ -30,9 +30,10 @@ from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, Open
 from dramatiq_clutch.stored.entries import label
 from dramatiq_clutch.stored.firings import CallbackEnding, Firings
 from dramatiq_clutch.stored.formats import Standing
+from dramatiq_clutch.stored.messages import row_with_result, to_row
 from dramatiq_clutch.stored.owners import SWEEPER
 from dramatiq_clutch.stored.places import CallbackTag, Place, Tag
-from dramatiq_clutch.stored.plan import COMPLETION, EVENTS, Plan, Spec, StageLine, row_with_result, to_row
+from dramatiq_clutch.stored.plan import COMPLETION, EVENTS, Plan, Spec, StageLine
 
 LEASE = 1_000
 TTL = 10_000_000

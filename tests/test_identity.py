@@ -26,8 +26,9 @@ from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ForeignRun, RunFailed, RunIdTaken
 from dramatiq_clutch.handover import report_gone
+from dramatiq_clutch.stored.messages import to_row
 from dramatiq_clutch.stored.places import Tag, tag_of
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs

@@ -28,7 +28,8 @@ from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.register import Keeping
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.messages import to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.commands import executed

@@ -17,8 +17,9 @@ from dramatiq_clutch.errors import DamagedState, NewerRelease
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.status import status_from
 from dramatiq_clutch.stored.formats import FORMAT, pack, unpack
+from dramatiq_clutch.stored.messages import message_from, to_row
 from dramatiq_clutch.stored.places import Tag
-from dramatiq_clutch.stored.plan import Spec, StageLine, from_row, message_from, to_row
+from dramatiq_clutch.stored.plan import Spec, StageLine, from_row
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -20,7 +20,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.errors import BrokerUnavailable, ForeignRun
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.messages import to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.application import Application, application
 from tests.support.awaiting import wait_until

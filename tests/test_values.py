@@ -34,7 +34,7 @@ from dramatiq_clutch.errors import RunIdTaken
 from dramatiq_clutch.planning import plan_of
 from dramatiq_clutch.run import NestedRun
 from dramatiq_clutch.steps import MOST_LEVELS, once
-from dramatiq_clutch.stored.plan import message_from
+from dramatiq_clutch.stored.messages import message_from
 from tests.conftest import result, running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs

@@ -16,8 +16,9 @@ from ..status import RunStatus, status_from
 from ..stored import owners
 from ..stored.duties import CallBack
 from ..stored.formats import Snapshot
+from ..stored.messages import callback_in
 from ..stored.places import OPTION, CallbackTag
-from ..stored.plan import COMPLETION, StageLine, callback_in
+from ..stored.plan import COMPLETION, StageLine
 from .delivery import deliver
 
 #: The events of a stage. Those who hear of them are told whether the stage allows its failures.

@@ -18,8 +18,9 @@ from ..errors import DamagedState, HandOverFailed, ResultsGone
 from ..forks import cached_property
 from ..stored.duties import OfStage, OpenStage, SendMembers
 from ..stored.formats import result_in
+from ..stored.messages import changed
 from ..stored.places import OPTION, Place, Tag
-from ..stored.plan import Plan, Spec, StageLine, changed, from_row
+from ..stored.plan import Plan, Spec, StageLine, from_row
 from .work import CHUNK
 
 #: How many bytes of a mapped stage's items are written at a time.

@@ -9,7 +9,7 @@ from typing import Any
 import dramatiq.broker
 from dramatiq import Actor, Broker, GenericActor, Message
 
-from ..stored.plan import changed
+from ..stored.messages import changed
 
 #: At run time a class-based actor is an instance of GenericActor; a type checker sees its class.
 AnyActor = Actor[..., Any] | GenericActor | type[GenericActor]

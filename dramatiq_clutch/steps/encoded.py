@@ -11,7 +11,7 @@ from weakref import ref
 from dramatiq import Broker, Encoder, Message, get_encoder
 
 from ..stored.formats import MESSAGE
-from ..stored.plan import changed, to_row
+from ..stored.messages import changed, to_row
 
 #: The options that brokers give a message when it is sent: a RedisBroker to each, every broker to one with a delay.
 MARKS_OF_SENT = ("redis_message_id", "eta")

@@ -13,8 +13,9 @@ from urllib.parse import quote, unquote
 
 from ..errors import DamagedState
 from .duties import CallBack
+from .messages import callback_in
 from .places import CallbackTag
-from .plan import EVENTS, Spec, callback_in
+from .plan import EVENTS, Spec
 
 #: The queue that isn't written down: Dramatiq's own default.
 DEFAULT_QUEUE = "default"

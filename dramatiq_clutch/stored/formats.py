@@ -8,8 +8,8 @@ are only the grammars of these.
                                                               "enough=" NUMBER, "deadline=" MS, "wait=" MS,
                                                               "from=" UNIX_MS, "name=" and a percent-encoded name, or
                                                               unknown
-    plan's row      "m" MESSAGE / "r" PLAN                    `plan.to_row`, `Plan.to_row`
-    callback's row  "m" MESSAGE / "w" MESSAGE                 among a spec's blobs; `plan.row_with_result`
+    plan's row      "m" MESSAGE / "r" PLAN                    `messages.to_row`, `Plan.to_row`
+    callback's row  "m" MESSAGE / "w" MESSAGE                 among a spec's blobs; `messages.row_with_result`
                     the second gets the run's result, too
     plan            pack(SPEC, LINES, ROW...)                 `plan.Plan`; LINES has one stage line a line
     spec            pack(JSON, BLOB...)                       `plan.Spec`; JSON says which blobs there are

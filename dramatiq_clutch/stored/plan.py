@@ -1,8 +1,7 @@
-"""What is stored of a clutch: a plan, with its spec, stage lines and rows; and its fingerprint."""
+"""What is stored of a clutch: a plan, with its spec, stage lines and rows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -11,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from dramatiq import Encoder, Message, get_encoder
+from dramatiq import Message
 
 from ..about import Context
-from ..canonical import canonical
 from ..errors import DamagedState
-from .formats import FORMAT, MESSAGE, NESTED, WITH_RESULT, pack, refuse_newer, unpack
+from .formats import FORMAT, MESSAGE, NESTED, pack, refuse_newer, unpack
+from .messages import message_from
 from .places import Place
 
 #: The event of the callbacks that a Dramatiq group brings along. They take no status.
@@ -300,59 +299,6 @@ def rows_of(lines: Sequence[StageLine]) -> int:
     return lines[-1].offset + (1 if lines[-1].mapped else lines[-1].total or 0) if lines else 0
 
 
-class Fingerprint:
-    """Tells apart two clutches that are run under one id.
-
-    It is made of what the messages say, and not of how that is encoded: the order of a dict's keys, or of a set's
-    members, makes no difference. The delay of a run is left out, and so are its context, its tags and what its messages
-    carry: they say who asks for the work and why, and may differ each time it is asked for. What makes it other work
-    belongs into the messages, or into the run's `args`, which count.
-
-    Parameters:
-      args: the encoder of the run's args.
-    """
-
-    def __init__(self, args: Encoder | None = None) -> None:
-        self._rows = hashlib.sha256()
-        self._encoder = args
-
-    def add(self, rows: Sequence[bytes]) -> None:
-        """Add the next rows of the plan. Raises what the encoder raises."""
-        for row in rows:
-            self._rows.update(_meaning(row))
-
-    def of(self, spec: Spec, lines: Sequence[StageLine]) -> str:
-        return self.digest(spec, lines).hex()[:32]
-
-    def digest(self, spec: Spec, lines: Sequence[StageLine]) -> bytes:
-        callbacks = {event: [_meaning(row).hex() for row in rows] for event, rows in sorted(spec.callbacks.items())}
-        deadline = [] if spec.deadline is None else [spec.deadline]
-        about = json.dumps([spec.name, spec.queue, callbacks, spec.inherits, list(map(str, lines)), *deadline])
-        args = b"" if spec.item is None else canonical(spec.item, self._encoder or get_encoder())
-        return hashlib.sha256(about.encode() + self._rows.digest() + args).digest()
-
-
-def _meaning(row: bytes) -> bytes:
-    """The digest of what a row says, however it is encoded."""
-    kind, data = row[:1], row[1:]
-    if kind != NESTED:
-        return hashlib.sha256(kind + canonical(data, get_encoder())).digest()
-    plan, nested = Plan.from_bytes(data), Fingerprint()
-    nested.add(plan.rows)
-    return nested.digest(plan.spec, plan.lines)
-
-
-def to_row(message: Message[Any]) -> bytes:
-    """A message as a row. Dramatiq's encoder writes it, without id and timestamp, which it gets when it is sent."""
-    return MESSAGE + get_encoder().encode({**vars(message), "message_id": "", "message_timestamp": 0})
-
-
-def changed(message: Message[Any], **fields: Any) -> Message[Any]:
-    """A copy of a message with these fields. Unlike `message.copy(**fields)` it replaces `options` and doesn't merge
-    them, and it takes a third of the time."""
-    return type(message)(**{**vars(message), **fields})
-
-
 def from_row(row: bytes) -> Message[Any] | Plan:
     """The message or the plan that a row holds. Raises DamagedState for a row that holds neither."""
     kind, data = row[:1], row[1:]
@@ -361,21 +307,3 @@ def from_row(row: bytes) -> Message[Any] | Plan:
     if kind != MESSAGE:
         raise DamagedState(f"a stored row is neither a message nor a plan: {row[:20]!r}")
     return message_from(row)
-
-
-def message_from(row: bytes) -> Message[Any]:
-    """The message that a row holds. Raises DamagedState for a row that holds none."""
-    try:
-        return Message.decode(row.removeprefix(MESSAGE))
-    except Exception as error:  # Dramatiq's encoder raises DecodeError, and a user's may raise anything
-        raise DamagedState(f"a stored message can't be decoded: {error}") from error
-
-
-def row_with_result(row: bytes) -> bytes:
-    """The row of a callback that also gets the run's result, made of the row of its message."""
-    return WITH_RESULT + row.removeprefix(MESSAGE)
-
-
-def callback_in(row: bytes) -> tuple[Message[Any], bool]:
-    """The message in the row of a callback, and whether it gets the run's result. Raises DamagedState."""
-    return message_from(row.removeprefix(WITH_RESULT)), row[:1] == WITH_RESULT

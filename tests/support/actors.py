@@ -23,7 +23,8 @@ from dramatiq.middleware import CurrentMessage
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run, current_run, previous_results, with_result
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.formats import FORMAT
-from dramatiq_clutch.stored.plan import Plan, Spec, StageLine, to_row
+from dramatiq_clutch.stored.messages import to_row
+from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.support.crashing import crash_at
 
 VARIABLE = "TESTS_ACTORS"

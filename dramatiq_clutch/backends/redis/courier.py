@@ -23,7 +23,7 @@ from ...backend import Caller, ClutchBackend, Record, Reply
 from ...courier import Courier, Outgoing, encoded
 from ...stored.duties import SendMembers
 from ...stored.formats import is_done
-from ...stored.plan import changed
+from ...stored.messages import changed
 from ...tokens import new_token
 from . import resp
 from .along import Along
