@@ -29,7 +29,8 @@ from dramatiq_clutch import Clutch, JobFailure, Member, Run, RunPage, RunStatus,
 from dramatiq_clutch.cli import main
 from dramatiq_clutch.cli.command import VERBS, command
 from dramatiq_clutch.cli.completing import ids
-from dramatiq_clutch.cli.looking import MEMBER_HEADS, member_row, member_table, shown
+from dramatiq_clutch.cli.looking import MEMBER_HEADS, member_row, member_table
+from dramatiq_clutch.cli.showing import shown
 from dramatiq_clutch.cli.target import Code
 from dramatiq_clutch.cli.text import ago, at, bar, cut, lasting, safe, table, width_of
 from dramatiq_clutch.engine import engine_of

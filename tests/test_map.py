@@ -37,6 +37,9 @@ PYPROJECT = PACKAGE.parent / "pyproject.toml"
 #: The modules that know Redis; all others are forbidden to.
 KNOW_REDIS = {"dramatiq_clutch.backends.redis", "dramatiq_clutch.backends.memory"}
 
+#: How many lines a module may have.
+MOST_LINES = 350
+
 TTL = 10_000_000
 GENERATION = "76543210"
 
@@ -174,6 +177,17 @@ def test_every_module_of_the_package_has_a_row() -> None:
 
 def test_every_module_of_the_stores_has_a_row() -> None:
     assert_same(STORES, "module | subject", modules_below(PACKAGE / "backends"))
+
+
+def test_no_module_is_longer_than_350_lines() -> None:
+    longer = {path.relative_to(PACKAGE).as_posix(): count for path, count in lines_by_module() if count > MOST_LINES}
+    assert longer == {}, "split it by subject, so that each part can be told in one sentence"
+    (said,) = re.findall(r"No module has more than (\d+) lines", HOME.read_text())
+    assert int(said) == MOST_LINES
+
+
+def lines_by_module() -> Iterator[tuple[Path, int]]:
+    return ((path, len(path.read_text().splitlines())) for path in PACKAGE.rglob("*.py"))
 
 
 def test_every_module_but_the_stores_in_redis_is_forbidden_to_know_redis() -> None:

@@ -18,7 +18,8 @@ from textual.worker import get_current_worker
 
 from dramatiq_clutch import ClutchError, Member, Run, RunNotFound, RunSummary, count_runs, runs
 
-from .looking import RUN_HEADS, filter_options, member_table, run_row, shown
+from .looking import RUN_HEADS, filter_options, member_table, run_row
+from .showing import shown
 from .target import Target, target_options
 from .text import COLOURS, safe
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .completing import ids
-from .looking import shown, tree
+from .showing import shown, tree
 from .target import Code, Target, target_options
 from .text import at, coloured, cut, faint, is_terminal, safe, say, say_json, width, wrapped
 
