@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.chaos.actors import HEARTBEAT
+import redis
+
+from tests.chaos.actors import HEARTBEAT, SHAPES
 from tests.chaos.app import App
 from tests.chaos.processes import Producer
+from tests.chaos.producer import STARTED
 from tests.chaos.recorded import RecordedServer
 from tests.chaos.verdict import Verdict
 from tests.support.server import Server
@@ -26,6 +29,9 @@ IN_THE_CLIENT = re.compile(r'[^\n]*\n[^\n]*\n  File "[^"]*/redis/connection\.py"
 #: Every so many seconds all keys are listed, to be compared with those in memory.
 LISTED_EVERY = 10.0
 
+#: After how many seconds more a world is judged though something that has to happen hasn't; a verdict tells more.
+AT_MOST_MORE = 120.0
+
 Mischief = Sequence[Callable[[], None]]
 
 
@@ -36,10 +42,12 @@ class World:
 
     Parameters:
       seed: Decides what happens and when, though not what the machine makes of it.
-      seconds: For how long things happen.
+      seconds: For how long things happen; for longer, if by then something that has to happen hasn't.
     """
 
     title: ClassVar[str]
+    #: The events that have to happen.
+    has_to_see: ClassVar[tuple[str, ...]] = ()
     lenient: ClassVar[bool] = False
 
     def __init__(self, seed: int, seconds: float) -> None:
@@ -57,7 +65,9 @@ class World:
             for member in (*self.around, *self.workers, *self.producers):
                 stack.enter_context(member)
             began = listed = time.monotonic()
-            while time.monotonic() - began < self.seconds:
+            while (lasted := time.monotonic() - began) < self.seconds or not (
+                self.has_seen_enough() or lasted > self.seconds + AT_MOST_MORE
+            ):
                 time.sleep(self.random.uniform(0.3, 1.2))  # nothing to wait for: the moment is what is random
                 self.random.choice(self.mischief())()
                 if time.monotonic() - listed > LISTED_EVERY:
@@ -72,6 +82,17 @@ class World:
             processes: list[Worker | Producer] = [*self.workers, *self.producers]
             verdict.logs = {f"{number}.log": process.log for number, process in enumerate(processes)}
             return verdict
+
+    def has_seen_enough(self) -> bool:
+        """Whether runs of each shape were started, and what has to happen has. Much of it takes longer on a machine
+        that is busy."""
+        return all(map(self.events.__getitem__, self.has_to_see)) and self.started() >= len(SHAPES)
+
+    def started(self) -> int:
+        """How many runs the lane has started that has started most; it goes through the shapes one by one."""
+        notes: list[Any] = [redis.Redis.from_url(app.notes) for app in self.apps]  # its types know nothing of scores
+        last = [client.zrange(STARTED, -1, -1, withscores=True) for client in notes]
+        return max((int(score) for found in last for _, score in found), default=0)
 
     def mischief(self) -> Mischief:
         """What may happen, as often in here as it is likely."""

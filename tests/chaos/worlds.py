@@ -33,6 +33,7 @@ class Neighbours(World):
     """
 
     title = "Two applications in one Redis"
+    has_to_see = ("workers killed (-9)",)
 
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
@@ -53,6 +54,9 @@ class Neighbours(World):
         often = [self.kill_worker] * 6 + [self.kill_producer] * 3 + [self.flush_scripts, self.cut_connections] * 2
         rare = [self.pause_worker, self.pause_worker, self.restart_server, self.kill_server]
         return [*often, *rare, *[self.answer_errors] * 6]
+
+    def has_seen_enough(self) -> bool:
+        return super().has_seen_enough() and any(rule.met for rule in self.rules)
 
     def recover(self) -> None:
         for proxy in self.proxies:
@@ -115,6 +119,7 @@ class MixedFleet(World):
     """Workers and producers of two releases; the newer one stores plans in a format that the older can't read."""
 
     title = "Two releases in one fleet"
+    has_to_see = ("times without a newer worker",)
 
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
@@ -180,6 +185,7 @@ class Failover(World):
     """The state store has a server of its own, which now and then comes back as it was a second ago."""
 
     title = "A state store that fails over a second back"
+    has_to_see = ("failovers, a second back",)
     lenient = True
 
     def __init__(self, seed: int, seconds: float) -> None:
