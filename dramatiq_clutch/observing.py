@@ -75,7 +75,7 @@ class AttemptEnded(OfJob):
 class Absorbed(OfJob):
     """A message, or the end of an attempt, has changed nothing. `word`: `done` (the job wasn't run, because its member
     has succeeded), `over` (its stage or run is over, whether it was run or not), `duplicate` (it was run, and its
-    member had succeeded) or `stale` (it was run, and a newer attempt was recorded)."""
+    member had succeeded) or `stale` (it was run, and a newer attempt was recorded, or another member has its place)."""
 
     word: str
 

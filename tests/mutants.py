@@ -245,6 +245,34 @@ SCRIPTS = (
         "local most = limit and math.min(room_in(limit, call('HLEN', here.members) - 1), MANY) or MANY",
         "local most = MANY",
     ),
+    Mutant(
+        "a late attempt takes its place back",
+        "A late copy of a dead member's message takes no place in a stage with a limit, unless it succeeds.",
+        "return not call('ZSCORE', here.dead, member) and (not score or",
+        "return (not score or",
+        "tests/test_contract.py::test_a_late_attempt_of_a_dead_member_takes_no_place_from_the_limit",
+    ),
+    Mutant(
+        "a late attempt takes a place before it has one",
+        "A member that waits to be sent again has no place in a stage with a limit until it is sent.",
+        "and (not score or tonumber(score) >= run.era * ERA)",
+        "",
+        "tests/test_contract.py::test_a_late_attempt_of_before_a_cancel_takes_no_place_from_the_limit",
+    ),
+    Mutant(
+        "a limit holds nested runs back that work",
+        "A nested run that is retried by itself works, whatever the limit of its stage has room for.",
+        "(of_run or ending == 'dead' or has_place(member))",
+        "(ending == 'dead' or has_place(member))",
+        "tests/test_contract.py::test_a_nested_run_that_is_retried_by_itself_works_beyond_the_limit",
+    ),
+    Mutant(
+        "a job says that it is gone",
+        "Only of a nested run the last attempt is one of the present epoch.",
+        "if of_run and attempt == LAST then",
+        "if attempt == LAST then",
+        "tests/test_contract.py::test_the_last_attempt_of_a_job_is_one_of_its_own_epoch",
+    ),
     # Retries
     Mutant(
         "members that an earlier retry has not sent are forgotten",
@@ -366,8 +394,8 @@ SCRIPTS = (
     Mutant(
         "a run that is gone may still speak",
         "A nested run that is gone is dead, whatever it has told, until its parent is retried.",
-        "if attempt == LAST then epoch = run.epoch end",
-        "if attempt == LAST then attempt = 0 end",
+        "if of_run and attempt == LAST then epoch = run.epoch end",
+        "if of_run and attempt == LAST then attempt = 0 end",
     ),
     # Records
     Mutant(

@@ -2121,6 +2121,49 @@ def test_a_run_that_is_gone_is_not_heard_of_again_whatever_its_parents_epoch(sto
     assert store.counts() == (0, 0, 1)
 
 
+def test_the_last_attempt_of_a_job_is_one_of_its_own_epoch(store: Store) -> None:
+    """No job has so many attempts, but its message says which one it is."""
+    store.create(2)
+    store.backend.resend(store.run_id, store.caller())
+    store.record(0, "dead", of=2, order=(0, LAST))
+    assert store.record(0, "failing", of=2, order=(1, 0)).word == "counts"
+
+
+@pytest.mark.parametrize("ending", ["attempted", "failing"])
+def test_a_late_attempt_of_a_dead_member_takes_no_place_from_the_limit(store: Store, ending: Ending) -> None:
+    """Another copy of the message has died, which may be if a worker was killed once it had sent the next attempt."""
+    store.confirm(*store.create(3, limit=1).duties)
+    store.confirm(*store.record(0, "dead").duties)  # and 1 is sent
+    assert store.record(0, ending, order=(0, 1)).word == "stale"
+    assert store.standing(3) == ["dead", None, None]
+    store.backend.retry(store.run_id, store.caller("retry:1"))  # there is no room
+    assert store.record(0, ending, order=(0, 2)).word == "stale"
+    assert store.standing(3) == ["waiting", None, None]
+    (again,) = (duty for duty in store.record(1, "succeeded").duties if duty.kind == "retry")
+    assert store.reopen(again) == (1, [0])
+    assert store.record(0, ending, order=(0, 3)).word == "counts"
+    assert store.standing(3) == [ending, "succeeded", None]
+
+
+def test_a_late_attempt_of_before_a_cancel_takes_no_place_from_the_limit(store: Store) -> None:
+    store.confirm(*store.create(3, limit=1).duties)
+    store.confirm(*store.record(0, "dead").duties)
+    store.record(1, "failing")
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    retried = store.backend.retry(store.run_id, store.caller("retry:1")).duties
+    (again,) = (duty for duty in retried if duty.kind == "retry")
+    assert store.record(1, "failing", order=(0, 1)).word == "stale"
+    assert store.reopen(again) == (1, [0])
+    assert store.standing(3) == ["working", "waiting", None]
+
+
+def test_a_nested_run_that_is_retried_by_itself_works_beyond_the_limit(store: Store) -> None:
+    store.confirm(*store.create(2, limit=1, nested=True).duties)
+    store.confirm(*child(store, "dead", 1).duties)  # and 1 is started
+    assert child(store, "working", 2).word == "counts"
+    assert store.standing(2) == ["working", None]
+
+
 def test_the_runs_that_a_job_has_nested_are_halted_with_its_run(store: Store) -> None:
     store.confirm(*store.create(2).duties)
     store.confirm(*store.record(0, "succeeded", of=2, nested=b"plan").duties)

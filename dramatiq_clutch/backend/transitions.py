@@ -78,7 +78,8 @@ class Transitions(abc.ABC):
         A member's first success is final. Any other record changes nothing unless its (epoch, attempt) is higher than
         the last one's. The record that completes a stage releases the next one, once. Members are counted by what is
         stored of each, so neither a duplicate nor a missing key can release anything. In a stage with a limit, as many
-        more members are owed as were settled.
+        more members are owed as were settled; and a job that is to be attempted again is `stale` if its member is dead
+        or waits, because another copy of its message has ended before: its place isn't its own any more.
 
         In the common case (`Record.is_common`, and the caller doesn't touch) a store may change the member only and
         give no duties, as long as the stage isn't complete.

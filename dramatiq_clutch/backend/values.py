@@ -15,8 +15,9 @@ from ..stored.places import Tag
 Ending = Literal["succeeded", "working", "attempted", "failing", "dead"]
 
 #: What became of a record. It `counts`; or it changed nothing, because the member has succeeded already (`duplicate`),
-#: because a newer attempt is recorded (`stale`), because its stage is over, or its run has succeeded or was cancelled
-#: (`over`), because the stage has no such member (`refused`), or because there is no such run (`unknown`).
+#: because a newer attempt is recorded or another member has its place (`stale`), because its stage is over, or its run
+#: has succeeded or was cancelled (`over`), because the stage has no such member (`refused`), or because there is no
+#: such run (`unknown`).
 RecordWord = Literal["counts", "duplicate", "stale", "over", "refused", "unknown"]
 
 #: Whether to run a job. `go` means yes. The job isn't wanted if its member has succeeded (`done`), if its stage is
@@ -85,11 +86,12 @@ class Record:
     """How one attempt of a job ended, or how a nested run (`of_run`) stands.
 
     `tag`: the place of the job or nested run. `attempt`: its number, or the revision of what a nested run tells; LAST
-    records that a nested run is gone, in the present epoch. `payload`: the encoded result, or the failure's details
-    (`failures.failure_details`). `nested`: the plan of the wrapper of all runs that a succeeded job has nested, which
-    takes the job's place. `due`: when the next attempt comes, in UNIX milliseconds, or 0 if none does. `began`: when
-    the attempt began to work, or the nested run was started, by the clock of `now()`; 0 if that isn't known. The first
-    record of a stage says when the stage began. `worker`: the name of the worker; it is kept if the job is `timed`.
+    records that a nested run is gone, in the present epoch; of a job it is an attempt like any other. `payload`: the
+    encoded result, or the failure's details (`failures.failure_details`). `nested`: the plan of the wrapper of all runs
+    that a succeeded job has nested, which takes the job's place. `due`: when the next attempt comes, in UNIX
+    milliseconds, or 0 if none does. `began`: when the attempt began to work, or the nested run was started, by the
+    clock of `now()`; 0 if that isn't known. The first record of a stage says when the stage began. `worker`: the name
+    of the worker; it is kept if the job is `timed`.
     """
 
     tag: Tag

@@ -138,6 +138,18 @@ FAULTS = (
         Bounds(),
         script=("if call('EXISTS', here.members) == 1 then call('RENAME', here.members, here.halted) end", ""),
     ),
+    Fault(
+        "a success in the common way has no end",
+        "timings",
+        Bounds(workers=1),
+        script=("if words[index] ~= 'look' then write_entry", "if false then write_entry"),
+    ),
+    Fault(
+        "a job ends with what it has nested, whatever becomes of that",
+        "timings",
+        Bounds(workers=1),
+        script=("if ending ~= 'succeeded' and ending ~= 'dead' then ended = '+' end", "ended = '+'"),
+    ),
     Fault("a job is recorded after its ack", "two stages", Bounds(kills=1), patch=_records_after_the_ack),
     Fault("a duty is confirmed before it is done", "two stages", Bounds(kills=1), patch=_confirms_before_it_sends),
 )

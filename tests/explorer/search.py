@@ -24,6 +24,9 @@ from .worlds import Actors, Bounds, Either, World
 #: How much time passes when a sweeper is only to come much later: more than half of `stalled_after`.
 LONG = 2_000_000
 
+#: More members than a stage of any world has.
+MOST_MEMBERS = 100
+
 #: How often time may pass in a row though nothing comes of it, before something counts as owed for ever.
 PATIENCE = 3
 
@@ -598,6 +601,8 @@ class Explorer:
             if len(told) != count:
                 yield f"{event} was sent {len(told)} times, and not {count}"
         yield from self._wrong_counts(status, facts)
+        if self.world.timed:
+            yield from self._wrong_timings(state, status)
 
     def _result(self, state: State, last: int) -> Any:
         with self.at(state.store) as backend:
@@ -614,6 +619,21 @@ class Explorer:
                 yield f"stage {index} counts {stage.succeeded} successes, and {done} were recorded"
             if status.state == "succeeded" and stage.succeeded + stage.dead + stage.skipped != stage.total:
                 yield f"stage {index} of {stage.total}: {stage.succeeded} have succeeded, {stage.dead} are dead"
+
+    def _wrong_timings(self, state: State, status: RunStatus) -> Iterator[str]:
+        for index, stage in enumerate(status.stages):
+            with self.at(state.store) as backend:
+                found = backend.look_into(self.run_id, index, 0, MOST_MEMBERS)
+            assert found is not None
+            assert len(found.members) == (stage.total or 0)
+            for one in found.members:
+                name = f"member {index}.{one.index}"
+                if one.state == "working":
+                    yield f"{name} is shown at work, and the run is {status.state}"
+                if one.began is not None and one.ended is not None and one.ended < one.began:
+                    yield f"{name} has ended at {one.ended}, before it began at {one.began}"
+                if one.state == "succeeded" and None in (one.began, one.ended):
+                    yield f"{name} has succeeded, and it isn't known when it began and ended: {one.began}, {one.ended}"
 
     # The search
 

@@ -36,8 +36,8 @@ class Actors:
     def _actor(self, name: str, function: Callable[..., Any]) -> Any:
         return dramatiq.actor(actor_name=name, broker=self.laboratory.broker, throws=Dies)(function)
 
-    def clutch(self, **callbacks: Any) -> Clutch:
-        return Clutch(broker=self.laboratory.broker, **callbacks)
+    def clutch(self, **more: Any) -> Clutch:
+        return Clutch(broker=self.laboratory.broker, **more)
 
     def loud(self) -> Clutch:
         """A clutch with all callbacks."""
@@ -99,7 +99,8 @@ class World:
     how often which callback must have been sent by then. `calls` are made besides `run()`, each once, at any moment.
     `pauses_before_seal` says that leases may lapse before its run is sealed; `deletes`, that a run may make room for
     another one, but not before its `on_finish` is sent. Unless it `waits_for_all`, its first stage may be complete
-    while members are unsettled; if it `fails_fast`, no job is wanted after a death. It is explored within the `smoke`
+    while members are unsettled; if it `fails_fast`, no job is wanted after a death; if it is `timed`, its run has
+    timings and keeps its results, and so all of them. It is explored within the `smoke`
     bounds, and within each of the `full` ones. `probes` must be reached by these together, or the searches prove
     nothing.
     """
@@ -115,6 +116,7 @@ class World:
     limit: int | None = None
     waits_for_all: bool = True
     fails_fast: bool = False
+    timed: bool = False
     probes: frozenset[str] = frozenset()
     pauses_before_seal: bool = False
     deletes: bool = False
@@ -437,6 +439,32 @@ def _deadline(actors: Actors) -> Clutch:
 def _deadline_and_retry(actors: Actors) -> Clutch:
     step = actors.step.message
     return actors.clutch(deadline=60_000).then(step("a")).then(step("c", sees=True))
+
+
+@_world(
+    "timings",
+    ends={"succeeded": [["c"], "b"]},
+    smoke=Bounds(workers=1),
+    full=FEWER,
+    timed=True,
+)
+def _timings(actors: Actors) -> Clutch:
+    members = actors.nesting.message("n", "c"), actors.step.message("b", fails=1)
+    return actors.clutch(timings=True, keep_results=True).parallel(*members)
+
+
+@_world(
+    "timings, cancel, then retry",
+    ends={"succeeded": ["a", "b"], "cancelled": None},
+    calls=("cancel", "retry"),
+    smoke=Bounds(workers=1),
+    full=(Bounds(), Bounds(workers=1, kills=1)),
+    timed=True,
+    probes=frozenset({"cancel says cancelled", "retry says retried", "guard says over"}),
+)
+def _timings_cancel_and_retry(actors: Actors) -> Clutch:
+    step = actors.step.message
+    return actors.clutch(timings=True, keep_results=True).parallel(step("a"), step("b", fails=1))
 
 
 #: Where runs were lost once, for they were taken out of the index while somebody brought them to work, and that one

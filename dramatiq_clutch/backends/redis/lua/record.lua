@@ -29,7 +29,7 @@ local recorded = call('HMGET', here.members, '', member)
 if run.stage < stage or not recorded[1] then return {'unknown', ''} end
 run.began = recorded[1]
 local stands, word, first = recorded[2], 'counts', string.sub(recorded[2] or '', 1, 1)
-if attempt == LAST then epoch = run.epoch end
+if of_run and attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
 elseif ending ~= 'succeeded' and first ~= 'N' and epoch < run.taken_up and tonumber(member) < run.taken_to then
@@ -43,7 +43,7 @@ elseif ending == 'succeeded' then
   stand(member, WORKING)
   call('HDEL', here.attempts, member) -- its runs count their revisions from 1, whatever attempts the job had
   if not run.broken then owe('start:' .. stage .. ':' .. member) end
-elseif is_newer(member, epoch, attempt) then
+elseif is_newer(member, epoch, attempt) and (of_run or ending == 'dead' or has_place(member)) then
   enter(member, first == '' and of_run and 'R' or first, began)
   stand(member, KINDS[ending], payload, due)
   call('HSET', here.attempts, member, epoch .. ' ' .. attempt .. ' ' .. (ending == 'working' and '' or payload))
