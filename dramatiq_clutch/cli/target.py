@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,12 +122,28 @@ def _detached(url: str, namespace: str, application: str | None) -> Broker:
     from dramatiq_clutch import RedisBackend, detached
 
     try:
-        backend = RedisBackend(url=url, namespace=namespace)
+        with _without("opentelemetry"):
+            backend = RedisBackend(url=url, namespace=namespace)
     except ValueError as error:  # it may show the address, and so a password
         raise Refusal(
             "the --url is no address of a server: it is like redis://user:password@host:6379/0", Code.USAGE
         ) from error
     return detached(backend, application=application)
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Do something as if a package weren't installed, unless it is there already. redis-py imports OpenTelemetry where
+    that is installed, which takes half as long as all else that the command does; and nobody measures a command."""
+    if package in sys.modules:
+        yield
+        return
+    hidden: dict[str, Any] = {package: None}
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _note(name: str, ctx: click.Context, param: click.Parameter, value: Any) -> None:
