@@ -1,234 +1,280 @@
 """Draws a run's statuses in a terminal as they come: with rich if that is installed, otherwise with tqdm, otherwise as
 plain lines, which a pipe always gets.
 
-Names, arguments and errors are texts of the application's, in which anything may stand. So whatever is shown is escaped
-first: it can neither steer the terminal nor be taken for markup.
+What is drawn is the same everywhere: lines of text, a bar for each stage, and below it the runs that are nested in it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol, TextIO
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from .errors import RunNotFound, Unavailable
 from .explaining import present
 from .failures import JobFailure
 from .status import RunStatus, StageStatus
+from .terminal import LETTERS, at, bar, coloured, cut, cut_line, encodable, faint, folded, padded, plain, safe, width_of
 
-#: How many cells of a terminal a line has at most, and those of its parts that a bar stands between.
-WIDTH, NAME, BAR, COUNTS = 79, 24, 20, 32
+if TYPE_CHECKING:
+    from .listing import RunPage, RunSummary
 
-#: Of which characters bars are made, and what they are cut off with.
-DRAWN = "━█▏…"
+#: How many cells of a terminal a line has where nobody says how wide that is; and the bar and the name of a stage.
+WIDTH, BAR, NAME = 79, 16, 20
 
-#: How many bars are shown at most. Of more stages those around the present one are shown.
-MOST_BARS = 12
+#: How many lines of stages and nested runs a picture has at most, and of how many stages: those around the present one.
+MOST_LINES, MOST_BARS = 30, 12
 
-#: How many characters of an application's text are shown at most.
-MOST_TEXT = 300
+#: How many runs nested in one are shown, how many levels of them, and how often it is looked for them in one picture.
+MOST_NESTED, LEVELS, LOOKS = 20, 4, 30
+
+#: How many characters of an application's text are shown at most, and of a sentence.
+MOST_TEXT, MOST_SENTENCE = 300, 2_000
+
+#: What comes before a stage, by its state.
+MARKS = {"succeeded": "+", "running": ">", "failing": "!", "failed": "x", "cancelled": "-", "waiting": " "}
+
+#: What stands in the id of a nested run between that of the run around it, and its place there.
+BELOW = "~"
+
+#: Finds the runs that are nested in the one of this id: `MOST_NESTED` of them.
+Children = Callable[[str], "RunPage"]
+
+
+def follow(
+    statuses: Iterable[RunStatus], *, children: Children | None = None, file: TextIO | None = None, stays: bool = True
+) -> RunStatus | None:
+    """Draw statuses until there are no more, and return the last one: ``follow(run.watch())``. Failures are told as
+    they come, each once. What the iterable raises goes through, a KeyboardInterrupt too, once the terminal is as it
+    was; nothing is drawn before its first status.
+
+    Parameters:
+      statuses: those of one run, as `Run.watch` yields them.
+      children: finds nested runs; otherwise none are shown.
+      file: where to draw; default is stderr.
+      stays: whether the last picture stays, with a line below it that says how the run ended.
+    """
+    file = file or sys.stderr
+    drawing: Drawing | None = None
+    last, known = None, set[tuple[Any, ...]]()
+    with ExitStack() as stack:
+        for last in statuses:
+            drawing = drawing or drawing_for(file, stack, stays=stays)
+            for failure in last.failures:
+                kind = (failure.stage, failure.index, failure.attempts, failure.failed_at)
+                if kind not in known:
+                    known.add(kind)
+                    drawing.tell(failure_line(failure))
+            drawing.draw(Picture(last, children))
+    if last is not None and stays:
+        Lines(file).tell(f"{safe(last.run_id)}: {last.state}")
+    return last
+
+
+# Where it is drawn
 
 
 class Drawing(Protocol):
-    """Where statuses are drawn. All texts that it is given may be shown as they are."""
+    """Where a run is drawn. All lines that it is given may be shown as they are, but for the width of the terminal."""
 
-    def draw(self, status: RunStatus) -> None: ...
+    def draw(self, picture: Picture) -> None: ...
 
     def tell(self, line: str) -> None:
         """Show a line that stays."""
 
 
-def follow(statuses: Iterable[RunStatus], *, file: TextIO | None = None) -> RunStatus | None:
-    """Draw statuses until there are no more, and return the last one: ``follow(run.watch())``. Failures are told as
-    they come, each once. What the iterable raises goes through, a KeyboardInterrupt too, once the terminal is as it
-    was.
-
-    Parameters:
-      statuses: those of one run, as `Run.watch` yields them.
-      file: where to draw; default is stderr.
-    """
-    file = file or sys.stderr
-    last, known = None, set[tuple[Any, ...]]()
-    with ExitStack() as stack:
-        drawing = drawing_for(file, stack)
-        for last in statuses:
-            for failure in last.failures:
-                kind = (failure.stage, failure.index, failure.attempts, failure.failed_at)
-                if kind not in known:
-                    known.add(kind)
-                    drawing.tell(failure_line(last, failure))
-            drawing.draw(last)
-    if last is not None:
-        Lines(file).tell(f"{safe(last.run_id)}: {last.state}")
-    return last
-
-
-def drawing_for(file: TextIO, stack: ExitStack) -> Drawing:
+def drawing_for(file: TextIO, stack: ExitStack, *, stays: bool = True) -> Drawing:
     """The best drawing for a file; what has to be put right in the end is left to the stack."""
-    if file.isatty() and os.environ.get("TERM") != "dumb" and encodable(DRAWN, file) == DRAWN:
-        for make in (RichBars, TqdmBars):
+    letters = "".join((*LETTERS, "…"))
+    if file.isatty() and os.environ.get("TERM") != "dumb" and encodable(letters, file) == letters:
+        for make in (RichPicture, TqdmPicture):
             try:
-                return make(file, stack)
+                return make(file, stack, stays=stays)
             except ImportError:
                 continue
     return Lines(file)
 
 
 class Lines:
-    """Plain lines: one for each change of what is shown."""
+    """Plain lines: one for each change of what the run waits for."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._last = file, ""
 
-    def draw(self, status: RunStatus) -> None:
-        index, stage = present(status)
-        line = f"{int(status.progress * 100):3}% {status.state}"
-        if stage is not None:
-            line += f": stage {name_of(index, stage, len(status.stages))}: {counts_of(stage)}"
+    def draw(self, picture: Picture) -> None:
+        line = f"{picture.percent:>4}  {picture.status.state}: {picture.sentence}"
         if line != self._last:
             self._last = line
             self.tell(line)
 
     def tell(self, line: str) -> None:
-        for part in folded(encodable(line, self._file), WIDTH):
+        shown = encodable(plain(line), self._file)
+        for part in folded(shown, WIDTH) if self._file.isatty() else [shown]:
             self._file.write(part + "\n")
         self._file.flush()
 
 
-class RichBars:
-    """A bar a stage, by rich. Raises ImportError without it."""
+class RichPicture:
+    """A picture that changes, by rich. Raises ImportError without it."""
 
-    def __init__(self, file: TextIO, stack: ExitStack) -> None:
+    def __init__(self, file: TextIO, stack: ExitStack, *, stays: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.live import Live
         from rich.text import Text
 
-        self._text = Text
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR),
-            TextColumn("{task.fields[counts]}", markup=False),
-            console=Console(file=file, markup=False, highlight=False, emoji=False),
-        )
-        self._tasks: list[Any] = []
-        stack.enter_context(self._progress)
+        self._text: Any = Text.from_ansi
+        self._console = Console(file=file, markup=False, highlight=False, emoji=False)
+        self._live = stack.enter_context(Live(console=self._console, auto_refresh=False, transient=not stays))
 
-    def draw(self, status: RunStatus) -> None:
-        for slot, (name, counts, done, total) in enumerate(bars_of(status)):
-            if slot == len(self._tasks):
-                self._tasks.append(self._progress.add_task(name, total=total, counts=counts))
-            self._progress.update(self._tasks[slot], description=name, completed=done, total=total, counts=counts)
+    def draw(self, picture: Picture) -> None:
+        lines = picture.lines(self._console.width - 1)
+        self._live.update(self._text("\n".join(lines)), refresh=True)
 
     def tell(self, line: str) -> None:
-        self._progress.console.print(self._text(line, overflow="fold"))
+        self._console.print(self._text(line), overflow="fold")
 
 
-class TqdmBars:
-    """A bar a stage, by tqdm. Raises ImportError without it."""
+class TqdmPicture:
+    """The same by tqdm, one line of which is one of its bars. Raises ImportError without it."""
 
-    def __init__(self, file: TextIO, stack: ExitStack) -> None:
+    def __init__(self, file: TextIO, stack: ExitStack, *, stays: bool) -> None:
         from tqdm import tqdm
 
-        self._file, self._stack = file, stack
-        self._bars: list[tqdm[Any]] = []
+        self._file, self._stack, self._stays = file, stack, stays
+        self._lines: list[tqdm[Any]] = []
         self._make: Callable[..., tqdm[Any]] = tqdm
         self._write = tqdm.write
 
-    def draw(self, status: RunStatus) -> None:
-        for slot, (name, counts, done, total) in enumerate(bars_of(status)):
-            if slot == len(self._bars):
-                bar = self._make(
-                    file=self._file, position=slot, ncols=WIDTH, bar_format="{desc} |{bar}| {unit}", leave=True
-                )
-                self._bars.append(bar)
-                self._stack.callback(bar.close)
-            bar = self._bars[slot]
-            bar.desc, bar.unit, bar.n, bar.total = padded(name, NAME), padded(counts, COUNTS), done, total
-            bar.refresh()
+    def draw(self, picture: Picture) -> None:
+        lines = picture.lines(WIDTH)
+        while len(self._lines) < len(lines):
+            line = self._make(
+                file=self._file, position=len(self._lines), ncols=WIDTH, bar_format="{desc}", leave=self._stays
+            )
+            self._lines.append(line)
+            self._stack.callback(line.close)
+        for slot, line in enumerate(self._lines):
+            line.set_description_str(lines[slot] if slot < len(lines) else "")
 
     def tell(self, line: str) -> None:
-        for part in folded(line, WIDTH):
+        for part in folded(plain(line), WIDTH):
             self._write(part, file=self._file)
 
 
-def bars_of(status: RunStatus) -> Iterator[tuple[str, str, int, int | None]]:
-    """Of each bar: what stands before it and after it, how many are done, and of how many."""
-    current, _ = present(status)
-    count = len(status.stages)
-    first = max(min(current - MOST_BARS // 2, count - MOST_BARS), 0)
-    for index, stage in enumerate(status.stages[first : first + MOST_BARS], first):
-        whole = stage.total or (1 if stage.total == 0 or stage.state in ("succeeded", "waiting") else None)
-        done = whole or 0 if stage.state == "succeeded" else stage.succeeded  # it may be complete without all
-        yield cut(name_of(index, stage, count), NAME), cut(counts_of(stage), COUNTS), done, whole
+# What is drawn
 
 
-def name_of(index: int, stage: StageStatus, count: int) -> str:
-    return f"{index + 1}/{count}" + (f" {safe(stage.name)}" if stage.name else "")
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """How a run stands at one moment: what is drawn of it."""
+
+    status: RunStatus
+    children: Children | None = None
+
+    @property
+    def percent(self) -> str:
+        return f"{int(self.status.progress * 100)}%"
+
+    @property
+    def sentence(self) -> str:
+        """What the run waits for."""
+        return safe(self.status.waits_for(at), MOST_SENTENCE)
+
+    def lines(self, most: int) -> list[str]:
+        """All of it, in lines that aren't longer than `most`."""
+        status = self.status
+        name = f"  {safe(status.name, MOST_TEXT)}" if status.name else ""
+        title = f"{safe(status.run_id, MOST_TEXT)}{name}  {coloured(status.state)}  {self.percent}"
+        try:
+            stages = self._stages(self.children)
+        except (RunNotFound, Unavailable):  # the next picture looks for nested runs again, if there are any
+            stages = self._stages(None)
+        return [cut_line(line, most) for line in (title, *stages, *map(faint, folded(self.sentence, most)))]
+
+    def _stages(self, children: Children | None) -> list[str]:
+        index, _ = present(self.status)
+        first = max(min(index - MOST_BARS // 2, len(self.status.stages) - MOST_BARS), 0)
+        shown = tree(self.status, children, stages=range(first, first + MOST_BARS))
+        return list(islice(shown, MOST_LINES))
 
 
-def counts_of(stage: StageStatus) -> str:
+def tree(
+    status: RunStatus,
+    children: Children | None = None,
+    *,
+    stages: range | None = None,
+    letters: tuple[str, str] = LETTERS,
+    more: str = "there are more nested runs",
+) -> Iterator[str]:
+    """A line for each stage, or for those that are asked for, and below it those of the runs that are nested in it.
+    `letters` are those of bars, and `more` is what it says if not all nested runs are shown."""
+    nested, has_more, left = dict[int, list["RunSummary"]](), False, [LOOKS]
+    if children is not None and len(status.run_id) < 1_000:
+        nested, has_more = _nested(status.run_id, children, left)
+    digits = len(str(max(len(status.stages) - 1, 0)))
+    names = [cut(safe(stage.name or ""), NAME) for stage in status.stages]
+    wide = max(map(width_of, names), default=0)
+    for index, (stage, name) in enumerate(zip(status.stages, names, strict=True)):
+        if stages is None or index in stages:
+            mark = coloured(stage.state, MARKS[stage.state])
+            parts = [(part, getattr(stage, part)) for part in ("succeeded", "skipped", "dead", "failing")]
+            drawn = bar(parts, stage.total or 0, BAR, letters)
+            yield f"{mark} {index:{digits}}  {padded(name, wide)}{'  ' if wide else ''}{drawn}  {counted(stage)}"
+            yield from _below(nested.get(index, []), children, 1, left)
+    if has_more:
+        yield faint(f"    {more}")
+
+
+def _nested(run_id: str, children: Children, left: list[int]) -> tuple[dict[int, list[RunSummary]], bool]:
+    """The runs that are nested in one, by their stages, and whether there are more. `left` says how often it may still
+    be looked for some, so that a wide tree doesn't cost more than a narrow one."""
+    left[0] -= 1
+    page, found = children(run_id), dict[int, list["RunSummary"]]()
+    for child in page:
+        stage = child.run_id.rpartition(BELOW)[2].partition(".")[0]
+        found.setdefault(int(stage), []).append(child)
+    return found, page.cursor is not None
+
+
+def _below(nested: Sequence[RunSummary], children: Children | None, level: int, left: list[int]) -> Iterator[str]:
+    """The lines of nested runs. Their ids begin with that of the run around them."""
+    for child in nested:
+        name = f"  {safe(child.name)}" if child.name else ""
+        own = safe(child.run_id[child.run_id.rindex(BELOW) :])
+        how_far = f"{int(child.progress * 100)}%  stage {child.stage + 1} of {child.stages}"
+        yield f"{'    ' * level}{own}  {coloured(child.state)}  {how_far}{name}"
+        if children is not None and level < LEVELS and left[0] > 0:
+            try:
+                deeper, _ = _nested(child.run_id, children, left)
+            except RunNotFound:  # it has succeeded meanwhile
+                continue
+            for some in deeper.values():
+                yield from _below(some, children, level + 1, left)
+
+
+def counted(stage: StageStatus) -> str:
+    """How the members of a stage stand, in words."""
+    if stage.total is None:
+        return faint("waits; how many members it has isn't known yet")
     if stage.state == "waiting":
-        return "waiting"
-    parts = [f"{stage.succeeded:,} of {stage.total:,}" if stage.total is not None else "not counted yet"]
-    parts += [f"{count:,} {what}" for what in ("failing", "dead", "skipped") if (count := getattr(stage, what))]
+        return faint(f"waits, {stage.total:,} to do")
+    parts = [f"{stage.succeeded:,}/{stage.total:,} succeeded"]
+    parts += [coloured("failing", f"{stage.failing:,} failing")] if stage.failing else []
+    parts += [coloured("dead", f"{stage.dead:,} dead")] if stage.dead else []
+    parts += [faint(f"{stage.skipped:,} skipped")] if stage.skipped else []
     return ", ".join(parts)
 
 
-def failure_line(status: RunStatus, failure: JobFailure) -> str:
+def failure_line(failure: JobFailure) -> str:
+    """What is told of a failure when it comes."""
     where = "the run itself"
     if failure.index is not None:
-        stage = name_of(failure.stage, status.stages[failure.stage], len(status.stages))
-        where = f"{stage}, member {failure.index}, {safe(failure.actor)}({safe(failure.arguments)})"
+        called = f"{safe(failure.actor, MOST_TEXT)}({safe(failure.arguments, MOST_TEXT)})"
+        where = f"member {failure.stage}.{failure.index}, {called}"
         where += f", attempt {failure.attempts}" if failure.attempts > 1 else ""
-    line = f"{where}: {safe(failure.exception_type)}: {safe(failure.exception_text)}"
-    return line + (" (allowed)" if failure.allowed else "")
-
-
-# Texts
-
-
-def safe(text: str) -> str:
-    """An application's text, as it may be shown: in one line, shortened, and what isn't printable as an escape. That
-    takes in control characters, and what turns the direction of writing."""
-    shown = text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
-
-
-def encodable(text: str, file: TextIO) -> str:
-    """A text of which the file's encoding has all characters; the others are escaped."""
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def cells(text: str) -> int:
-    """How many cells of a terminal a text takes."""
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else unicodedata.combining(one) == 0 for one in text)
-
-
-def cut(text: str, most: int) -> str:
-    if cells(text) <= most:
-        return text
-    while cells(text) >= most:
-        text = text[:-1]
-    return text + "…"
-
-
-def padded(text: str, width: int) -> str:
-    return text + " " * (width - cells(text))
-
-
-def folded(text: str, most: int) -> Iterator[str]:
-    """A text in lines that are short enough, broken between words where there are any; all but the first are
-    indented."""
-    indent = ""
-    while cells(text) > most - len(indent):
-        end = len(text)
-        while cells(text[:end]) > most - len(indent):
-            end -= 1
-        space = text.rfind(" ", end // 2, end + 1)
-        end = space if space > 0 else end
-        yield indent + text[:end]
-        text, indent = text[end:].lstrip(" "), "    "
-    yield indent + text
+    line = f"{where}: {safe(failure.exception_type, MOST_TEXT)}: {safe(failure.exception_text, MOST_TEXT)}"
+    return coloured("waiting", f"{line} (allowed)") if failure.allowed else coloured("failed", line)

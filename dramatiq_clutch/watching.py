@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -28,9 +29,10 @@ class Watch:
     run_id: str
     look: Callable[[], RunStatus]
     waiter: Waiter
+    timeout: float | None = None  # after how many seconds a loop ends, if it isn't over; it has one status at least
 
     def __iter__(self) -> Generator[RunStatus, None, None]:
-        bell, changes = threading.Event(), Changes()
+        bell, changes = threading.Event(), Changes.within(self.timeout)
         watcher = Watcher(self.waiter, self.run_id, self.look, bell.set)
         try:
             while not changes.are_over:
@@ -39,12 +41,12 @@ class Watch:
                 if status is not None:
                     yield status
                 if not changes.are_over:
-                    _wait(bell, watcher.tick())
+                    _wait(bell, min(watcher.tick(), changes.rest))
         finally:
             watcher.leave()
 
     async def __aiter__(self) -> AsyncIterator[RunStatus]:
-        bell, changes, loop = asyncio.Event(), Changes(), asyncio.get_running_loop()
+        bell, changes, loop = asyncio.Event(), Changes.within(self.timeout), asyncio.get_running_loop()
 
         def ring() -> None:
             with suppress(RuntimeError):  # the loop was closed before this watch
@@ -59,7 +61,7 @@ class Watch:
                     yield status
                 if not changes.are_over:
                     with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(bell.wait(), watcher.tick())
+                        await asyncio.wait_for(bell.wait(), min(watcher.tick(), changes.rest))
         finally:
             watcher.leave()
 
@@ -68,11 +70,21 @@ class Watch:
 class Changes:
     """What a watch has seen so far."""
 
+    end: float
     last: RunStatus | None = None
+
+    @classmethod
+    def within(cls, timeout: float | None) -> Changes:
+        return cls(math.inf if timeout is None else time.monotonic() + timeout)
 
     @property
     def are_over(self) -> bool:
-        return self.last is not None and self.last.state not in ("running", "failing")
+        return self.last is not None and (self.last.state not in ("running", "failing") or not self.rest)
+
+    @property
+    def rest(self) -> float:
+        """How many seconds there are left; until there is a status, it is waited for that."""
+        return math.inf if self.last is None else max(self.end - time.monotonic(), 0)
 
     def taken(self, watcher: Watcher) -> RunStatus | None:
         """The status that the watcher finds, if that is another one than the last. If the store is away, that is waited

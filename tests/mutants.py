@@ -1979,10 +1979,10 @@ PYTHON = (
     python(
         "a text of the application's steers the terminal",
         "Nothing of the application's reaches a terminal unescaped when a run is followed.",
-        'one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)',
-        "one for one in shown)",
+        'one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)',
+        "one for one in text)",
         "tests/test_following.py::test_nothing_of_the_applications_reaches_the_terminal_unescaped",
-        "following",
+        "terminal",
     ),
     python(
         "each who watches looks",

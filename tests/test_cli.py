@@ -32,8 +32,9 @@ from dramatiq_clutch.cli.completing import ids
 from dramatiq_clutch.cli.looking import MEMBER_HEADS, member_row, member_table
 from dramatiq_clutch.cli.showing import shown
 from dramatiq_clutch.cli.target import Code
-from dramatiq_clutch.cli.text import ago, at, bar, cut, lasting, safe, table, width_of
+from dramatiq_clutch.cli.text import ago, lasting, table
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.terminal import at, bar, cut, safe, width_of
 from tests.conftest import running_worker
 from tests.support.jobs import Jobs, state_is
 from tests.support.server import Server, free_port
@@ -342,7 +343,9 @@ def test_a_run_that_is_not_there_is_told_in_words(call: Call) -> None:
 
 
 def test_a_run_is_watched_line_by_line_in_a_pipe(call: Call, jobs: Jobs, failed: Run) -> None:
-    assert call("watch", "import-1", code=Code.REFUSED).stdout.startswith("  0%  failed: It has")
+    told, line = call("watch", "import-1", code=Code.REFUSED).stdout.splitlines()
+    assert told == "member 0.0, job('a'): LookupError: a dies"
+    assert line.startswith("  0%  failed: It has")
     assert lines(call("watch", "import-1", "--json", code=Code.REFUSED))[-1]["state"] == "failed"
     run = Clutch().then(jobs.job.message("b")).run()
     assert "is still at work" in call("watch", run.run_id, "--timeout", "0.01", code=Code.AT_WORK).stderr
@@ -617,6 +620,8 @@ def test_a_hostile_status_is_shown_whatever_it_holds() -> None:
     """Each of the texts that a status has."""
 
     class NoChildren:
+        run_id = HOSTILE
+
         def children(self, **_: Any) -> Any:
             return RunPage(())
 

@@ -198,7 +198,7 @@ def test_a_verb_imports_nothing_that_another_one_needs(verb: list[str], whose: l
     assert done.returncode == 0, done.stderr
     imported = set(done.stderr.split())
     own = {name.rpartition(".")[2] for name in imported if name.startswith("dramatiq_clutch.cli.")}
-    assert own == {"command", "target", "text", "looking", "completing"}
+    assert own == {"command", "target", "text", "looking", "showing", "completing"}
     packages = {name.partition(".")[0] for name in imported} & {*FOR_OTHER_VERBS, "redis", "dramatiq_clutch"}
     assert packages == {"redis", "dramatiq_clutch"}
     assert "dramatiq_clutch.web" not in imported
@@ -241,7 +241,8 @@ def test_failures_are_told_as_they_come_and_cannot_touch_the_terminal(
     run = hostile(redis_broker)
     with at_a_terminal("watch", run.run_id, *whose) as terminal:
         assert terminal.end() == 1
-    assert "evil: ValueError: \\x1b[2J" in terminal.said
+    assert "member 0.0, evil(): ValueError: " in terminal.said
+    assert "\\x1b[2J\\x1b]0;owned" in terminal.said
     assert not DANGEROUS.search(OURS.sub("", terminal.said).replace("\n", ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import sys
@@ -14,10 +15,21 @@ import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_clutch import Clutch, JobFailure, Run, RunNotFound, RunStatus, StageStatus
+from dramatiq_clutch import (
+    Clutch,
+    JobFailure,
+    Run,
+    RunNotFound,
+    RunPage,
+    RunStatus,
+    RunSummary,
+    StageStatus,
+    StateUnavailable,
+)
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.following import Lines, RichBars, TqdmBars, cells, drawing_for, follow
+from dramatiq_clutch.following import LOOKS, Lines, RichPicture, TqdmPicture, drawing_for, follow, tree
 from dramatiq_clutch.lookout import LOOKOUTS
+from dramatiq_clutch.terminal import plain, width_of
 from dramatiq_clutch.waiting import waiter_of
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
@@ -90,18 +102,23 @@ def test_a_pipe_gets_a_line_for_each_change_and_for_each_failure() -> None:
     assert last is not None
     assert last.state == "failed"
     assert pipe.getvalue().splitlines() == [
-        *(f"  0% running: stage 2/3 load: {count} of 500" for count in range(0, 500, 100)),
-        "2/3 load, member 1, resize(), attempt 2: OSError: disk full",
-        "2/3 load, member 2, resize(), attempt 2: OSError: disk full (allowed)",
-        " 60% failing: stage 2/3 load: 450 of 500, 1 failing, 2 dead",
-        "2/3 load, member 3, resize(), attempt 2: OSError: gone",
-        " 60% failed: stage 2/3 load: 450 of 500, 1 failing, 2 dead",
+        *(
+            f"  0%  running: It waits for stage 1 ('load', 2 of 3): {count} of 500 members not done."
+            for count in range(500, 0, -100)
+        ),
+        "member 1.1, resize(), attempt 2: OSError: disk full",
+        "member 1.2, resize(), attempt 2: OSError: disk full (allowed)",
+        " 60%  failing: It waits for stage 1 ('load', 2 of 3): 48 of 500 members not done and 2 dead, 1 of them to be "
+        "attempted again.",
+        "member 1.3, resize(), attempt 2: OSError: gone",
+        " 60%  failed: It has failed in stage 1 ('load', 2 of 3): 48 of 500 members not done and 2 dead. It waits "
+        "for a retry.",
         "nightly: failed",
     ]
 
 
 def test_the_best_is_taken_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for how, kind in (("rich", RichBars), ("tqdm", TqdmBars), ("lines", Lines)):
+    for how, kind in (("rich", RichPicture), ("tqdm", TqdmPicture), ("lines", Lines)):
         with monkeypatch.context() as patch, ExitStack() as stack:
             assert type(drawing_for(terminal(how, patch), stack)) is kind
     with ExitStack() as stack:
@@ -116,8 +133,9 @@ def test_there_is_a_bar_for_each_stage_and_each_failure_is_told_once(how: str, m
     screen = terminal(how, monkeypatch)
     follow(statuses(), file=screen)
     shown = screen.getvalue()
-    for text in ("2/3 load", "450 of 500, 1 failing, 2 dead", *(("1/3", "3/3 report") if how != "lines" else ())):
-        assert text in shown, text
+    texts = ["  60%", "! 1  load    ━━", "450/500 succeeded, 1 failing, 2 dead", "  2  report  ──", "48 of 500 members"]
+    for text in texts if how != "lines" else texts[-1:]:
+        assert text in plain(shown), text
     assert shown.count("disk full") == 2
     assert shown.count("gone") == 1
     assert shown.rstrip().endswith("nightly: failed")
@@ -147,7 +165,7 @@ def test_it_fits_80_columns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     follow([*statuses("漢" * 60), status("running", failures=[failure(9, "漢 " * 200)])][-3:-1], file=screen)
     shown = screen.getvalue()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert max(cells(line) for line in re.split(r"[\r\n]", plain)) <= 80
+    assert max(width_of(line) for line in re.split(r"[\r\n]", plain)) <= 80
     assert "漢" in plain
 
 
@@ -155,7 +173,8 @@ def test_of_many_stages_those_around_the_present_one_are_shown(monkeypatch: pyte
     stages = [StageStatus("succeeded", 1, 1)] * 40 + [StageStatus("running", 3, 1)] + [StageStatus("waiting", 1)] * 20
     screen = Terminal()
     follow([status("running", *stages)], file=screen)
-    assert set(re.findall(r"(\d+)/61", screen.getvalue())) == {str(number) for number in range(35, 47)}
+    shown = re.findall(r"^. (\d+)  [━─]", plain(screen.getvalue()), re.MULTILINE)
+    assert set(shown) == {str(number) for number in range(34, 46)}
 
 
 @HOWS
@@ -164,6 +183,61 @@ def test_a_run_without_stages_or_with_empty_ones_is_drawn(how: str, monkeypatch:
     assert follow([], file=screen) is None
     follow([status("succeeded"), status("succeeded", StageStatus("succeeded", 0), progress=1.0)], file=screen)
     assert screen.getvalue().rstrip().endswith("nightly: succeeded")
+
+
+class Tree:
+    """Two runs nested in each run of any level, and one more than is shown; each look for them is counted."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self, run_id: str) -> RunPage:
+        self.looks += 1
+        return RunPage(tuple(summary(f"{run_id}~1.{number}") for number in range(2)), cursor="more")
+
+
+def summary(run_id: str, **more: Any) -> RunSummary:
+    given: dict[str, Any] = {"name": "inner", "state": "running", "progress": 0.5, "stage": 0, "stages": 2, **more}
+    fields = {field.name: None for field in dataclasses.fields(RunSummary)}
+    return RunSummary(**{**fields, "run_id": run_id, "tags": (), **given})
+
+
+@HOWS
+def test_nested_runs_stand_below_their_stage_and_their_own_below_them(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = terminal(how, monkeypatch)
+    follow(statuses(), children=Tree(), file=screen)
+    shown = plain(screen.getvalue())
+    for line in ("    ~1.0  running  50%  stage 1 of 2  inner", "        ~1.1  running  50%"):
+        assert (line in shown) is (how != "lines")
+
+
+def test_a_wide_tree_costs_no_more_than_a_few_looks() -> None:
+    children = Tree()
+    stages = StageStatus("succeeded", 1, 1), StageStatus("running", 2)
+    lines = [plain(line) for line in tree(status("running", *stages), children)]
+    assert children.looks == 1 + 2 + 4 + 8
+    assert lines[-1] == "    there are more nested runs"
+    wide = RunPage(tuple(summary(f"nightly~1.{number}") for number in range(100)))
+    looks: list[str] = []
+
+    def many(run_id: str) -> RunPage:
+        looks.append(run_id)
+        return wide if run_id == "nightly" else RunPage(())
+
+    assert len(list(tree(status("running", *stages), many))) == 102
+    assert len(looks) == LOOKS
+
+
+@pytest.mark.parametrize("error", [RunNotFound("gone"), StateUnavailable("away")])
+def test_while_nested_runs_cannot_be_found_the_stages_are_drawn(error: Exception) -> None:
+    def children(run_id: str) -> RunPage:
+        raise error
+
+    screen = Terminal()
+    follow(list(statuses())[:1], children=children, file=screen)
+    assert "> 1  load" in plain(screen.getvalue())
 
 
 # A real run
@@ -178,7 +252,7 @@ def test_a_run_is_followed_to_its_end(broker: dramatiq.Broker, jobs: Jobs, capsy
     assert last.state == "failed"
     told = capsys.readouterr()
     assert told.out == ""
-    assert "2/2 second, member 0, job('b'): LookupError: b dies" in told.err
+    assert "member 1.0, job('b'): LookupError: b dies" in told.err
     assert "\x1b" not in told.err
 
 
@@ -211,6 +285,6 @@ def test_a_thread_may_follow(stub_broker: StubBroker) -> None:
     run = Clutch().then(jobs.job.message("a")).run()
     with ThreadPoolExecutor() as pool:
         followed = pool.submit(run.follow, file=pipe)
-        wait_until("it is drawn", lambda: "0 of 1" in pipe.getvalue())
+        wait_until("it is drawn", lambda: "1 of 1 member not done" in pipe.getvalue())
         run.cancel()
         assert followed.result(PATIENCE).state == "cancelled"

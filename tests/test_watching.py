@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -68,6 +69,20 @@ def test_of_a_run_at_rest_there_is_one_status(broker: dramatiq.Broker, jobs: Job
     run = Clutch().then(jobs.job.message("a")).run()
     run.cancel()
     assert watched(run, how) == [run.status()]
+
+
+@HOWS
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_a_watch_with_a_timeout_has_a_status_and_ends(stub_broker: StubBroker, how: str, timeout: float) -> None:
+    run = Clutch().then(Jobs(stub_broker).job.message("a")).run()
+    short: Any = replace(run.watch(), timeout=timeout)
+
+    async def all_of_it() -> list[RunStatus]:
+        return [status async for status in short]
+
+    assert (list(short) if how == "for" else asyncio.run(all_of_it())) == [run.status()]
+    with pytest.raises(RunNotFound):
+        list(replace(Run("nobody").watch(), timeout=0))
 
 
 @HOWS

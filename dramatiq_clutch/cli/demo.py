@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dramatiq_clutch.terminal import faint
+
 from .target import Code, Refusal, Target, target_options
-from .text import faint
 from .watching import follow
 
 if TYPE_CHECKING:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from dramatiq_clutch.terminal import escaped
+
 from .completing import ids
 from .target import Target, target_options
-from .text import escaped, say, say_json
+from .text import say, say_json
 
 
 @click.command("graph")

@@ -10,24 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dramatiq_clutch.following import MOST_NESTED
+from dramatiq_clutch.terminal import at, cut, faint, safe
+
 from .completing import ids
-from .showing import MOST_NESTED, percent, shown
+from .showing import percent, shown
 from .target import Code, Refusal, Target, target_options
-from .text import (
-    ago,
-    at,
-    cut,
-    faint,
-    is_terminal,
-    lasting,
-    safe,
-    say,
-    say_json,
-    table,
-    tell,
-    when,
-    width,
-)
+from .text import ago, is_terminal, lasting, say, say_json, table, tell, when, width
 
 if TYPE_CHECKING:
     from dramatiq_clutch import Member, Run, RunPage, RunSummary

@@ -9,8 +9,10 @@ import sys
 
 import click
 
+from dramatiq_clutch.terminal import coloured, safe
+
 from .target import Code, Refusal, Target, target_options
-from .text import coloured, safe, say, say_json, tell, width, wrapped
+from .text import say, say_json, tell, width, wrapped
 
 #: The version of the document that `doctor` prints as JSON.
 SCHEMA = 1

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dramatiq_clutch.terminal import coloured, safe
+
 from .completing import ids
 from .looking import filter_options, stage_of
 from .target import Code, Refusal, Target, target_options
-from .text import coloured, safe, say, say_json, tell, when
+from .text import say, say_json, tell, when
 
 if TYPE_CHECKING:
     from dramatiq_clutch import Run, RunSelection

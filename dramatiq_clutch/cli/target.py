@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .text import safe
+from dramatiq_clutch.terminal import safe
 
 if TYPE_CHECKING:
     from dramatiq import Broker

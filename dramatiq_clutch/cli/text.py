@@ -1,4 +1,4 @@
-"""Texts for a terminal: escaped, in columns, coloured; and times as people say them."""
+"""What the command prints: lines, tables, JSON; and durations as people say them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,13 @@ import shutil
 import sys
 import textwrap
 import time
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
-#: The colour of each state.
-COLOURS = {
-    "running": "blue",
-    "failing": "yellow",
-    "failed": "red",
-    "succeeded": "green",
-    "cancelled": "magenta",
-    "stalled": "yellow",
-    "waiting": "bright_black",
-    "unsent": "bright_black",
-    "sent": "blue",
-    "working": "blue",
-    "dead": "red",
-    "skipped": "bright_black",
-    "error": "red",
-    "warning": "yellow",
-    "info": "bright_black",
-}
+from dramatiq_clutch.terminal import FEW_LETTERS, LETTERS, coloured, cut, faint, padded, safe, width_of
 
 #: The widest that a text is made for, where nobody says how wide the terminal is.
 WIDTH = 80
@@ -41,52 +23,9 @@ WIDTH = 80
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def safe(text: object, most: int = 1_000) -> str:
-    """A text of the application's, such as a name or an error, as it may be shown: what isn't printable, such as a
-    control character or one that turns the direction of writing, is written as an escape. It stays in one line."""
-    shown = str(text)
-    return escaped(shown[: most - 1] + "…" if len(shown) > most else shown)
-
-
-def escaped(text: str) -> str:
-    """The same, of any length."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 def safe_lines(text: str) -> list[str]:
-    """The same for a text of several lines, such as a traceback."""
+    """A text of the application's of several lines, such as a traceback, as it may be shown."""
     return [safe(line) for line in re.split(r"\r?\n", text.rstrip("\n"))]
-
-
-def width_of(text: str) -> int:
-    """How many cells of a terminal a text takes that has nothing to be escaped."""
-    if text.isascii():
-        return len(text)
-    wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
-    return len(text) + wide - sum(unicodedata.combining(one) > 0 for one in text)
-
-
-def cut(text: str, width: int) -> str:
-    """The beginning of a text, with a mark where something was cut off."""
-    if width_of(text) <= width:
-        return text
-    while text and width_of(text) > width - 1:
-        text = text[:-1]
-    return text + "…" if width > 0 else ""
-
-
-def padded(text: str, width: int) -> str:
-    return text + " " * max(width - width_of(text), 0)
-
-
-def coloured(state: str, text: str | None = None) -> str:
-    return click.style(state if text is None else text, fg=COLOURS.get(state))
-
-
-def faint(text: str) -> str:
-    return click.style(text, fg="bright_black")
 
 
 def say(text: str = "") -> None:
@@ -142,22 +81,10 @@ def wrapped(text: str, most: int | None) -> list[str]:
     return [text] if most is None else textwrap.wrap(text, most, break_long_words=False, break_on_hyphens=False)
 
 
-def bar(parts: Sequence[tuple[str, int]], total: int, cells: int) -> str:
-    """A bar whose parts are as long as their shares of the total, each in the colour of its state. What there is any
-    of can be seen."""
-    full, empty = ("━", "─") if can_draw() else ("=", ".")
-    drawn, done, end = "", 0, 0
-    for state, count in parts:
-        done += count
-        length = min(max(round(done * cells / max(total, 1)) - end, 1 if count else 0), cells - end)
-        drawn, end = drawn + (coloured(state, full * length) if length else ""), end + length
-    return drawn + (faint(empty * (cells - end)) if end < cells else "")
-
-
-def can_draw() -> bool:
-    """Whether the output has more letters than those of ASCII."""
+def letters() -> tuple[str, str]:
+    """The letters of which bars are made: those that the output has."""
     stream = sys.stdout if hasattr(sys.stdout, "encoding") else sys.__stdout__  # Textual has put another in its place
-    return "utf" in (getattr(stream, "encoding", None) or "").lower()
+    return LETTERS if "utf" in (getattr(stream, "encoding", None) or "").lower() else FEW_LETTERS
 
 
 # Times
@@ -178,13 +105,6 @@ def lasting(seconds: float) -> str:
         if count or (unit == "s" and not parts):
             parts.append(f"{count}{unit}")
     return "".join(parts[:2])
-
-
-def at(then: int) -> str:
-    """A time (UNIX milliseconds) on the clock of whoever looks, with the date if it isn't today."""
-    moment = datetime.fromtimestamp(then / 1000).astimezone()
-    today = moment.date() == datetime.now().astimezone().date()
-    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def when(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | timedelta | None:

@@ -17,11 +17,11 @@ from textual.widgets import DataTable, Footer, Static
 from textual.worker import get_current_worker
 
 from dramatiq_clutch import ClutchError, Member, Run, RunNotFound, RunSummary, count_runs, runs
+from dramatiq_clutch.terminal import COLOURS, safe
 
 from .looking import RUN_HEADS, filter_options, member_table, run_row
 from .showing import shown
 from .target import Target, target_options
-from .text import COLOURS, safe
 
 #: What is listed, in the order in which the key `f` goes through it: at first the runs at work.
 VIEWS: tuple[tuple[str, tuple[str | None, ...]], ...] = (

@@ -9,7 +9,8 @@ from typing import Any, TextIO
 from ..asynchronous import for_coroutines
 from ..errors import NestingError
 from ..firings import CallbackStatus, callbacks_of
-from ..following import follow
+from ..following import MOST_NESTED, follow
+from ..listing import RunPage, runs
 from ..members import MemberPage, MemberState, members_of
 from ..picturing import picture_of
 from ..status import RunStatus
@@ -76,19 +77,22 @@ class RunView(RunIdentity):
         return Watch(self.run_id, self.status, self._waiter)
 
     def follow(self, *, file: TextIO | None = None) -> RunStatus:
-        """Draw in the terminal how far the run is, until it is at rest: a bar for each stage, and failures as they
-        come. For example, ``clutch.run().follow()``. In a pipe there are plain lines; in a terminal it is drawn by rich
-        if that is installed, otherwise by tqdm, otherwise in plain lines, too.
+        """Draw in the terminal how far the run is, until it is at rest: a bar for each stage, nested runs below, what
+        it waits for, and failures as they come. For example, ``clutch.run().follow()``. In a pipe there are plain
+        lines; in a terminal it is drawn by rich if that is installed, otherwise by tqdm, otherwise in plain lines, too.
 
         Returns the status in which the run has come to rest; of a run that has failed, too. A Ctrl-C ends this with a
         KeyboardInterrupt, and leaves the run alone. `file` is where to draw; default is stderr. Raises what `watch()`
         and its loop raise. It blocks: a coroutine loops over `watch()`.
         """
         with closing(iter(self.watch())) as statuses:
-            status = follow(statuses, file=file)
+            status = follow(statuses, children=self._nested, file=file)
         if status is None:
             raise self._not_found()
         return status
+
+    def _nested(self, run_id: str) -> RunPage:
+        return runs(broker=self._broker, parent=run_id, limit=MOST_NESTED)
 
     def members(
         self,
