@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .bulk import RunOutcome, RunSelection, select_runs
 from .callbacks import with_result
 from .clutch import Clutch
 from .detached import detached
@@ -31,7 +30,6 @@ from .errors import (
     StateUnavailable,
     Unavailable,
 )
-from .examining import examine
 from .explaining import FailureGroup
 from .failures import JobFailure
 from .findings import Finding
@@ -42,10 +40,12 @@ from .members import Member, MemberPage
 from .middleware import ClutchMiddleware
 from .run import Run
 from .status import RunStatus, StageStatus
-from .sweeper import SweepOutcome, sweep
 
 if TYPE_CHECKING:
     from .backends import RedisBackend, StubBackend
+    from .bulk import RunOutcome, RunSelection, select_runs
+    from .examining import examine
+    from .sweeper import SweepOutcome, sweep
 
 __all__ = [
     "BrokerUnavailable",
@@ -102,15 +102,25 @@ __all__ = [
 #: The release. Nothing else says it: the wheel's metadata is made of this line.
 __version__ = "0.1.0"
 
-#: What is imported when it is first asked for: the stores import redis, which is a large part of what an import takes.
-_STORES = frozenset({"RedisBackend", "StubBackend"})
+#: What is imported when it is first asked for, by its module: the stores, because they import redis, which is a large
+#: part of what an import takes; and what only an operator uses, so that no worker and no web process imports it.
+_LATER = {
+    "RedisBackend": ".backends",
+    "RunOutcome": ".bulk",
+    "RunSelection": ".bulk",
+    "StubBackend": ".backends",
+    "SweepOutcome": ".sweeper",
+    "examine": ".examining",
+    "select_runs": ".bulk",
+    "sweep": ".sweeper",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _STORES:
-        return getattr(importlib.import_module(".backends", __name__), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_STORES})
+    return sorted({*globals(), *_LATER})
