@@ -37,6 +37,8 @@ GUIDE = ROOT / "examples" / "README.md"
 COMING_FROM = ROOT / "examples" / "coming_from" / "README.md"
 
 OPERATIONS = ROOT / "dramatiq_clutch" / "backends" / "redis" / "README.md"
+#: On what a clutch runs.
+SERVERS = ROOT / "examples" / "servers" / "README.md"
 
 #: Every README of the repository.
 READMES = [
@@ -121,15 +123,15 @@ def sentinel(server: Server, name: str, folder: Path) -> Iterator[int]:
         process.wait()
 
 
-def test_every_middleware_that_the_page_on_operations_makes_runs_clutches(
+def test_every_middleware_that_the_page_on_servers_makes_runs_clutches(
     server: Server, redis_client: object, tmp_path: Path
 ) -> None:
     with cluster() as cluster_port, sentinel(server, "clutches", tmp_path) as sentinel_port:
         ports = {"6379": server.port, "7000": cluster_port, "26379": sentinel_port}
-        namespace: dict[str, Any] = {"__name__": "operations"}
-        for block in blocks(OPERATIONS, "python"):
+        namespace: dict[str, Any] = {"__name__": "servers"}
+        for block in blocks(SERVERS, "python"):
             local = re.sub(r"\b(6379|7000|26379)\b", lambda written: str(ports[written[0]]), block)
-            exec(compile(local, OPERATIONS, "exec"), namespace)
+            exec(compile(local, SERVERS, "exec"), namespace)
         made = {name: value for name, value in namespace.items() if isinstance(value, ClutchMiddleware)}
         assert list(made) == ["elsewhere", "tuned", "with_sentinel", "on_a_cluster"]
         for middleware in made.values():
@@ -159,7 +161,7 @@ def run_a_clutch_with(middleware: Any) -> None:
 
 
 def test_python_blocks_are_where_they_are_executed() -> None:
-    assert {page for page in READMES if blocks(page, "python")} == {README, GUIDE, COMING_FROM, OPERATIONS}
+    assert {page for page in READMES if blocks(page, "python")} == {README, GUIDE, COMING_FROM, SERVERS}
 
 
 def test_every_name_of_readme_is_dramatiqs_or_imported_from_the_package() -> None:

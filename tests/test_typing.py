@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.test_readme import BLOCK, COMING_FROM, GUIDE, OPERATIONS, README
+from tests.test_readme import BLOCK, COMING_FROM, GUIDE, README, SERVERS
 
 ROOT = Path(__file__).parents[1]
 
-#: What in a README is right and isn't followed by a checker: an actor without annotations that names itself,
-#: and Django, which has no types.
-KNOWN = ("crawl.message(depth - 1)", "from django.")
+#: What in a README is right and isn't followed by a checker: an actor without annotations that names itself, times that
+#: are there once a member has ended, and Django, which has no types.
+KNOWN = ("crawl.message(depth - 1)", "member.ended - member.began", "from django.")
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.process
 def pages(tmp_path: Path) -> list[Path]:
     """The Python blocks of each README as a module, whose lines have the numbers that they have on the page."""
     made = []
-    named = {README: "readme", GUIDE: "guide", COMING_FROM: "coming_from", OPERATIONS: "operations"}
+    named = {README: "readme", GUIDE: "guide", COMING_FROM: "coming_from", SERVERS: "servers"}
     for page, name in named.items():
         text, lines = page.read_text(), list[str]()
         for block in BLOCK.finditer(text):
