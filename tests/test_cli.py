@@ -25,8 +25,19 @@ from click.testing import CliRunner, Result
 from dramatiq.brokers.stub import StubBroker
 from starlette.responses import PlainTextResponse
 
-from dramatiq_clutch import Clutch, JobFailure, Member, Run, RunPage, RunStatus, StageStatus, StateUnavailable
+from dramatiq_clutch import (
+    CallbackStatus,
+    Clutch,
+    JobFailure,
+    Member,
+    Run,
+    RunPage,
+    RunStatus,
+    StageStatus,
+    StateUnavailable,
+)
 from dramatiq_clutch.cli import main
+from dramatiq_clutch.cli.callbacks import callback_lines, callback_row
 from dramatiq_clutch.cli.command import VERBS, command
 from dramatiq_clutch.cli.completing import ids
 from dramatiq_clutch.cli.looking import MEMBER_HEADS, member_row, member_table
@@ -36,6 +47,7 @@ from dramatiq_clutch.cli.text import ago, lasting, table
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.terminal import at, bar, cut, safe, width_of
 from tests.conftest import running_worker
+from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is
 from tests.support.server import Server, free_port
 
@@ -297,6 +309,43 @@ def test_a_run_is_shown(call: Call, failed: Run) -> None:
     assert given["waits_for"] == failed.status().waits_for()
     assert given["children"] == []
     assert given["schema"] == failed.status().to_dict()["schema"]
+
+
+def test_callbacks_are_shown_with_when_they_were_sent(call: Call, jobs: Jobs) -> None:
+    heard = jobs.heard.message
+    run = Clutch(on_success=heard("a"), on_failed=heard("b")).then(jobs.job.message("a")).run(run_id="called")
+    assert call("show", "called").stdout.splitlines()[-4:] == [
+        "",
+        "CALLBACK    STATE    ACTOR  WHEN",
+        "on_success  unfired  heard",
+        "on_failed   unfired  heard",
+    ]
+    with running_worker(jobs.broker):
+        wait_until("it to have ended", lambda: run.callbacks()[0].state == "succeeded")
+    sent, ended = (at(time or 0) for time in (run.callbacks()[0].sent, run.callbacks()[0].ended))
+    assert call("show", "called").stdout.splitlines()[-2:] == [
+        f"on_success  succeeded  heard  sent {sent}, ended {ended}",
+        "on_failed   unfired    heard",
+    ]
+    assert answer(call("show", "called", "--json"))["callbacks"] == [one.to_dict() for one in run.callbacks()]
+
+
+def test_what_is_told_of_a_callback_says_how_far_it_is() -> None:
+    one = CallbackStatus("on_death", "notify", "default", "owed", 1, 3, 5_000)
+    told = {
+        "owed": one,
+        "sent": replace(one, event="on_finish", state="sent", count=1, sent=6_000),
+        "dead": replace(one, event="on_failed", state="dead", count=1, ended=7_000),
+        "unknown": CallbackStatus("on_failed", None, None, None),
+    }
+    assert {state: callback_row(given)[1:] for state, given in told.items()} == {
+        "owed": ("owed", "notify", f"since {at(5_000)}, 3 times so far, in stage 1"),
+        "sent": ("sent", "notify", f"sent {at(6_000)}"),
+        "dead": ("dead", "notify", f"couldn't be sent, ended {at(7_000)}"),
+        "unknown": ("unknown", "?", ""),
+    }
+    assert list(callback_lines([], 80)) == []
+    assert click.unstyle([*callback_lines([one] * 25, 80)][-1]) == "and 5 more callbacks: --json has them all"
 
 
 def test_nested_runs_are_shown_below_their_stage(call: Call, jobs: Jobs) -> None:
@@ -580,8 +629,12 @@ def hostile(stub_broker: StubBroker) -> Run:
     def evil(argument: str) -> None:
         raise type(text.replace("\x00", ""), (ValueError,), {})(text)
 
+    @dramatiq.actor(max_retries=0, actor_name=text)
+    def evil_callback(status: dict[str, Any]) -> None: ...
+
     name = text.replace("\x00", "")
-    run = Clutch(name=name).parallel([evil.message(text)]).run(run_id="enemy", tags=["tag\u202eevil"])
+    evils = Clutch(name=name, on_failed=evil_callback).parallel([evil.message(text)])
+    run = evils.run(run_id="enemy", tags=["tag\u202eevil"])
     with running_worker(stub_broker):
         state_is(run, "failed")
     return run
@@ -624,6 +677,9 @@ def test_a_hostile_status_is_shown_whatever_it_holds() -> None:
 
         def children(self, **_: Any) -> Any:
             return RunPage(())
+
+        def callbacks(self) -> Any:
+            return [CallbackStatus(HOSTILE, HOSTILE, HOSTILE, "sent", 0, 2, 1, 2, 3, HOSTILE)]
 
     failure = JobFailure(0, 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1, HOSTILE, 1, traceback=f"{HOSTILE}\n{HOSTILE}")
     own = JobFailure(0, None, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1)
@@ -688,13 +744,17 @@ def test_the_page_shows_what_is_printed(call: Call, stub_broker: StubBroker) -> 
     @dramatiq.actor(queue_name="later")
     def report() -> None: ...
 
+    @dramatiq.actor(queue_name="low")
+    def notify(status: dict[str, Any]) -> None: ...
+
     single = Clutch(name="import").then(load.message("all")).run(run_id="import-41")
     sources = [load.message(source) for source in ("orders", "customers", "prices")]
-    nightly = Clutch(name="nightly").parallel(sources, name="load").then(report, name="report")
+    called: dict[str, Any] = {"on_death": notify, "on_success": notify, "on_failed": notify}
+    nightly = Clutch(name="nightly", **called).parallel(sources, name="load").then(report, name="report")
     run = nightly.run(run_id="nightly-2026-11-28", tags=["customer-7"])
     with running_worker(stub_broker):
         state_is(single, "succeeded")
-        state_is(run, "failed")
+        wait_until("who is called to have been", lambda: run.callbacks()[2].state == "succeeded")
     album = Clutch(name="album").then(report)
     Clutch(name="gallery").parallel([album, album], name="albums").then(report, name="report").run(run_id="gallery-7")
 

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import (
+    CallbackStatus,
     Clutch,
     JobFailure,
     Member,
@@ -38,7 +40,17 @@ from dramatiq_clutch.web.guarding import is_same_origin
 from dramatiq_clutch.web.hiding import HIDDEN, Hiding
 from dramatiq_clutch.web.texts import asset, duration, environment, percent, waits_for
 from dramatiq_clutch.web.timeline import LEAST, timeline
-from dramatiq_clutch.web.views import MEMBERS, MOST_NESTED, RUNS, ListWish, RunView, RunWish, list_view, run_view
+from dramatiq_clutch.web.views import (
+    CALLBACKS,
+    MEMBERS,
+    MOST_NESTED,
+    RUNS,
+    ListWish,
+    RunView,
+    RunWish,
+    list_view,
+    run_view,
+)
 from tests.support.awaiting import PATIENCE
 from tests.support.jobs import Jobs
 from tests.test_listing import cost_of
@@ -553,6 +565,60 @@ def test_the_script_knows_how_narrow_a_bar_may_be() -> None:
 def pages_of(view: RunView, now: int) -> str:
     """What is live on a run's page."""
     return environment().get_template("_run.html").render(view=view, verbs=(), times=timeline(view, now), now=now)
+
+
+# Callbacks
+
+
+def callbacks_on_the_page(*callbacks: CallbackStatus, more: int = 0) -> list[str]:
+    """What the page says of callbacks, without its markup: a text for each."""
+    shown = pages_of(replace(timed(), callbacks=callbacks, more_callbacks=more), 5_000)
+    section = shown.partition('aria-labelledby="h-callbacks"')[2].partition("</section>")[0]
+    assert section.count("</bdi>") == section.count("<bdi>")
+    items = re.findall(r"<li .*?</li>|<p .*?</p>", section, re.DOTALL)
+    return [html.unescape(" ".join(re.sub(r"<[^>]*>", " ", item).split())) for item in items]
+
+
+def test_callbacks_are_told_with_when_they_were_sent_and_by_more_than_colours() -> None:
+    one = CallbackStatus("on_failed", "notify", "low", "owed", 1, 1, 1_000)
+    at = "1970-01-01 00:00:0{} UTC".format
+    assert callbacks_on_the_page(
+        replace(one, state="unfired", stage=None, count=0, owed=None),
+        one,
+        replace(one, state="sent", sent=2_000, count=1_234),
+        replace(one, state="succeeded", sent=2_000, ended=3_000, queue="default"),
+        replace(one, event="on_death", state="dead", ended=3_000),
+        CallbackStatus("on_success", None, None, None),
+        more=2,
+    ) == [
+        "on_failed notify queue low ○ unfired",
+        f"on_failed notify queue low … owed since {at(1)}",
+        f"on_failed notify queue low » sent sent {at(2)} · 1,234 times so far",
+        f"on_failed notify ✓ succeeded sent {at(2)} , ended {at(3)}",
+        f"on_death notify queue low ✕ dead couldn't be sent, ended {at(3)} · in stage 1",
+        "on_success whom it calls isn't known any more ? unknown",
+        "and 2 more callbacks",
+    ]
+    assert callbacks_on_the_page(replace(one, event="on_death", stage=99)) == [
+        f"on_death notify queue low … owed since {at(1)}"
+    ]
+    assert callbacks_on_the_page() == []
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_name_of_who_is_called_gets_out_of_its_place(page: Browser, idle: Any, text: str) -> None:
+    @dramatiq.actor(actor_name=text)
+    def evil(status: Any) -> None: ...
+
+    Clutch(on_failed=[evil] * 30, on_success=evil).then(idle.message()).run(run_id="hostile")
+    shown = page.text("/run", id="hostile")
+    section = shown.partition('aria-labelledby="h-callbacks"')[2].partition("</section>")[0]
+    assert section.count("<li ") == section.count("<bdi>") == section.count("</bdi>") == CALLBACKS
+    assert "and 6 more callbacks" in section
+    assert html.escape(text[:59]).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in section
+    assert "<script>" not in shown
+    assert "' onmouseover" not in shown
+    assert "x" * 61 not in section
 
 
 # As it changes

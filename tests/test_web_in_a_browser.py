@@ -46,7 +46,10 @@ class Stage:
         def quick(number: int) -> int:
             return number
 
-        self.gated, self.brittle, self.quick = gated, brittle, quick
+        @dramatiq.actor(actor_name="told." * 30, queue_name="q" * 40)
+        def told(status: dict[str, Any]) -> None: ...
+
+        self.gated, self.brittle, self.quick, self.told = gated, brittle, quick, told
 
 
 @pytest.fixture
@@ -185,14 +188,41 @@ def test_the_bars_of_members_at_work_grow_and_those_that_have_ended_stay(
         expect(page.locator(".members .worker")).to_have_text(re.compile(rf":{os.getpid()}$"))  # of the last stage
 
 
+def test_a_callback_is_seen_to_be_sent_and_to_end(redis_broker: RedisBroker, stage: Stage) -> None:
+    """Its actor is an enemy's. The run is over by then, and the page still live."""
+    name = "<img src=x onerror=\"document.title = 'taken'\">"
+
+    @dramatiq.actor(actor_name=name)
+    def tell(status: dict[str, Any]) -> None:
+        assert stage.opened.wait(PATIENCE)
+
+    run = Clutch(on_success=tell).then(stage.quick.message(1)).run()
+    with served(app(redis_broker)) as address, browsing() as page:
+        page.goto(f"{address}/run?id={run.run_id}")
+        row = page.locator(".callbacks li")
+        expect(row).to_have_count(1)
+        expect(row).to_contain_text("unfired")
+        with running_worker(redis_broker):
+            expect(row.locator(".state")).to_have_text(re.compile("sent$"))
+            expect(page.get_by_role("status")).to_contain_text("succeeded")
+            stage.opened.set()
+            expect(row.locator(".state")).to_have_text(re.compile("succeeded$"))
+        expect(row.locator("code")).to_have_text(name)
+        expect(row.locator("time")).to_have_count(2)
+        expect(row).not_to_contain_text("UTC")  # it is the viewer's time
+        assert page.title() != "taken"
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1920), ("dark", 360), ("light", 360), ("dark", 1440)])
 def test_nothing_stands_in_anybodys_way(redis_broker: RedisBroker, stage: Stage, theme: str, width: int) -> None:
     inner = Clutch(name="inner").then(stage.brittle.message("x" * 300)).then(stage.gated.message(2))
-    outer = Clutch(name="outer" * 30, context={"tenant": "acme"}, timings=True).parallel([inner] * 2, name="nested")
+    called: dict[str, Any] = {"on_death": stage.told, "on_failed": [stage.told] * 2, "on_success": stage.told}
+    outer = Clutch(name="outer" * 30, context={"tenant": "acme"}, timings=True, **called)
+    outer = outer.parallel([inner] * 2, name="nested" * 10)
     run = outer.then(stage.gated.message(3)).run(run_id="outer", tags=["one", "t" * 100])
     Clutch(name="long", timings=True).parallel([stage.gated.message(1), stage.quick.message(2)]).run(run_id="timed")
     with running_worker(redis_broker):
-        wait_until("the run to fail", lambda: run.status().state == "failed")
+        wait_until("the run to fail, and that to be told", lambda: run.callbacks()[-1].state == "succeeded")
         with served(app(redis_broker, actions=True)) as address, browsing(width=width, theme=theme) as page:
             for path in (
                 "/",

@@ -138,6 +138,7 @@ def show_verb(target: Target, /, run_id: str, traceback: bool) -> None:
     """Show a run: its stages, what it waits for, and why it fails.
 
     Nested runs stand below their stage. Failures are grouped by exception and actor; what happened first comes first.
+    Then come the callbacks: how they stand, and when they were sent.
 
     \b
     For example:
@@ -148,7 +149,9 @@ def show_verb(target: Target, /, run_id: str, traceback: bool) -> None:
     run = Run(run_id, broker=target.broker)
     status = run.status()
     if target.json:
-        say_json({**status.to_dict(), "waits_for": status.waits_for(), "children": _children(run)})
+        callbacks = [one.to_dict() for one in run.callbacks()]
+        more = {"waits_for": status.waits_for(), "children": _children(run), "callbacks": callbacks}
+        say_json({**status.to_dict(), **more})
         return
     for line in shown(run, status, traceback=traceback, most=width()):
         say(line)

@@ -1,18 +1,19 @@
-"""A run in lines: how it stands, its stages, the runs nested in it, why it fails."""
+"""A run in lines: how it stands, its stages, the runs nested in it, why it fails, its callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dramatiq_clutch.following import MOST_NESTED, tree
 from dramatiq_clutch.terminal import at, coloured, faint, safe
 
+from .callbacks import callback_lines
 from .text import ago, lasting, letters, safe_lines, wrapped
 
 if TYPE_CHECKING:
-    from dramatiq_clutch import FailureGroup, Run, RunPage, RunStatus
+    from dramatiq_clutch import CallbackStatus, FailureGroup, Run, RunPage, RunStatus
 
 #: How many members of a group of failures are named.
 MOST_NAMED = 8
@@ -42,6 +43,17 @@ def shown(run: Run, status: RunStatus, *, traceback: bool = False, most: int | N
         yield from _told(group, most, traceback=traceback)
     if len(status.failures) >= 100:
         yield faint("These are the first 100 failures; `members` has all of those of a stage.")
+    yield from callback_lines(_callbacks(run), most)
+
+
+def _callbacks(run: Run) -> Sequence[CallbackStatus]:
+    """How its callbacks stand; none if it is gone, as a nested run is soon after it has succeeded."""
+    from dramatiq_clutch import RunNotFound
+
+    try:
+        return run.callbacks()
+    except RunNotFound:
+        return ()
 
 
 def nested_in(run: Run, run_id: str) -> RunPage:

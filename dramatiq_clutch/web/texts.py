@@ -33,6 +33,9 @@ SIGNS: dict[str, str] = {
     "waiting": "○",
     "unsent": "○",
     "sent": "»",
+    "unfired": "○",
+    "owed": "…",
+    "unknown": "?",
 }
 
 #: The parts of a bar, in order: how a member may have ended, or stands.

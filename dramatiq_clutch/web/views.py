@@ -15,14 +15,15 @@ from urllib.parse import urlencode
 from dramatiq import Broker
 
 from ..errors import RunNotFound
+from ..firings import CallbackStatus
 from ..listing import RunPage, RunSummary, Wanted, count_runs, runs
 from ..members import MemberPage, MemberState
 from ..run import Run
 from ..status import RunStatus
 from .hiding import Hiding
 
-#: How many runs and how many members a page has.
-RUNS, MEMBERS = 25, 25
+#: How many runs, members and callbacks a page has.
+RUNS, MEMBERS, CALLBACKS = 25, 25, 25
 
 #: How many nested runs are unfolded in one run, of how many runs they are looked for, and how many levels of them.
 MOST_NESTED, MOST_UNFOLDED, LEVELS = 12, 6, 3
@@ -165,7 +166,8 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run's page. `nested` has the runs that are nested in it, by the index of their stage."""
+    """A run's page. `nested` has the runs that are nested in it, by the index of their stage; `more_callbacks` says how
+    many callbacks there are beyond those that are shown."""
 
     wish: RunWish
     status: RunStatus
@@ -176,6 +178,8 @@ class RunView:
     members: MemberPage
     context: str
     parents: tuple[str, ...] = ()
+    callbacks: tuple[CallbackStatus, ...] = ()
+    more_callbacks: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -196,6 +200,7 @@ def run_view(broker: Broker, wish: RunWish, hiding: Hiding) -> RunView:
     members = (
         run.members(stage=shown, state=state, limit=MEMBERS, cursor=wish.cursor) if status.stages else MemberPage(())
     )
+    callbacks = run.callbacks()
     below, has_more = _nested(broker, wish.id, 1, [MOST_UNFOLDED])
     nested: dict[int, tuple[Nested, ...]] = {}
     for one in below:
@@ -211,6 +216,8 @@ def run_view(broker: Broker, wish: RunWish, hiding: Hiding) -> RunView:
         members=MemberPage(tuple(map(hiding.member, members)), members.cursor),
         context=_context(run, hiding),
         parents=_parents(run),
+        callbacks=callbacks[:CALLBACKS],
+        more_callbacks=max(len(callbacks) - CALLBACKS, 0),
     )
 
 

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -63,6 +65,17 @@ def played(url: str) -> Iterator[tuple[dramatiq.Broker, dict[str, str]]]:
     def report(*, to: str = "sales") -> None:
         time.sleep(0.05)
 
+    @dramatiq.actor(queue_name="mail")
+    def tell_sales(status: dict[str, Any]) -> None: ...
+
+    @dramatiq.actor(throws=(ConnectionError,))
+    def call_somebody(status: dict[str, Any]) -> None:
+        raise ConnectionError("the telephone is away")
+
+    @dramatiq.actor(min_backoff=3_600_000, max_backoff=3_600_000)
+    def store_report(bucket: str, status: dict[str, Any]) -> None:
+        raise TimeoutError(bucket)
+
     worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
     worker.start()
     region = (
@@ -85,13 +98,19 @@ def played(url: str) -> Iterator[tuple[dramatiq.Broker, dict[str, str]]]:
             )
         ids = {"run": nightly.run(run_id="nightly-2026-11-28", tags=["nightly", "acme"]).run_id}
         failed = (
-            Clutch(name="price list")
+            Clutch(
+                name="price list",
+                on_death=call_somebody,
+                on_success=tell_sales,
+                on_failed=tell_sales,
+                on_finish=[partial(store_report, "reports"), tell_sales],
+            )
             .then(load.message("prices"), name="load")
             .parallel([check.message(page) for page in range(40)], name="check")
             .then(report.message(), name="publish")
         )
         ids["failed"] = failed.run(run_id="prices-week-48", tags=["prices"]).run_id
-        wait_until("the run to fail", lambda: Run(ids["failed"]).status().state == "failed")
+        wait_until("its callbacks to be sent", lambda: Run(ids["failed"]).callbacks()[-1].state == "succeeded")
         nested = (
             Clutch(name="all regions").then(load.message("regions"), name="load").parallel([region] * 5, name="regions")
         )
