@@ -270,6 +270,16 @@ def test_a_broker_that_publishes_without_confirmation_is_warned_of_at_boot(
     assert "Create it with confirm_delivery=True" in caplog.text
 
 
+@pytest.mark.parametrize("queue", ["default.XQ", "default.DQ", "default"])
+def test_a_worker_that_would_work_on_dead_letters_is_warned_of_at_boot(
+    stub_broker: StubBroker, caplog: pytest.LogCaptureFixture, queue: str
+) -> None:
+    stub_broker.declare_queue(queue)
+    with caplog.at_level(logging.WARNING), running_worker(stub_broker):
+        pass
+    assert ("'default.XQ', which has dead letters" in caplog.text) == (queue == "default.XQ")
+
+
 # The sweeper
 
 

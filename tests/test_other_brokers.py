@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -146,6 +148,17 @@ def test_what_a_dead_worker_has_fetched_does_not_come_again_until_its_run_is_sen
             assert jobs.began == ["b"]
             assert run.resend()
             assert run.get_result(block=True) == "a"
+
+
+@pytest.mark.parametrize("name", ["sqlite"])
+def test_what_a_worker_has_not_begun_when_it_stops_is_not_put_back(tmp_path: Path, name: str) -> None:
+    package = pytest.importorskip(f"dramatiq_{name}")
+    broker = package.SQLiteBroker(url=f"sqlite://{tmp_path}/queue.db")
+    broker.enqueue(dramatiq.Message(queue_name="default", actor_name="job", args=(), kwargs={}, options={}))
+    consumer = broker.consume("default")
+    with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+        consumer.requeue([next(consumer)])
+    assert next(broker.consume("default")) is None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ import dramatiq
 import pytest
 from dramatiq.common import q_name
 
+from tests.support.awaiting import PATIENCE
 from tests.support.messages import Ledger
 from tests.support.programs import Missing
 from tests.support.server import Server
@@ -91,6 +93,31 @@ class Kombu(Rabbit):
                     channel.queue_delete(name)
 
 
+class SettledFirst(dramatiq.Middleware):
+    """Has who sends a message again wait until the broker has acked or rejected the one of that id before. For brokers
+    that keep one message under an id: they would ack or reject the new one, as `test_other_brokers.py` shows."""
+
+    def __init__(self) -> None:
+        self._settling: dict[str, int] = {}
+        self._changed = threading.Condition()
+
+    def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+        with self._changed:
+            self._settling[message.message_id] = threading.get_ident()
+
+    def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+        with self._changed:
+            self._settling.pop(message.message_id, None)
+            self._changed.notify_all()
+
+    before_nack, after_nack = before_ack, after_ack
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
+        me, of = threading.get_ident(), message.message_id
+        with self._changed:  # the thread that settles it itself, as in a hook, needn't wait
+            self._changed.wait_for(lambda: self._settling.get(of, me) == me, PATIENCE)
+
+
 class Relational(Kind):
     """dramatiq-postgres or dramatiq-pg, on PostgreSQL. Both are made alike, for one has come from the other."""
 
@@ -105,7 +132,9 @@ class Relational(Kind):
         self.server.execute(self.module.generate_init_sql())
 
     def make(self) -> Any:
-        return self.module.PostgresBroker(url=self.server.url, results=False)
+        broker = self.module.PostgresBroker(url=self.server.url, results=False)
+        broker.add_middleware(SettledFirst())
+        return broker
 
     def clear(self, broker: Any) -> None:
         self.server.execute("truncate dramatiq.queue")
@@ -125,7 +154,18 @@ class SQLite(Kind):
     def make(self) -> Any:
         package: Any = pytest.importorskip("dramatiq_sqlite")
         folder = self.stack.enter_context(TemporaryDirectory(prefix="clutch-sqlite-"))
-        return package.SQLiteBroker(url=f"sqlite://{folder}/queue.db")
+
+        class Consumer(package.SQLiteConsumer):  # type: ignore[misc]
+            def requeue(self, messages: Any) -> None:
+                """Leave them as they are, as it would if it didn't raise a syntax error of SQL."""
+
+        class Broker(package.SQLiteBroker):  # type: ignore[misc]
+            def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Any:
+                return Consumer(url=self.db_url, queue_name=queue_name, prefetch=prefetch, timeout=timeout)
+
+        broker = Broker(url=f"sqlite://{folder}/queue.db")
+        broker.add_middleware(SettledFirst())
+        return broker
 
     def clear(self, broker: Any) -> None:
         """Each has a file of its own."""
