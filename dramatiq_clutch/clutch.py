@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from . import terms
 from .durations import UNITS, Duration, in_words, milliseconds
@@ -13,6 +13,13 @@ from .shortening import shortened
 from .signatures import Extra, mapped, piped
 from .steps import Source, Stage, Step, fed, is_step, members_of, to_member
 from .terms import Allowance
+from .typed import R
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from . import typed
+    from .typed import Gives, Nests, NestsMany, NestsOrNot, T, Untyped
 
 #: How long a wait may be at most, in milliseconds: ten years.
 MOST_WAITED = 3_650 * UNITS["d"]
@@ -21,7 +28,7 @@ MOST_WAITED = 3_650 * UNITS["d"]
 MOST_NAME = 100
 
 
-class Clutch(Runnable):
+class Clutch(Runnable[R]):
     """An immutable description of work. Every method that adds stages returns a new clutch; each clutch can be run any
     number of times. For example, ``Clutch().parallel(fetch.message(n) for n in range(3)).then(summarise)`` has two
     stages: three jobs that work in parallel, and one that finds their results by ``previous_results()``.
@@ -40,6 +47,14 @@ class Clutch(Runnable):
     `on_failure` and `on_death` that also says in `allowed` whether the stage gets along with the failures so far
     (`allow_failures`). A name is looked up at `run()`; an actor or a message needn't be known to the process that calls
     `run()`.
+
+    For a type checker a clutch has the type of its result, which `then`, `parallel` and `map` take from the annotations
+    of the last stage's actors. If `count` returns an int, ``Clutch().then(count)`` is a ``Clutch[int]``, its run a
+    ``Run[int]``, and ``Clutch().parallel(count, count)`` a ``Clutch[list[int]]``; or a ``Clutch[list[int | None]]``,
+    with `allow_failures` or `enough`. An actor that returns the handle of a nested run counts as one that returns that
+    run's result. Nothing is known of class-based actors, pipelines and groups, of several steps in one `then`, and of
+    ``Clutch()`` itself. Where a function takes a `Clutch`, its result may be of any type. All this isn't checked at run
+    time; and encoders may change values, as JSON makes lists of tuples.
 
     An event for which nothing is set has the callbacks that the middleware sets, ``ClutchMiddleware(on_failed=alert)``;
     ``on_failed=()`` keeps these away. They aren't used for a clutch that is nested in another one, because the
@@ -76,9 +91,27 @@ class Clutch(Runnable):
 
     __slots__ = ()
 
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, result: Any) -> type[Clutch]:
+            """``Clutch[int]()`` at run time: `typing` would give the clutch an attribute, for which it has no room."""
+            return cls
+
+    @overload
+    def then(self, step: Nests[T], /, **options: Unpack[typed.Then]) -> Clutch[T]: ...
+    @overload
+    def then(self, step: NestsMany[T], /, **options: Unpack[typed.Then]) -> Clutch[list[T]]: ...
+    @overload
+    def then(self, step: NestsOrNot[T], /, **options: Unpack[typed.Then]) -> Clutch[T | None]: ...
+    @overload
+    def then(self, step: Gives[T], /, **options: Unpack[typed.Then]) -> Clutch[T]: ...
+    @overload
+    def then(self, *steps: Untyped, **options: Unpack[typed.Then]) -> Clutch[Any]: ...
+    @overload
+    def then(self, first: Step, second: Step, /, *more: Step, **options: Unpack[typed.Then]) -> Clutch[Any]: ...
     def then(
         self, *steps: Step, pipe: bool | str = False, name: str | None = None, deadline: Duration | None = None
-    ) -> Clutch:
+    ) -> Clutch[Any]:
         """Add one stage per step, in order: ``Clutch().then(fetch.message(2)).then(partial(store, "a"), pipe=True)``
         calls `store` with ``"a"`` and the result of `fetch`.
 
@@ -111,6 +144,22 @@ class Clutch(Runnable):
         stages = (dataclasses.replace(_stage((member,), pipe=pipe), deadline=within) for member in members)
         return self._with(*stages, name=name)
 
+    @overload
+    def parallel(self, *steps: typed.ManyNest[T], **options: Unpack[typed.ParallelWhole]) -> Clutch[list[T]]: ...
+    @overload
+    def parallel(self, *steps: typed.ManyNest[T], **options: Unpack[typed.ParallelPart]) -> Clutch[list[T | None]]: ...
+    @overload
+    def parallel(self, *steps: typed.ManyNestMany, **options: Unpack[typed.ParallelPart]) -> Clutch[list[Any]]: ...
+    @overload
+    def parallel(self, *steps: typed.ManyGive[T], **options: Unpack[typed.ParallelWhole]) -> Clutch[list[T]]: ...
+    @overload
+    def parallel(self, *steps: typed.ManyGive[T], **options: Unpack[typed.ParallelPart]) -> Clutch[list[T | None]]: ...
+    @overload
+    def parallel(self, *steps: typed.ManyUntyped, **options: Unpack[typed.ParallelPart]) -> Clutch[list[Any]]: ...
+    @overload
+    def parallel(
+        self, *steps: Step | Iterable[Step] | Source, **options: Unpack[typed.ParallelPart]
+    ) -> Clutch[list[object]]: ...
     def parallel(
         self,
         *steps: Step | Iterable[Step] | Source,
@@ -121,7 +170,7 @@ class Clutch(Runnable):
         fail_fast: bool | None = None,
         deadline: Duration | None = None,
         name: str | None = None,
-    ) -> Clutch:
+    ) -> Clutch[Any]:
         """Add one stage whose members work in parallel: ``Clutch().parallel(fetch.message(n) for n in range(3))``. Two
         calls make two stages.
 
@@ -171,6 +220,18 @@ class Clutch(Runnable):
         stage = _stage(members, pipe=pipe)
         return self._with(dataclasses.replace(stage, many=True, source=source, **said), name=name)
 
+    @overload
+    def map(self, step: Nests[T], **options: Unpack[typed.MapWhole]) -> Clutch[list[T]]: ...
+    @overload
+    def map(self, step: Nests[T], **options: Unpack[typed.MapPart]) -> Clutch[list[T | None]]: ...
+    @overload
+    def map(self, step: NestsMany[Any], **options: Unpack[typed.MapPart]) -> Clutch[list[Any]]: ...
+    @overload
+    def map(self, step: Gives[T], **options: Unpack[typed.MapWhole]) -> Clutch[list[T]]: ...
+    @overload
+    def map(self, step: Gives[T], **options: Unpack[typed.MapPart]) -> Clutch[list[T | None]]: ...
+    @overload
+    def map(self, step: Untyped, **options: Unpack[typed.MapPart]) -> Clutch[list[Any]]: ...
     def map(
         self,
         step: Step,
@@ -182,7 +243,7 @@ class Clutch(Runnable):
         fail_fast: bool | None = None,
         deadline: Duration | None = None,
         name: str | None = None,
-    ) -> Clutch:
+    ) -> Clutch[Any]:
         """Add one stage with a member for each item of the stage before: ``Clutch().then(list_pages).map(fetch)``, or
         ``.map(partial(fetch, "https://example.org"))``. An actor or a message gets the item as its last positional
         argument; a clutch finds it as the `previous_results()` of its first stage, which may also pipe it, or map over
@@ -218,7 +279,7 @@ class Clutch(Runnable):
         )
         return self._with(Stage((member,), many=True, mapped=True, into=into, **said), name=name)
 
-    def wait(self, duration: Duration) -> Clutch:
+    def wait(self, duration: Duration) -> Clutch[R]:
         """Let time pass between two stages: ``Clutch().then(order).wait(timedelta(hours=24)).then(remind)``. The stage
         that is added next begins so long after the one before is complete: its jobs are sent with that delay, to which
         a `delay` among a message's own options adds, and its nested runs start then. A `retry()` doesn't wait again.
@@ -242,7 +303,7 @@ class Clutch(Runnable):
         object.__setattr__(longer, "pending", pending)
         return longer
 
-    def _with(self, *stages: Stage, name: str | None = None) -> Clutch:
+    def _with(self, *stages: Stage, name: str | None = None) -> Clutch[Any]:
         """The same with more stages, of which the only one may have a name."""
         if name is not None:
             self._check_name(name)

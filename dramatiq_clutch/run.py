@@ -19,6 +19,7 @@ from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
 from .stored import owners
 from .stored.places import CallbackTag, Place, Tag
+from .typed import R
 
 #: What to do when a coroutine that changes a run was cancelled.
 AGAIN = (
@@ -29,7 +30,7 @@ AGAIN = (
 logger: logging.Logger = get_logger(__name__)
 
 
-class Run(RunResults):
+class Run(RunResults[R]):
     """The handle of a run, which is one execution of a clutch. Any process that has the same broker and knows the id
     can make one: ``Run(run_id).status()``.
 
@@ -207,7 +208,7 @@ def run_of(tag: Tag | CallbackTag, broker: Broker) -> Run:
     return run
 
 
-class NestedRun(Run, str):
+class NestedRun(Run[Any], str):
     """The handle that `nest()` returns, of a run that starts when the job that nests it has succeeded.
 
     It is also a string, the run's id. An actor may return it, and other middleware (Results, for example) encodes what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Generic
 
 from dramatiq import get_broker
 
@@ -15,9 +15,10 @@ from .errors import NestingError
 from .options import Options
 from .run import Run
 from .starting import NO_ARGS, IfExists, Unique, start
+from .typed import R
 
 
-class Runnable(Options):
+class Runnable(Options, Generic[R]):
     """A description of work that can be run, any number of times."""
 
     __slots__ = ()
@@ -33,7 +34,7 @@ class Runnable(Options):
         context: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
         carry: Mapping[str, Any] | None = None,
-    ) -> Run:
+    ) -> Run[R]:
         """Start a run and return its handle: ``run = Clutch().then(fetch.message(2)).run()``. Once this has returned,
         the run isn't lost: if its first stage can't be sent at the moment, a worker sends it later.
 
@@ -117,7 +118,7 @@ class Runnable(Options):
     )
     def run_async(self) -> Any: ...
 
-    def nest(self) -> Run:
+    def nest(self) -> Run[R]:
         """Make a run part of the running job's stage, so that the next stage waits for it, too. For example, the actor
         `crawl` may do ``return Clutch().then(crawl.message(depth - 1)).nest()``. The run starts when the job succeeds;
         an attempt that raises starts nothing.

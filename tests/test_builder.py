@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import pickle
 import re
@@ -79,6 +80,18 @@ def test_messages_are_copied_when_they_are_added(broker: dramatiq.Broker, job: d
     members: list[Any] = [member for stage in clutch.stages for member in stage.members]
     assert not any("max_retries" in message_from(member.row()).options for member in members)
     assert result(broker, clutch) == [1]
+
+
+def test_the_type_of_the_result_is_for_type_checkers_alone(job: dramatiq.Actor[..., int]) -> None:
+    plain, typed = Clutch(name="n").then(job), Clutch[int](name="n").then(job)
+    assert type(typed) is type(plain) is Clutch
+    assert typed == plain == pickle.loads(pickle.dumps(typed))
+    assert copy.copy(typed) is typed is copy.deepcopy(typed)
+    run = Run[int]("id")
+    assert type(run) is Run
+    assert run == Run("id") == pickle.loads(pickle.dumps(run)) == copy.copy(run) == copy.deepcopy(run)
+    assert isinstance(run, Run)
+    assert not hasattr(typed, "__dict__")
 
 
 def test_options_are_keyword_only() -> None:

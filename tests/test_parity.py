@@ -150,7 +150,7 @@ def test_the_next_stage_is_not_enqueued_while_a_job_is_failing_and_the_run_goes_
 @pytest.mark.parametrize("failing", [1, 3])
 def test_on_failure_is_sent_once_however_many_of_a_stage_fail(world: World, failing: int) -> None:
     jobs = world.jobs
-    run = (
+    run: Run = (
         world.clutch(on_failure=jobs.alert)
         .parallel(jobs.fail_times.message(f"bad {n}", 3) for n in range(failing))
         .run()
@@ -173,7 +173,7 @@ def test_on_failure_is_sent_once_however_many_of_a_stage_fail(world: World, fail
 
 def test_on_failure_is_not_sent_when_a_retry_has_healed_the_stage_before_its_last_first_attempt(world: World) -> None:
     jobs = world.jobs
-    run = (
+    run: Run = (
         world.clutch(on_failure=jobs.alert)
         .parallel(jobs.fail_times.message("a", 2), jobs.wait.message("late", "gate"))
         .then(jobs.see.message("end"))
@@ -224,7 +224,7 @@ def test_all_options_hold_after_the_first_stage(world: World) -> None:
 
 def test_no_keys_are_left_behind(world: World) -> None:
     jobs = world.jobs
-    run = (
+    run: Run = (
         world.clutch(on_failure=jobs.alert)
         .parallel(jobs.fail_times.message("a", 2), jobs.see.message("b"))
         .then(jobs.see.message("c"), jobs.see.message("d"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic
 
 from dramatiq.logging import get_logger
 from dramatiq.results import ResultMissing
@@ -14,6 +14,7 @@ from ..asynchronous import for_coroutines
 from ..durations import Duration, milliseconds
 from ..errors import NestingError, ResultsGone, RunCancelled, RunFailed
 from ..status import RunStatus, first_failure
+from ..typed import R
 from ..working import in_worker, is_part_of
 from .looking import RunView
 
@@ -23,10 +24,10 @@ DEFAULT_TIMEOUT = 10_000
 logger: logging.Logger = get_logger(__name__)
 
 
-class RunResults(RunView):
+class RunResults(RunView, Generic[R]):
     """Reads results, and waits for them."""
 
-    def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> Any:
+    def get_result(self, *, block: bool = False, timeout: Duration | None = None) -> R:
         """The result of the last stage: a value, or a list of values after a `parallel` or `map`; None for an empty
         clutch. For example, ``run.get_result(block=True, timeout=60_000)`` waits for a minute at most.
 
@@ -51,24 +52,28 @@ class RunResults(RunView):
           DamagedState: the result can't be decoded.
           TypeError, ValueError: the `timeout` isn't a time, or is negative.
         """
+        result: R
         if not block:
-            return self._look()
-        seconds = _seconds(timeout)
-        if seconds and self._is_waited_for_in_vain():
+            result = self._look()
+        elif (seconds := _seconds(timeout)) and self._is_waited_for_in_vain():
             with self._refusing_to_wait():
-                return self._look()
-        return self._waiter.result(self.run_id, self._look, seconds)
+                result = self._look()
+        else:
+            result = self._waiter.result(self.run_id, self._look, seconds)
+        return result
 
-    async def get_result_async(self, *, block: bool = True, timeout: Duration | None = None) -> Any:
+    async def get_result_async(self, *, block: bool = True, timeout: Duration | None = None) -> R:
         """`get_result` for coroutines: it doesn't block the event loop. For example, ``await
         run.get_result_async(timeout=30_000)`` waits for half a minute at most. Raises what `get_result` raises."""
+        result: R
         if not block:
-            return await self._waiter.look_async(self.run_id, self._look)
-        seconds = _seconds(timeout)
-        if seconds and self._is_waited_for_in_vain():
+            result = await self._waiter.look_async(self.run_id, self._look)
+        elif (seconds := _seconds(timeout)) and self._is_waited_for_in_vain():
             with self._refusing_to_wait():
-                return await self._waiter.look_async(self.run_id, self._look)
-        return await self._waiter.result_async(self.run_id, self._look, seconds)
+                result = await self._waiter.look_async(self.run_id, self._look)
+        else:
+            result = await self._waiter.result_async(self.run_id, self._look, seconds)
+        return result
 
     def _is_waited_for_in_vain(self) -> bool:
         """Whether a job is about to wait for a run that may itself wait for the job. In any other job this logs a

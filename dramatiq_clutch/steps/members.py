@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from weakref import ref
 
 from dramatiq import Broker, Message, group, pipeline
@@ -15,7 +15,10 @@ from .encoded import Encoded, encoded
 from .once import read_once
 from .stages import Composition, Description, Stage, check_levels, fed, name_of
 
-Step = Message[Any] | AnyActor | PartialActor | pipeline | group | Description
+if TYPE_CHECKING:
+    from ..typed import Typed
+
+Step = Union[Message[Any], AnyActor, PartialActor, pipeline, group, Description, "Typed[Any]"]
 Source = Callable[[], Iterable[Step]]
 
 ACCEPTED = (

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dramatiq.broker
 from dramatiq import Broker, Message, Middleware, Worker
@@ -24,6 +24,9 @@ from ..durations import Duration, milliseconds
 from ..errors import RunFailed
 from ..middleware import ClutchMiddleware
 from ..run import Run
+
+if TYPE_CHECKING:
+    from ..typed import T
 
 #: How long to wait by default until everything is done, in milliseconds of real time.
 DEFAULT_TIMEOUT = 10_000
@@ -183,7 +186,7 @@ class ClutchBroker(StubBroker):
         return None
 
 
-def run_to_end(clutch: Clutch | Run, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+def run_to_end(clutch: Clutch[T] | Run[T], *, timeout: Duration = DEFAULT_TIMEOUT) -> T:
     """Run a clutch to its end, and return its result: ``assert run_to_end(Clutch().then(fetch.message(2))) == "two"``.
 
     All of its jobs and callbacks have worked then, those of nested runs, too. What is delayed is waited for by moving

@@ -80,19 +80,19 @@ def what_gets_more_arguments_later() -> None:
     Clutch(on_success=[alert, with_result("alert"), with_result(notify)])
     Clutch(on_finish=with_result(alert))  # type: ignore[arg-type]
     with_result(3)  # type: ignore[arg-type]
-    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe=True), Clutch)
-    assert_type(clutch.then(plain).map(partial(transform, "facts", language="de")), Clutch)
-    assert_type(clutch.parallel(partial(plain, 1), partial(plain, 2)), Clutch)
-    assert_type(clutch.parallel(partial(plain, number) for number in range(3)), Clutch)
+    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe=True), Clutch[str])
+    assert_type(clutch.then(plain).map(partial(transform, "facts", language="de")), Clutch[list[str]])
+    assert_type(clutch.parallel(partial(plain, 1), partial(plain, 2)), Clutch[list[int]])
+    assert_type(clutch.parallel(partial(plain, number) for number in range(3)), Clutch[list[int]])
     assert_type(clutch.then(plain, partial(transform, "facts"), plain.message(1), pipe=True), Clutch)
-    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe="text"), Clutch)
-    assert_type(clutch.then(plain).parallel(partial(transform, "facts"), pipe="text"), Clutch)
-    assert_type(clutch.then(plain).map(partial(transform, "facts"), into="text"), Clutch)
-    assert_type(clutch.then(plain).map(Clutch().map(plain).then(plain, pipe=True)), Clutch)
-    clutch.map(plain, into=True)  # type: ignore[arg-type]
-    clutch.then(transform.message("facts"), pipe=True)  # type: ignore[call-arg]
+    assert_type(clutch.then(plain).then(partial(transform, "facts"), pipe="text"), Clutch[str])
+    assert_type(clutch.then(plain).parallel(partial(transform, "facts"), pipe="text"), Clutch[list[str]])
+    assert_type(clutch.then(plain).map(partial(transform, "facts"), into="text"), Clutch[list[str]])
+    assert_type(clutch.then(plain).map(Clutch().map(plain).then(plain, pipe=True)), Clutch[list[int]])
+    clutch.map(plain, into=True)  # type: ignore[call-overload]
+    clutch.then(transform.message("facts"), pipe=True)  # type: ignore[call-arg, arg-type]
     clutch.then(partial(transform, 3), pipe=True)  # type: ignore[arg-type]
-    clutch.then(partial(transform, nowhere="facts"), pipe=True)  # type: ignore[call-arg]
+    clutch.then(partial(transform, nowhere="facts"), pipe=True)  # type: ignore[call-arg, arg-type]
 
 
 def the_builder() -> None:
@@ -102,21 +102,23 @@ def the_builder() -> None:
     assert_type(clutch, Clutch)
     assert_type(clutch.then(plain, plain.message(1), coroutine, Generic, clutch, pipe=True), Clutch)
     assert_type(clutch.then(pipeline([plain.message(1)]), group([plain.message(1)])), Clutch)
-    assert_type(clutch.parallel(plain, clutch, pipe=True, allow_failures=True), Clutch)
-    assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch)
-    assert_type(clutch.parallel([clutch, plain]), Clutch)
-    assert_type(clutch.map(plain, allow_failures=True), Clutch)
+    assert_type(clutch.parallel(plain, clutch.then(plain), pipe=True, allow_failures=True), Clutch[list[int | None]])
+    assert_type(clutch.parallel(plain.message(number) for number in range(3)), Clutch[list[int]])
+    assert_type(clutch.parallel([clutch, plain]), Clutch[list[Any]])
+    assert_type(clutch.map(plain, allow_failures=True), Clutch[list[int | None]])
     assert_type(Clutch(timings=True), Clutch)
     Clutch(timings="yes")  # type: ignore[arg-type]
-    assert_type(Clutch(fail_fast=True, deadline=timedelta(hours=1)).then(plain, deadline=60_000), Clutch)
-    assert_type(clutch.parallel(plain, allow_failures=0.1, fail_fast=True, deadline=60_000), Clutch)
-    assert_type(clutch.map(plain, enough=3, limit=5, fail_fast=False, deadline=timedelta(minutes=1)), Clutch)
-    clutch.parallel(plain, allow_failures="all")  # type: ignore[arg-type]
+    assert_type(Clutch(fail_fast=True, deadline=timedelta(hours=1)).then(plain, deadline=60_000), Clutch[int])
+    assert_type(clutch.parallel(plain, allow_failures=0.1, fail_fast=True, deadline=60_000), Clutch[list[int | None]])
+    assert_type(
+        clutch.map(plain, enough=3, limit=5, fail_fast=False, deadline=timedelta(minutes=1)), Clutch[list[int | None]]
+    )
+    clutch.parallel(plain, allow_failures="all")  # type: ignore[call-overload]
     named = clutch.then(plain, name="a").parallel(plain, name="b").map(plain, name="c")
-    assert_type(named, Clutch)
+    assert_type(named, Clutch[list[int]])
     assert_type(clutch.run(delay=1_000, run_id="mine"), Run)
     assert_type(clutch.run(delay=timedelta(minutes=1)), Run)
-    assert_type(clutch.then(plain).wait(1_000).wait(timedelta(hours=1)).then(plain), Clutch)
+    assert_type(clutch.then(plain).wait(1_000).wait(timedelta(hours=1)).then(plain), Clutch[int])
     assert_type(Clutch(context={"tenant": 7}).run(context={"a": [1]}, tags=["nightly"], args="2026-11-28"), Run)
     assert_type(clutch.nest(), Run)
     assert_type(clutch.to_mermaid(), str)
@@ -124,11 +126,11 @@ def the_builder() -> None:
 
 def what_is_not_a_step() -> None:
     clutch = Clutch()
-    clutch.then("x")  # type: ignore[arg-type]
-    clutch.then(3)  # type: ignore[arg-type]
-    clutch.then(None)  # type: ignore[arg-type]
-    clutch.then([plain])  # type: ignore[arg-type]
-    clutch.map("x")  # type: ignore[arg-type]
+    clutch.then("x")  # type: ignore[call-overload]
+    clutch.then(3)  # type: ignore[call-overload]
+    clutch.then(None)  # type: ignore[call-overload]
+    clutch.then([plain])  # type: ignore[call-overload]
+    clutch.map("x")  # type: ignore[call-overload]
     clutch.parallel([1, 2])  # type: ignore[list-item]
     Clutch("critical")  # type: ignore[call-arg]
     Clutch(on_failure=3)  # type: ignore[arg-type]
