@@ -89,12 +89,21 @@ def assert_same_end(world: Actors, run: Run) -> None:
     wait_until("the callbacks", lambda: set(world.heard_by("root")) == both)
     # A crash between sending and confirming may send one again, and both may have been at work when it came.
     assert len(world.heard_by("root")) <= 4
+    told = dict.fromkeys(("on_success", "on_finish"), ("succeeded", 1))  # each counts once, all the same
+    wait_until("both to be known to have ended", lambda: fired(run) == told)
+    # One that was sent by a process that died before it could confirm that is sent once more.
+    wait_until("it to be known when", lambda: all(one.sent and one.ended for one in run.callbacks() if one.count))
     began = world.began()
     jobs = 2 + 3 + 3 + 1 + 2 + 1 + 1
     assert len(began) == jobs
     # One heals; two may have been at work when their worker died; and if it died between sending a stage (of three at
     # most) and confirming, that is sent again: two copies of a job that are at work side by side are not known as such.
     assert sum(began.values()) <= jobs + 1 + 2 + 3
+
+
+def fired(run: Run) -> dict[str, tuple[str | None, int]]:
+    """The events that have come: how their callbacks stand, and how often they came."""
+    return {one.event: (one.state, one.count) for one in run.callbacks() if one.count}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
