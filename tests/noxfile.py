@@ -23,6 +23,7 @@ def _session(session: nox.Session) -> None:
 
 
 for environment in ENVIRONMENTS.values():
-    nox.session(name=environment.name, python=environment.python or None, venv_backend="venv", reuse_venv=True)(
+    # Not by `venv`, which Debian's Pythons have in a package of its own.
+    nox.session(name=environment.name, python=environment.python or None, venv_backend="virtualenv", reuse_venv=True)(
         _session
     )

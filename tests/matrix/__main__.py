@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.matrix.environments import CORNERS, ENVIRONMENTS
+from tests.matrix.pythons import paths
 from tests.matrix.session import ROOT, Outcome
 from tests.matrix.table import README, rows, table, written
-from tests.support.programs import CACHE, locked
+from tests.support.programs import CACHE, Missing, locked
 
 
 def main() -> int:
@@ -43,12 +42,13 @@ def main() -> int:
 
 def outcome(name: str) -> Outcome:
     """What comes of one environment, which nox makes and runs."""
-    python = ENVIRONMENTS[name].python
-    if python and shutil.which(f"python{python}", path=os.pathsep.join(paths())) is None:
-        return Outcome(name, missing=f"there is no Python {python} on this machine")
+    try:
+        path = os.pathsep.join(paths(ENVIRONMENTS[name].python))
+    except Missing as error:
+        return Outcome(name, missing=str(error))
     Outcome(name, failed=("nox could not make the environment",)).keep()
     command = [*nox(), "-f", "tests/noxfile.py", "-s", name, "--error-on-missing-interpreters"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": os.pathsep.join(paths())})
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path})
     return Outcome.kept(name)
 
 
@@ -62,12 +62,6 @@ def nox() -> list[str]:
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
             subprocess.run([folder / "bin/python", "-m", "pip", "install", "-q", "nox"], check=True)
     return [str(folder / "bin/python"), "-m", "nox"]
-
-
-def paths() -> list[str]:
-    """Where Pythons are: in PATH, and among those of pyenv."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return [*os.environ["PATH"].split(os.pathsep), *(str(one / "bin") for one in sorted(pyenv.glob("3.*")))]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,26 @@ def unpacked(suite: str, *packages: str) -> Path:
     return folder
 
 
+def source(suite: str, package: str) -> Path:
+    """A folder with the source of a package of a Debian suite, as its authors have it.
+
+    Raises:
+      Missing: as `unpacked`; some mirrors have no sources, or not all.
+    """
+    folder = CACHE / "sources" / f"{suite}-{package}"
+    with locked(folder.name):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+                apt, place = _apt_of(suite, Path(scratch), "deb-src"), Path(scratch, "archives")
+                apt("apt-get", "source", "--download-only", package, cwd=place)
+                archive = next(found for found in place.glob("*.orig.tar.*") if found.suffix != ".asc")
+                shutil.unpack_archive(archive, place / "unpacked")
+                (top,) = (place / "unpacked").iterdir()
+                folder.parent.mkdir(exist_ok=True)
+                top.rename(folder)
+    return folder
+
+
 def elsewhere(folder: Path, program: str) -> list[str]:
     """The command that runs a program of another Debian: with that one's loader and libraries."""
     loader = next((folder / "usr/lib").glob("*/ld-linux-*.so.*"), None) or next(folder.glob("lib*/**/ld-linux-*.so.*"))
@@ -81,18 +101,23 @@ def own_suite() -> str:
 
 def _fetch(suite: str, packages: Sequence[str], scratch: Path) -> None:
     """Unpack what is needed into the folder `root`."""
-    apt = functools.partial(_apt, scratch)
-    archives = scratch / "archives"
-    for path in ("lists/partial", "cache/partial", "parts", "archives", "root"):
-        (scratch / path).mkdir(parents=True)
-    (scratch / "status").touch()
-    (scratch / "sources.list").write_text(f"deb {_mirror()} {suite} main\n")
-    apt("apt-get", "update")
+    apt, archives = _apt_of(suite, scratch, "deb"), scratch / "archives"
     told = apt("apt-cache", "depends", "--recurse", *_NO, *packages)
     needed = sorted({line for line in told.splitlines() if line and line[0] not in " <"})
     apt("apt-get", "download", *needed, cwd=archives)
     for archive in archives.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive, scratch / "root"], check=True)
+
+
+def _apt_of(suite: str, scratch: Path, kind: str) -> Callable[..., str]:
+    """Runs commands of apt that know this suite alone."""
+    for path in ("lists/partial", "cache/partial", "parts", "archives", "root"):
+        (scratch / path).mkdir(parents=True)
+    (scratch / "status").touch()
+    (scratch / "sources.list").write_text(f"{kind} {_mirror()} {suite} main\n")
+    apt = functools.partial(_apt, scratch)
+    apt("apt-get", "update")
+    return apt
 
 
 def _mirror() -> str:
