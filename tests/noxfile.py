@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,8 +18,10 @@ nox.options.sessions = list(ENVIRONMENTS)
 nox.options.envdir = str(CACHE / "environments")
 
 
+os.chdir(ROOT)  # nox has gone to this folder, where Python would take `typing/` for its own module
+
+
 def _session(session: nox.Session) -> None:
-    session.chdir(ROOT)
     run(session, ENVIRONMENTS[session.name.removesuffix(f"-{session.python}")])  # nox adds a Python that it is told
 
 
