@@ -18,10 +18,12 @@ nox.options.sessions = list(ENVIRONMENTS)
 nox.options.envdir = str(CACHE / "environments")
 
 
-os.chdir(ROOT)  # nox has gone to this folder, where Python would take `typing/` for its own module
+#: nox makes environments in this folder, where Python would otherwise take `typing/` for its own module.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _session(session: nox.Session) -> None:
+    session.chdir(ROOT)
     run(session, ENVIRONMENTS[session.name.removesuffix(f"-{session.python}")])  # nox adds a Python that it is told
 
 

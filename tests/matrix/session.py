@@ -78,7 +78,8 @@ def run(session: nox.Session, environment: Environment) -> None:
     known = json.loads(session.run("python", "-c", ASKS, *brokers_in(environment.packages), silent=True) or "{}")
     versions = ", ".join([*(f"{name} {said}" for name, said in known.items()), version(program)])
     report = CACHE / f"{environment.name}.xml"
-    variables = {"CLUTCH_TESTS_SERVER": str(program), "PYTHONPATH": str(ROOT), **environment.variables}
+    variables = {"CLUTCH_TESTS_SERVER": str(program), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}  # "" is none
+    variables |= environment.variables
     if environment.brokers:
         variables["CLUTCH_TESTS_BROKERS"] = environment.brokers
     options = ("-q", "--all", "-n", "2", "-p", "no:cacheprovider", f"--junitxml={report}")
