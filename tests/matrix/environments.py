@@ -173,15 +173,16 @@ _WORKERS = ("worker_commands", "workers_lives", "exits", "asynchronous", "values
 WORKERS = (
     Environment(
         "workers",
-        "`-p 2`, `-t 1`, `--use-spawn`, `--queues`, SIGTERM, SIGHUP, greenlets; async and class-based actors; encoders",
+        "`-p 2`, `-t 1`, `--use-spawn`, `--queues`, `--watch`, SIGTERM, SIGHUP, greenlets; async and class-based actors; "
+        "encoders",
         tuple(f"tests/test_{name}.py" for name in _WORKERS),
-        ("dramatiq[gevent,rabbitmq]", "msgpack"),
+        ("dramatiq[gevent,rabbitmq,watch]", "msgpack"),
     ),
     Environment(
         "workers-dramatiq-1.17",
         "the same with the oldest Dramatiq",
         tuple(f"tests/test_{name}.py" for name in _WORKERS),
-        ("dramatiq[gevent,rabbitmq]==1.17.0", "redis==5.0.0", "msgpack"),
+        ("dramatiq[gevent,rabbitmq,watch]==1.17.0", "redis==5.0.0", "msgpack"),
     ),
 )
 

@@ -91,6 +91,11 @@ class Worker:
         self._process.send_signal(signal.SIGHUP)
         self.wait_ready()
 
+    def wait_anew(self) -> None:
+        """Wait until it has started its worker processes anew by itself, and takes jobs again."""
+        self._starts += 1
+        self.wait_ready()
+
     def kill(self) -> None:
         """End both processes at once, with whatever they were doing."""
         self._signal(signal.SIGKILL)
