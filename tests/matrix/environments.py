@@ -173,8 +173,8 @@ _WORKERS = ("worker_commands", "workers_lives", "exits", "asynchronous", "values
 WORKERS = (
     Environment(
         "workers",
-        "`-p 2`, `-t 1`, `--use-spawn`, `--queues`, `--watch`, SIGTERM, SIGHUP, greenlets; async and class-based actors; "
-        "encoders",
+        "`-p 2`, `-t 1`, `--use-spawn`, `--queues`, `--watch`, SIGTERM, SIGHUP, greenlets; async and class-based "
+        "actors; encoders",
         tuple(f"tests/test_{name}.py" for name in _WORKERS),
         ("dramatiq[gevent,rabbitmq,watch]", "msgpack"),
     ),
