@@ -14,7 +14,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import xq_name
 
 from .backend import ClutchBackend
-from .courier import Courier
+from .courier import Courier, works_inside
 from .errors import NotConfigured
 
 if TYPE_CHECKING:
@@ -41,12 +41,10 @@ def backend_of(broker: Broker) -> ClutchBackend:
 
 
 def check(broker: Broker) -> None:
-    """Raises NotConfigured for a broker whose messages aren't acked: the end of a job is recorded before its ack."""
+    """Raises NotConfigured for a broker that is known to ack no message: the end of a job is recorded before its ack.
+    Another one of that kind is noticed by its courier."""
     if any(one.__module__.partition(".")[0] == "dramatiq_eager_broker" for one in type(broker).__mro__):
-        raise NotConfigured(
-            f"{type(broker).__name__} works on a message where it is enqueued, and acks none, so the end of no job "
-            "could be recorded. In tests, `with dramatiq_clutch.testing.stubbed():` works without workers, too"
-        )
+        raise works_inside(broker)
 
 
 def courier_of(broker: Broker, backend: ClutchBackend) -> Courier:

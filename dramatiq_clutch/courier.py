@@ -6,18 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from dramatiq import Broker, Message, MessageProxy, Worker
 from dramatiq.middleware import MiddlewareError
 
 from .backend import Caller, Record, Reply
-from .errors import BrokerUnavailable, HandOverFailed, HookFailed, PayloadRefused, is_final
+from .errors import BrokerUnavailable, HandOverFailed, HookFailed, NotConfigured, PayloadRefused, is_final
 from .outages import in_words, is_outage, refuses, way_out
 from .stored.duties import SendMembers
 
 #: A message, and its delay in milliseconds, or None.
 Outgoing = tuple[Message[Any], int | None]
+
+#: The ids of messages that a broker has begun to work on inside its `enqueue`, while this thread is in there.
+_begun: ContextVar[list[str] | None] = ContextVar("dramatiq_clutch_begun", default=None)
 
 
 class Courier:
@@ -74,6 +78,14 @@ class Courier:
     def leave(self, worker: Worker) -> None:
         """It is told to stop."""
 
+    def begins(self, message: MessageProxy) -> None:
+        """This thread is about to work on a message. Raises NotConfigured if the broker has it do so inside `enqueue`,
+        for then the message isn't acked, and the end of its job would never be recorded."""
+        begun = _begun.get()
+        if begun is not None:
+            begun.append(message.message_id)
+            raise works_inside(self.broker)
+
     def ends(self, message: MessageProxy | None) -> None:
         """What this thread does from here on is the end of this message's attempt, until it says None."""
 
@@ -99,9 +111,12 @@ class Courier:
 
     def enqueue(self, message: Message[Any], delay: int | None) -> None:
         """Have the broker enqueue a message in its own way. Raises HandOverFailed if the message itself is the reason
-        for an error, and what the broker raises otherwise."""
+        for an error, NotConfigured if the broker works on it in there, and what the broker raises otherwise."""
+        token = _begun.set([])
         try:
             self.broker.enqueue(message, delay=delay)
+            if _begun.get():  # it has kept the error of `begins` to itself
+                raise works_inside(self.broker)
         except ValueError as error:
             if delay is None:
                 raise
@@ -110,6 +125,8 @@ class Courier:
         except Exception:
             encoded(message)  # raises HandOverFailed if the message can't be encoded, which was the reason then
             raise
+        finally:
+            _begun.reset(token)
 
     def way_out(self, error: Exception) -> str:
         """What the operator can do about an error of the broker that workers wait for."""
@@ -126,6 +143,8 @@ class Courier:
         that."""
         try:
             yield
+        except NotConfigured:
+            raise
         except MiddlewareError as error:
             raise HookFailed(f"a middleware's before_enqueue doesn't let the message through: {error!r}") from error
         except Exception as error:
@@ -137,6 +156,14 @@ class Courier:
                 raise PayloadRefused(f"the broker refuses a message of this size (see its limits): {words}") from error
             text = f"the broker can't be used for now ({self.way_out(error)}): {words}"
             raise BrokerUnavailable(text, is_known=is_known) from error
+
+
+def works_inside(broker: Broker) -> NotConfigured:
+    """The error of a broker that is its own worker."""
+    return NotConfigured(
+        f"{type(broker).__name__} works on a message where it is enqueued, and acks none, so the end of no job could "
+        "be recorded. In tests, `with dramatiq_clutch.testing.stubbed():` works without workers, too"
+    )
 
 
 def encoded(message: Message[Any]) -> bytes:

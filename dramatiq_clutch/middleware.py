@@ -207,6 +207,8 @@ class ClutchMiddleware(EngineMiddleware):
             logger.error("Message %s goes to the dead-letter queue: %s", message.message_id, error)
             message.fail()
             raise SkipMessage(str(error)) from error
+        if job is not None:
+            job.engine.courier.begins(message)
         begin(job)
         if job is not None and job.exit == "newer":
             message.options["store_results"] = False

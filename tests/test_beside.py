@@ -9,6 +9,7 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from dramatiq import MessageProxy
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import default_middleware
@@ -161,6 +162,41 @@ def test_an_eager_broker_is_refused_by_run() -> None:
 
     with pytest.raises(NotConfigured, match=r"EagerBroker .* acks none.*stubbed"):
         Clutch(broker=broker).then(job).run()
+
+
+class WorksInside(StubBroker):
+    """A broker of one's own for tests that does the same, by calling hooks and actor itself."""
+
+    swallows = False
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        proxy = MessageProxy(message)
+        try:
+            self.emit_before("process_message", proxy)
+            result = self.get_actor(message.actor_name)(*message.args)
+            self.emit_after("process_message", proxy, result=result)
+        except Exception:
+            if not self.swallows:
+                raise
+        return message
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_run_on_a_broker_that_works_where_it_enqueues_fails_at_once_and_says_why(swallows: bool) -> None:
+    broker = WorksInside()
+    broker.swallows = swallows
+    broker.add_middleware(ClutchMiddleware())
+    worked: list[str] = []
+
+    @dramatiq.actor(broker=broker)
+    def job(name: str) -> None:
+        worked.append(name)
+
+    run = Clutch(broker=broker).then(job.message("in a clutch")).run()
+    with pytest.raises(RunFailed, match=r"NotConfigured: WorksInside .* acks none.*stubbed"):
+        run.get_result(block=True)
+    job.send("by itself")
+    assert worked == ["by itself"]
 
 
 # Clients
