@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -21,8 +23,9 @@ from tests.support.actors import EVERYTHING, WAIT, Actors, mortal
 from tests.support.awaiting import wait_until
 from tests.support.crashing import CRASHED
 from tests.support.keyspace import NAMESPACE
+from tests.support.prepared import ROOT, Prepared
 from tests.support.server import Server
-from tests.support.workers import ROOT, Worker
+from tests.support.workers import Worker
 
 pytestmark = pytest.mark.process
 
@@ -77,8 +80,10 @@ def worker(server: Server, crash: str = "") -> Worker:
 
 def producer(server: Server, verb: str, crash: str = "") -> int:
     env = {**os.environ, **mortal(server.url, crash=crash).to_env()}
-    command = [sys.executable, "-m", actors.__name__, verb, "crash"]
-    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+    with tempfile.NamedTemporaryFile() as log:
+        code = Prepared(actors.__name__, verb, "crash", env=env, log=Path(log.name)).wait()
+        print(log.read().decode())
+    return code
 
 
 def assert_same_end(world: Actors, run: Run) -> None:

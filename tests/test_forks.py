@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import faulthandler
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -80,24 +81,40 @@ def logs() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextlib.contextmanager
-def busy(work: Callable[[], Any], threads: int = 3) -> Iterator[None]:
-    """Other threads do it again and again meanwhile."""
-    over = threading.Event()
+class Busy:
+    """Other threads do something again and again whenever a process is about to be forked, and rest while the child is
+    at work: all that it has of them is where they were."""
 
-    def go_on() -> None:
-        while not over.is_set():
-            work()
+    def __init__(self, work: Callable[[], Any], threads: int = 3) -> None:
+        self.work = work
+        self.going, self.under_way, self.over = threading.Event(), threading.Event(), threading.Event()
+        self.threads = [threading.Thread(target=self.go_on) for _ in range(threads)]
 
-    workers = [threading.Thread(target=go_on) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
+    def __enter__(self) -> Busy:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.going.set()
+        for thread in self.threads:
+            thread.join(30)
+
+    def go_on(self) -> None:
+        while self.going.wait() and not self.over.is_set():
+            self.under_way.set()
+            self.work()
+
+    @contextlib.contextmanager
+    def somewhere_in_it(self) -> Iterator[None]:
+        """They have begun, and are at another place each time."""
+        self.under_way.clear()
+        self.going.set()
+        assert self.under_way.wait(PATIENCE)
+        threading.Event().wait(random.uniform(0, 0.01))
         yield
-    finally:
-        over.set()
-        for worker in workers:
-            worker.join(30)
+        self.going.clear()
 
 
 def renew_queues(broker: dramatiq.Broker) -> None:
@@ -106,11 +123,13 @@ def renew_queues(broker: dramatiq.Broker) -> None:
         broker.queues = {name: Queue() for name in broker.queues}
 
 
-def check(work: Callable[[], Any], logs: Path, *, times: int) -> None:
+def check(work: Callable[[], Any], logs: Path, *, times: int, others: Busy | None = None) -> None:
     """No child hangs: one after the other, for each takes the place of a process at another moment."""
     for index in range(times):
         log = logs / f"{index}.log"
-        code = outcome(fork(work, log))
+        with others.somewhere_in_it() if others else contextlib.nullcontext():
+            child = fork(work, log)
+        code = outcome(child)
         assert code == 0, f"child {index} ended with {code}:\n{log.read_text() if log.exists() else ''}"
 
 
@@ -124,8 +143,8 @@ def test_200_children_of_a_busy_process_run_clutches(broker: dramatiq.Broker, lo
         renew_queues(broker)
         clutch.run()
 
-    with busy(clutch.run):
-        check(run_clutch, logs, times=60 if isinstance(broker, StubBroker) else 200)
+    with Busy(clutch.run) as others:
+        check(run_clutch, logs, times=60 if isinstance(broker, StubBroker) else 200, others=others)
 
 
 def test_a_child_waits_for_results_as_its_parent_does(broker: dramatiq.Broker, logs: Path) -> None:
@@ -138,8 +157,8 @@ def test_a_child_waits_for_results_as_its_parent_does(broker: dramatiq.Broker, l
         with contextlib.suppress(ResultTimeout):
             run.get_result(block=True, timeout=20)
 
-    with busy(wait):
-        check(wait, logs, times=50)
+    with Busy(wait) as others:
+        check(wait, logs, times=50, others=others)
 
 
 def test_a_child_of_a_process_with_a_worker_sends_what_its_parent_does(broker: dramatiq.Broker, logs: Path) -> None:
@@ -152,8 +171,8 @@ def test_a_child_of_a_process_with_a_worker_sends_what_its_parent_does(broker: d
         renew_queues(broker)
         clutch.run()
 
-    with running_worker(broker), busy(clutch.run, threads=1):
-        check(run_clutch, logs, times=50)
+    with running_worker(broker), Busy(clutch.run, threads=1) as others:
+        check(run_clutch, logs, times=50, others=others)
 
 
 def test_calls_of_other_threads_are_not_made_in_the_child(logs: Path) -> None:
@@ -194,8 +213,8 @@ def test_a_child_takes_no_answer_of_its_parent(redis_client: redis.Redis, logs: 
         for index in range(50):
             assert ask(redis_client, ("ECHO", f"child {index}")) == f"child {index}".encode()
 
-    with busy(lambda: ask(redis_client, ("GET", "whose"))):
-        check(call, logs, times=20)
+    with Busy(lambda: ask(redis_client, ("GET", "whose"))) as others:
+        check(call, logs, times=20, others=others)
 
 
 def test_a_child_of_a_store_in_memory_has_a_copy(stub_broker: StubBroker, logs: Path) -> None:
@@ -248,5 +267,5 @@ def test_a_child_has_threads_of_its_own_for_coroutines(broker: dramatiq.Broker, 
     def look() -> None:
         assert asyncio.run(run.status_async()).state == "running"
 
-    with busy(look):
-        check(look, logs, times=20)
+    with Busy(look) as others:
+        check(look, logs, times=20, others=others)

@@ -16,8 +16,9 @@ from tests.support import actors
 from tests.support.actors import BEGAN, HEARD, LOG, Actors, Setting
 from tests.support.awaiting import wait_until
 from tests.support.keyspace import assert_only_left
+from tests.support.prepared import ROOT
 from tests.support.server import Server
-from tests.support.workers import ROOT, Worker
+from tests.support.workers import Worker
 
 #: Two workers do the jobs of all these tests.
 pytestmark = pytest.mark.process

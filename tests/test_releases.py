@@ -35,8 +35,9 @@ from tests.support import actors
 from tests.support.actors import GATE, RAN, Actors, Setting, mortal
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
+from tests.support.prepared import ROOT
 from tests.support.server import Server
-from tests.support.workers import ROOT, Worker
+from tests.support.workers import Worker
 
 #: Every test here starts several processes.
 pytestmark = pytest.mark.timeout(600)

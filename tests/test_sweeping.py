@@ -103,10 +103,10 @@ def finished_runs(client: redis.Redis, count: int) -> Iterator[None]:
 @pytest.mark.heavy
 @pytest.mark.process
 @pytest.mark.parametrize("where", ["before the seal", "before the first message"])
-def test_one_sweep_finds_a_producer_killed_in_run_after_100_000_other_runs(
+def test_one_sweep_finds_a_producer_killed_in_run_after_10_000_other_runs(
     server: Server, redis_client: redis.Redis, app: Application, where: str
 ) -> None:
-    with finished_runs(redis_client, 100_000):
+    with finished_runs(redis_client, 10_000):
         find_orphan(server, redis_client, app, where)
 
 

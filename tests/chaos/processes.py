@@ -16,7 +16,7 @@ from tests.chaos.app import App
 from tests.chaos.producer import STUCK
 from tests.chaos.recorded import RecordedServer
 from tests.support.awaiting import wait_until
-from tests.support.workers import ROOT
+from tests.support.prepared import ROOT
 
 
 class Producer:

@@ -20,8 +20,9 @@ from tests.chaos.processes import Producer
 from tests.chaos.producer import STARTED
 from tests.chaos.recorded import RecordedServer
 from tests.chaos.verdict import Verdict
+from tests.support.prepared import ROOT
 from tests.support.server import Server
-from tests.support.workers import ROOT, Worker
+from tests.support.workers import Worker
 
 #: Where redis-py itself waits in a child for its pool's lock, if a thread of the parent held that: with `send()`, too.
 IN_THE_CLIENT = re.compile(r'[^\n]*\n[^\n]*\n  File "[^"]*/redis/connection\.py", line \d+ in reset\n')

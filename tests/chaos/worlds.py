@@ -20,9 +20,9 @@ from tests.chaos.processes import ForgetfulServer, Producer
 from tests.chaos.recorded import RecordedServer
 from tests.chaos.verdict import Verdict
 from tests.chaos.world import Mischief, World, notes_of
+from tests.support.prepared import ROOT
 from tests.support.proxy import Proxy, Rule
 from tests.support.server import Server
-from tests.support.workers import ROOT
 
 
 class Neighbours(World):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,11 +13,13 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.awaiting import PATIENCE, wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.support.prepared import ROOT, Prepared
 
 #: What a worker process says once it takes jobs.
 READY = "Worker process is ready for action."
+
+#: What is run, unless a test says otherwise.
+USUAL = ("-m", "dramatiq")
 
 #: Those that have not been closed: a test that fails shows their logs.
 OPEN: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -48,13 +49,17 @@ class Worker:
         env: Mapping[str, str] | None = None,
         root: Path = ROOT,
         python: Path | str = sys.executable,
-        command: Sequence[str] = ("-m", "dramatiq"),
+        command: Sequence[str] = USUAL,
         options: Sequence[str] = (),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
-        self._command = [str(python), *command, module, "-p", "1", "-t", str(threads), *options]
+        arguments = (module, "-p", "1", "-t", str(threads), *options)
+        self._command = [str(python), *command, *arguments]
+        # As it is by default, a process is as well one that has imported the library already.
+        usual = (root, str(python), tuple(command)) == (ROOT, sys.executable, USUAL) and not options
+        self._prepared = arguments if usual else None
         self._env, self._root = {**os.environ, **(env or {})}, root
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Prepared | None = None
         self._starts = 0
         self._log = Path(self._folder.name, "worker.log")
         OPEN.add(self)
@@ -73,6 +78,9 @@ class Worker:
         if self._process is not None:
             raise RuntimeError("this worker has been started already")
         self._starts += 1
+        if self._prepared is not None:
+            self._process = Prepared("dramatiq", *self._prepared, env=self._env, log=self._log)
+            return self
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=self._root, env=self._env, stdout=log, stderr=log, start_new_session=True
@@ -145,8 +153,10 @@ class Worker:
     def _signal(self, number: signal.Signals) -> None:
         """Signal the whole group, or what is left of it."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(self._process.pid, number)
+            except ProcessLookupError:  # it has ended; or has just begun, and has no group yet
+                self._process.send_signal(number)
 
     def _reap(self) -> None:
         if self._process is not None:
