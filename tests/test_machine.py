@@ -882,8 +882,9 @@ def play(server: Server | None, examples: int, steps: int, **more: Any) -> Count
     return Machine.reached
 
 
-#: Long searches are done in parts, so that several processes can share one. Each part begins at random.
-IN_PARTS = [pytest.param(15, 60, marks=pytest.mark.search, id=f"long, part {part}") for part in range(1, 7)]
+#: Long searches are done in parts, so that several processes can share one. Each part begins at random: a longer search
+#: is the same test several times.
+IN_PARTS = [pytest.param(10, 60, marks=pytest.mark.search, id=f"long, part {part}") for part in range(1, 4)]
 
 
 @pytest.mark.parametrize(("examples", "steps"), [pytest.param(3, 30, id="short"), *IN_PARTS])

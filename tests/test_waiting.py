@@ -266,16 +266,16 @@ def test_a_client_of_2_connections_has_none_to_spare_for_listening(
 
 @pytest.mark.heavy
 def test_5000_coroutines_need_two_connections(server: Server, redis_broker: RedisBroker) -> None:
-    runs = [waiting_run(redis_broker) for _ in range(250)]
+    runs = [waiting_run(redis_broker) for _ in range(50)]
     with server.client() as client:
         base = len(client.client_list())
 
         async def wait_for_all() -> tuple[int, list[Any]]:
-            waits = [asyncio.create_task(run.get_result_async(timeout=60_000)) for run in runs for _ in range(20)]
+            waits = [asyncio.create_task(run.get_result_async(timeout=60_000)) for run in runs for _ in range(100)]
             while not all(is_listened_for(run, client) for run in runs):
                 await asyncio.sleep(0.05)
             connections = len(client.client_list())
-            for run in runs[:100]:
+            for run in runs[:20]:
                 run.cancel()
             outcomes = await asyncio.gather(*waits[:2_000], return_exceptions=True)
             for wait in waits[2_000:]:

@@ -44,7 +44,8 @@ def main() -> int:
 
 
 def bounds_of(world: World, *, is_smoke: bool) -> tuple[Bounds, ...]:
-    return (world.smoke,) if is_smoke else world.full
+    small = () if world.smoke is None else (world.smoke,)
+    return small if is_smoke else world.full
 
 
 def explored(name: str, bounds: Bounds) -> Outcome:

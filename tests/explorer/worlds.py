@@ -100,15 +100,15 @@ class World:
     `pauses_before_seal` says that leases may lapse before its run is sealed; `deletes`, that a run may make room for
     another one, but not before its `on_finish` is sent. Unless it `waits_for_all`, its first stage may be complete
     while members are unsettled; if it `fails_fast`, no job is wanted after a death; if it is `timed`, its run has
-    timings and keeps its results, and so all of them. It is explored within the `smoke`
-    bounds, and within each of the `full` ones. `probes` must be reached by these together, or the searches prove
-    nothing.
+    timings and keeps its results, and so all of them. The suite explores it within the `smoke` bounds, if there are any
+    that take a few seconds, and the command within each of the `full` ones. `probes` must be reached by these together,
+    or the searches prove nothing.
     """
 
     name: str
     build: Build
     ends: Mapping[str, Any]
-    smoke: Bounds
+    smoke: Bounds | None = None
     full: tuple[Bounds, ...] = ()
     calls: tuple[str, ...] = ()
     events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -334,7 +334,6 @@ def _replace(actors: Actors) -> Clutch:
     ends={"succeeded": "a", "cancelled": None},
     events={"succeeded": {"on_finish": 1}, "cancelled": {"on_finish": 1}},
     calls=("replace", "replace"),
-    smoke=Bounds(workers=1, sweepers=0),
     full=(Bounds(workers=1, sweepers=0),),
     probes=frozenset({"delete says deleted", "delete says owing", "create says exists", "guard says over"}),
     deletes=True,
@@ -385,13 +384,22 @@ def _allow_failures(actors: Actors) -> Clutch:
 
 @_world(
     "fail fast",
+    ends={"failed": None},
+    events={"failed": {"on_failure": 1, "on_death": 1, "on_success": 0, "on_finish": 1}},
+    limit=2,
+    fails_fast=True,
+    smoke=Bounds(workers=1),
+    full=(Bounds(), Bounds(workers=1, kills=1)),
+    probes=frozenset({"guard says over", "record says over"}),
+)
+@_world(
+    "fail fast, then retry",
     ends={"failed": None, "succeeded": ["a", "b", "c"]},
     events={"failed": {"on_failure": 1, "on_death": 1, "on_success": 0, "on_finish": 1}},
     calls=("retry",),
     limit=2,
     fails_fast=True,
-    smoke=Bounds(workers=1),
-    full=(Bounds(), Bounds(workers=1, early=True)),
+    full=(Bounds(workers=1), Bounds(), Bounds(workers=1, early=True)),
     probes=frozenset({"guard says over", "record says over", "record says stale", "retry says retried"}),
 )
 def _fail_fast(actors: Actors) -> Clutch:
@@ -418,7 +426,7 @@ def _enough(actors: Actors) -> Clutch:
     "deadline",
     ends={"failed": None, "succeeded": "c(a,b)"},
     events={"failed": {"on_failure": 1, "on_death": 0, "on_success": 0, "on_finish": 1}, "succeeded": QUIET},
-    smoke=Bounds(workers=1, lapses=1),
+    smoke=Bounds(workers=1, sweepers=0, lapses=1),
     full=(Bounds(workers=1, lapses=1), Bounds(workers=2, lapses=1)),
     probes=frozenset({"guard says over", "record says over", "cancel says cancelled", "time had to pass"}),
 )
