@@ -39,7 +39,7 @@ from dramatiq_clutch.web.feeds import Feeds, event
 from dramatiq_clutch.web.guarding import is_same_origin
 from dramatiq_clutch.web.hiding import HIDDEN, Hiding
 from dramatiq_clutch.web.texts import asset, duration, environment, percent, waits_for
-from dramatiq_clutch.web.timeline import LEAST, timeline
+from dramatiq_clutch.web.timeline import LEAST, is_at_work, timeline
 from dramatiq_clutch.web.views import (
     CALLBACKS,
     MEMBERS,
@@ -414,6 +414,8 @@ def test_while_the_store_is_away_that_is_told_without_its_address(
     answer = page.get("/")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "password" not in answer.text
+    assert "data-again" in answer.text  # by which the page's script tries it again
+    assert "data-again" not in page.get("/", state="none").text
 
 
 def test_it_takes_a_broker_or_a_backend(stub_broker: StubBroker) -> None:
@@ -497,17 +499,19 @@ def test_a_member_is_a_bar_of_its_last_attempt_below_its_stage() -> None:
         member(2, "failing", 2_200, 2_400, attempts=2, retry_at=9_000),
         member(3, "sent", None),
         member(4, "working", 2_050, worker=None, run_id="run~1.4"),
+        member(5, "failing", 2_050, worker=None, run_id="run~1.5"),  # a nested run, which goes on
     )
     times = timeline(view, 5_000)
-    assert [row.key for row in times.rows] == ["0", "1", "1.0", "1.1", "1.2", "1.4"]
-    assert [row.grows for row in times.rows] == [False, True, False, True, False, True]
-    assert [row.attempt for row in times.rows] == [0, 0, 0, 2, 2, 1]
-    assert [times.at(row.began) for row in times.rows] == pytest.approx([12.5, 27.5, 27.5, 50, 30, 26.25])
+    assert [row.key for row in times.rows] == ["0", "1", "1.0", "1.1", "1.2", "1.4", "1.5"]
+    assert [row.grows for row in times.rows] == [False, True, False, True, False, True, True]
+    assert [row.attempt for row in times.rows] == [0, 0, 0, 2, 2, 1, 0]
+    assert [times.at(row.began) for row in times.rows] == pytest.approx([12.5, 27.5, 27.5, 50, 30, 26.25, 26.25])
     assert times.wide(2_100, 2_600, LEAST) == pytest.approx(12.5)
     assert times.wide(3_000, None, LEAST) == pytest.approx(50 - LEAST)  # up to now
     assert times.wide(5_000, 5_000, LEAST) == LEAST
     shown = pages_of(view, 5_000)
-    assert len(re.findall(r'<li class="member"', shown)) == 4
+    assert len(re.findall(r'<li class="member"', shown)) == 5
+    assert shown.count('data-from="2050"') == 4  # both nested runs, in the timeline and in the table of members
     assert '<rect class="working" data-at="3000" x="50.00"' in shown  # without an end, so that the script has it grow
     assert '<rect class="again" data-at="2400" x="35.00"' in shown  # it waits for its next attempt
     assert "attempt 2, <span" in shown
@@ -564,7 +568,11 @@ def test_the_script_knows_how_narrow_a_bar_may_be() -> None:
 
 def pages_of(view: RunView, now: int) -> str:
     """What is live on a run's page."""
-    return environment().get_template("_run.html").render(view=view, verbs=(), times=timeline(view, now), now=now)
+    return (
+        environment()
+        .get_template("_run.html")
+        .render(view=view, verbs=(), times=timeline(view, now), is_at_work=is_at_work, now=now)
+    )
 
 
 # Callbacks

@@ -188,7 +188,9 @@ def _application(url: str, pace: float) -> tuple[dramatiq.Broker, Clutch, set[st
         .then(page, name="page")
         for album in ALBUMS
     ]
-    whole = Clutch(name="gallery", broker=broker).parallel(albums, name="albums").then(report, name="report")
+    whole = (
+        Clutch(name="gallery", broker=broker, timings=True).parallel(albums, name="albums").then(report, name="report")
+    )
     return broker, whole, damaged
 
 

@@ -234,5 +234,5 @@ def _at_work(member: Member, most: int | None) -> tuple[str, str, str]:
     if member.ended is not None:
         took = lasting((member.ended - member.began) / 1000)
     else:  # of what is at work although its stage is complete, or its run rests, it isn't known for how long
-        took = ago(member.began) if member.state == "working" else ""
+        took = ago(member.began) if member.state in ("working", "failing") else ""
     return at(member.began), took, worker

@@ -29,7 +29,7 @@ from .feeds import Feeds
 from .guarding import NONCE, Guard, is_same_origin
 from .hiding import Hiding, Redact
 from .texts import asset, environment
-from .timeline import timeline
+from .timeline import is_at_work, timeline
 from .views import SINCE, ListView, ListWish, RunView, RunWish, chosen, found, list_view, run_view
 
 #: What `app(actions=…)` takes.
@@ -153,7 +153,7 @@ class Pages:
     def _run(self, may_act: bool, view: RunView) -> str:
         verbs = offered(view.status) if may_act else ()
         times = timeline(view, int(time.time() * 1000))
-        return self._render("_run.html", view=view, verbs=verbs, times=times)
+        return self._render("_run.html", view=view, verbs=verbs, times=times, is_at_work=is_at_work)
 
     # Changes
 
@@ -203,7 +203,8 @@ class Pages:
         text = error.detail if isinstance(error, HTTPException) else str(error)
         if isinstance(error, Unavailable):  # its text may have the address of the server
             text = "It can't be reached for now. Nothing is lost: runs go on when it is back."
-        answer = self._page(request, "error.html", status, title=title, text=text)
+        away = isinstance(error, Unavailable)
+        answer = self._page(request, "error.html", status, title=title, text=text, away=away)
         answer.headers.update(headers)
         return answer
 

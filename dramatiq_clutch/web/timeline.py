@@ -95,8 +95,14 @@ def timeline(view: RunView, now: int) -> Timeline:
 def _member(view: RunView, since: int, member: Member) -> Row:
     began = since if member.began is None else member.began
     label = f"{member.index} {member.actor or ('nested run' if member.run_id else '')}".strip()
-    grows = member.ended is None and member.state == "working" and not view.is_over
-    return Row(member.stage, label, member.state, min(since, began), began, member.ended, grows, member)
+    return Row(
+        member.stage, label, member.state, min(since, began), began, member.ended, is_at_work(view, member), member
+    )
+
+
+def is_at_work(view: RunView, member: Member) -> bool:
+    """Whether a member is at work for all that is known: also a nested run that is failing, for that goes on."""
+    return member.ended is None and member.state in ("working", "failing") and not view.is_over
 
 
 def _since(stage: StageStatus) -> int | None:

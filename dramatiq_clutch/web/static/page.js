@@ -130,6 +130,11 @@ function stop() {
   source = null;
 }
 
+const again = document.querySelector("[data-again]"); // there is nothing to be seen as long as the store is away
+if (again) {
+  again.hidden = false;
+  setTimeout(() => location.reload(), 5000);
+}
 localise(document);
 tick(document);
 setInterval(() => tick(document), 1000);
