@@ -261,7 +261,7 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
     }
     of_lives |= {"delete", "occupants", "keeps"}  # see test_again.py
     of_waiting = {"at_rest", "listen", "say"}
-    only_informing = {"count_due", "attend", "attending", "how_far", "lines"}
+    only_informing = {"count_due", "attend", "attending", "firings", "how_far", "lines"}
     others = {*looked_at_elsewhere, *of_lives, *of_waiting, *only_informing, *Register.__abstractmethods__}
     assert set(ClutchBackend.__abstractmethods__) == {*TRANSITIONS, *others}
 
