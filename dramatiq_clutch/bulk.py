@@ -254,9 +254,9 @@ def select_runs(
         for outcome in found.retry():
             print(outcome.run_id, outcome.error or outcome.done)
 
-    The filters are those of `runs`. This call looks at nothing: runs are looked for by each method of the selection.
-    Without any filter the runs can be counted; to change all of them, say ``everything=True`` instead. Runs that are
-    nested in others aren't selected: what is done to a run is done to those, too.
+    The filters are those of `runs`, but for `parent`. This call looks at nothing: runs are looked for by each method of
+    the selection. Without any filter the runs can be counted; to change all of them, say ``everything=True`` instead.
+    Runs that are nested in others aren't selected: what is done to a run is done to those, too.
 
     Raises ValueError for a `state` that there isn't, or for `everything` with filters; TypeError if `since` or `before`
     isn't a time; NotConfigured or StateUnavailable.

@@ -74,8 +74,8 @@ class Clutch(Runnable[R]):
       timings: `Run.members()` tells when and where each member was at work, and which are at work now (see `Member`).
         That takes some 90 bytes for each, as long as the results of its stage are kept; and each job asks the store
         before it begins, which otherwise only some do. Clutches that are steps of this one, or are nested by its jobs,
-        inherit it, unless they say True or False themselves. It makes no other clutch of one that is run under an id.
-        Default is False.
+        inherit it, unless they say True or False themselves; None, the default, is False for the outermost one. It
+        makes no other clutch of one that is run under an id.
       on_failure: is sent once for a stage, when every member has had an attempt and at least one is failing or dead.
       on_death: is sent once for a stage, when its first member is dead.
       on_success: is sent when the last stage has succeeded.

@@ -65,25 +65,29 @@ class RunIdTaken(ClutchError):
 
 
 class RunAtWork(ClutchError):
-    """The run is at work, and has to be at rest (succeeded, failed or cancelled) for what was asked: ``run.delete()``
-    raises it, say. `cancel()` the run first."""
+    """The run has to be at rest (succeeded, failed or cancelled) for what was asked, and is at work: ``run.delete()``
+    raises it, say. `cancel()` the run first. Or it is at rest, and another process still does what follows from that,
+    such as sending a callback: try again."""
 
 
 class NestingError(ClutchError):
     """`nest()` was called outside a clutch job; or a job waits for a run that it has nested, for its own run, or for
     one that is nested in that or that it is nested in, as by ``current_run().get_result(block=True)``. That would last
-    for ever, because a run ends, and a nested one starts, only when the job has succeeded."""
+    for ever, because a run ends, and a nested one starts, only when the job has succeeded. Or something was asked of a
+    nested run that only the outermost one can do: ``run.delete()``, or ``run.retry(from_stage=1)``."""
 
 
 class NotInAJob(ClutchError):
-    """`previous_results()` or `previous_failures()` was called where it would have to guess: in a callback, which is in
-    no stage; or in a thread that may be one that a job has started, and that hasn't got the job's context, as
-    ``pool.submit(contextvars.copy_context().run, work)`` gives it. The text says what to do instead."""
+    """`previous_results()`, `iter_previous_results()` or `previous_failures()` was called where it would have to guess:
+    in a callback, which is in no stage; or in a thread that may be one that a job has started, and that hasn't got the
+    job's context, as ``pool.submit(contextvars.copy_context().run, work)`` gives it. The text says what to do
+    instead."""
 
 
 class ResultsGone(ClutchError):
-    """Results that should be there are not: they expired, or were removed by hand. ``previous_results()`` raises it,
-    for example."""
+    """The results are not there (any more): they have expired, as a run's own do after the middleware's `result_ttl`;
+    their stage is over, and the run isn't one of a ``Clutch(keep_results=True)``; or they were removed by hand.
+    ``run.get_result()`` and ``previous_results()`` raise it, for example."""
 
 
 class DamagedState(ClutchError):
@@ -124,8 +128,7 @@ class HookFailed(ClutchError):
 
 class PayloadRefused(ClutchError):
     """The server works, but doesn't take a payload of this size, however often it is sent: ``clutch.run()`` raises it,
-    and a job dies whose result is so large. The text has the size, the
-    server's answer, and the settings to look at."""
+    and a job dies whose result is so large. The text has the size, the server's answer, and the settings to look at."""
 
 
 class Unavailable(ClutchError):

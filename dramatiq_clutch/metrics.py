@@ -10,7 +10,8 @@ For example, where the broker is set up::
     broker.add_middleware(ClutchPrometheus())
 
 Workers write into the folder of Dramatiq's middleware (`dramatiq_prom_db`), whose server shows both. A process that
-isn't a worker, such as a web application, shows its own: ``metrics.expose(registry)``.
+isn't a worker, such as a web application, shows its own: it keeps the middleware, ``metrics = ClutchPrometheus()``, and
+says ``metrics.expose(registry)``.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def app(broker_or_backend: Broker | ClutchBackend, *, actions: Actions = False, 
         service.mount("/runs", app(broker))
 
     It shows the runs of one application: a list of them with filters, and for each run its stages, what it waits for,
-    its failures and members. Pages go on while they are looked at: one look a second at the state store serves all who
-    view the same thing.
+    its failures, members and callbacks. Pages go on while they are looked at: one look a second at the state store
+    serves all who view the same thing.
 
     Parameters:
       broker_or_backend: the application's broker; or the backend of its ClutchMiddleware, as for `detached`.

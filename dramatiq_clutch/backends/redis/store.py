@@ -48,10 +48,11 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
 
     Parameters:
       client: a ready client, of one server or of a cluster; all other connection parameters are then ignored.
-      url: a connection URL, such as ``rediss://user:password@host:6379/0``.
+      url: a connection URL, such as ``rediss://user:password@host:6379/0``. Without it and a client, the server is that
+        of the `parameters`, or of ``redis.Redis()``: localhost, port 6379.
       namespace: what all keys begin with. Applications that share a server should each have their own.
       encoder: encodes results; default is Dramatiq's global encoder.
-      **parameters: passed to ``redis.Redis``.
+      **parameters: passed to ``redis.Redis``, or to its ``from_url`` beside the `url`.
 
     Raises TypeError for a client that isn't redis-py's own, or is one of `redis.asyncio`; and ValueError for one with
     ``decode_responses=True``, because stored values are bytes.
