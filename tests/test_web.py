@@ -428,7 +428,15 @@ def test_it_takes_a_broker_or_a_backend(stub_broker: StubBroker) -> None:
 
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
-    [(400, "0.4 s"), (12_000, "12 s"), (192_000, "3 min 12 s"), (7_500_000, "2 h 5 min"), (273_600_000, "3 d 4 h")],
+    [
+        (0, "0 ms"),
+        (99, "99 ms"),
+        (400, "0.4 s"),
+        (12_000, "12 s"),
+        (192_000, "3 min 12 s"),
+        (7_500_000, "2 h 5 min"),
+        (273_600_000, "3 d 4 h"),
+    ],
 )
 def test_durations(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text

@@ -113,6 +113,8 @@ def span(began: int | None, ended: int | None, now: int) -> Markup:
 
 def duration(milliseconds: float) -> str:
     seconds = milliseconds / 1000
+    if milliseconds < 100:
+        return f"{milliseconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = int(seconds)
