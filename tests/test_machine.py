@@ -609,6 +609,8 @@ class TwoBackends(RuleBasedStateMachine):
             shown = self.shown_in(index)
             assert [member for member, _ in shown] == list(range(stages[index].total or 0))
             by_state, stage = Counter(state for _, state in shown), stages[index]
+            if snapshot["head"]["state"] in ("succeeded", "cancelled") or self.is_broken():
+                assert not by_state["working"]
             is_over = index < present and snapshot["head"]["state"] == "succeeded"
             if self.keeps or not is_over:  # of a stage that is longer over, only some failures are known
                 known = (by_state["succeeded"], by_state["dead"], by_state["skipped"])
@@ -625,6 +627,10 @@ class TwoBackends(RuleBasedStateMachine):
         while True:
             found = self.both(lambda b, at=start: b.look_into(self.run_id, stage, at, most, state=state))
             shown += [(member.index, member.state) for member in found.members]
+            for member in found.members if self.plan.spec.timed else ():
+                assert member.began is None or member.ended is None or member.began <= member.ended
+                if member.state == "succeeded" and (self.keeps or not found.over):
+                    assert None not in (member.began, member.ended)
             if found.go_on is None:
                 return shown
             start = found.go_on
