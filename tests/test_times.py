@@ -220,17 +220,17 @@ def left(app: Application) -> set[str]:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("heard", [False, True], ids=["without callbacks", "with callbacks"])
-def test_of_200_nested_runs_only_their_tombstones_stay(redis_client: redis.Redis, heard: bool) -> None:
+def test_of_80_nested_runs_only_their_tombstones_stay(redis_client: redis.Redis, heard: bool) -> None:
     with application(redis_client) as app:
         jobs = Jobs(app.broker)
         callbacks: dict[str, Any] = {"on_success": jobs.heard.message("nested")} if heard else {}
-        run = Clutch().then(jobs.several.message("n", 200)).map(Clutch(**callbacks).then(jobs.job.message("a"))).run()
+        run = Clutch().then(jobs.several.message("n", 80)).map(Clutch(**callbacks).then(jobs.job.message("a"))).run()
         with running_worker(app.broker, threads=8):
             run.get_result(block=True, timeout=60_000)
-            marks = {f"{{{run.run_id}~1.{member}}}:tombstone" for member in range(200)}
+            marks = {f"{{{run.run_id}~1.{member}}}:tombstone" for member in range(80)}
             its = {f"{{{run.run_id}}}:{part}" for part in ("head", "tombstone", "members:1")}
             wait_until("nothing else is left", lambda: left(app) == marks | its, LONG)
-        assert jobs.fired("nested").count("S") == (200 if heard else 0)
+        assert jobs.fired("nested").count("S") == (80 if heard else 0)
 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["without callbacks", "with callbacks"])
