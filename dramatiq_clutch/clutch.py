@@ -51,10 +51,11 @@ class Clutch(Runnable[R]):
     For a type checker a clutch has the type of its result, which `then`, `parallel` and `map` take from the annotations
     of the last stage's actors. If `count` returns an int, ``Clutch().then(count)`` is a ``Clutch[int]``, its run a
     ``Run[int]``, and ``Clutch().parallel(count, count)`` a ``Clutch[list[int]]``; or a ``Clutch[list[int | None]]``,
-    with `allow_failures` or `enough`. An actor that returns the handle of a nested run counts as one that returns that
-    run's result. Nothing is known of class-based actors, pipelines and groups, of several steps in one `then`, and of
-    ``Clutch()`` itself. Where a function takes a `Clutch`, its result may be of any type. All this isn't checked at run
-    time; and encoders may change values, as JSON makes lists of tuples.
+    with `allow_failures` or `enough`; where members are of several types, a list of what these have in common. An actor
+    that returns the handle of a nested run counts as one that returns that run's result. Nothing is known of
+    class-based actors, pipelines and groups, of several steps in one `then`, and of ``Clutch()`` itself. Where a
+    function takes a `Clutch`, its result may be of any type. All this isn't checked at run time; and encoders may
+    change values, as JSON makes lists of tuples.
 
     An event for which nothing is set has the callbacks that the middleware sets, ``ClutchMiddleware(on_failed=alert)``;
     ``on_failed=()`` keeps these away. They aren't used for a clutch that is nested in another one, because the
