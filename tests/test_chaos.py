@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dramatiq_clutch.stored.formats import FORMAT
 from tests.chaos.actors import SHAPES
 from tests.chaos.verdict import Verdict
 from tests.chaos.world import World
@@ -30,7 +31,9 @@ def test_whatever_dies_or_answers_nonsense_every_run_of_two_applications_comes_t
 
 def test_in_a_fleet_of_two_releases_every_run_comes_to_its_end() -> None:
     verdict = verdict_of(MixedFleet(seed=4, seconds=5))
-    assert verdict.events["times without a newer worker"] > 0
+    assert verdict.events["times without a newer worker"] > 0  # each is a kill
+    assert verdict.formats["older", FORMAT] > 0
+    assert verdict.formats["newer", FORMAT + 1] > 0
 
 
 def test_when_the_state_store_fails_over_a_second_back_every_run_comes_to_its_end() -> None:

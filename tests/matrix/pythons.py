@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.programs import CACHE, Missing, elsewhere, locked, source, unpacked
 
 #: Which suites of Debian have which Python.
-SUITES = {"3.13": "trixie", "3.14": "forky", "3.15": "sid"}
+SUITES = {"3.13": "trixie", "3.14": "forky"}
 
 
 def paths(python: str) -> list[str]:
