@@ -419,10 +419,10 @@ def test_a_stalled_run_of_which_one_member_succeeds_is_not_stalled_any_more(make
 def test_a_delayed_message_a_backoff_and_a_long_job_are_not_stalled(
     make: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with make(stalled_after=3_000) as app:
+    with make(stalled_after=5_000) as app:
         jobs = Jobs(app.broker)
 
-        @dramatiq.actor(broker=app.broker, min_backoff=7_000, max_backoff=7_000)
+        @dramatiq.actor(broker=app.broker, min_backoff=11_000, max_backoff=11_000)
         def backs_off() -> str:
             jobs.began.append("backs off")
             if jobs.began.count("backs off") == 1:
@@ -430,13 +430,13 @@ def test_a_delayed_message_a_backoff_and_a_long_job_are_not_stalled(
             return "done"
 
         jobs.script["long"] = ["wait", "wait"]
-        delayed = jobs.job.message("delayed").copy(options={"delay": 7_000})
+        delayed = jobs.job.message("delayed").copy(options={"delay": 11_000})
         runs = [
             Clutch().then(delayed).run(),
-            Clutch().then(jobs.job.message("late")).run(delay=7_000),
+            Clutch().then(jobs.job.message("late")).run(delay=11_000),
             Clutch().then(Clutch().then(delayed)).run(),
-            Clutch().then(jobs.job.message("early")).wait(7_000).then(jobs.job.message("later")).run(),
-            Clutch().then(Clutch().wait(7_000).then(Clutch().then(jobs.job.message("latest")))).run(),
+            Clutch().then(jobs.job.message("early")).wait(11_000).then(jobs.job.message("later")).run(),
+            Clutch().then(Clutch().wait(11_000).then(Clutch().then(jobs.job.message("latest")))).run(),
             Clutch().then(backs_off).run(),
             Clutch().then(jobs.job.message("long")).run(),
             Clutch().then(Clutch().then(jobs.job.message("long"))).run(),
