@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ def test_the_table_has_each_environment_with_a_result() -> None:
     assert said
     assert set(said) <= set(ENVIRONMENTS), "python -m tests.matrix --write NAME"
     assert all(versions or result.startswith("not run: ") for versions, result in said.values())
+
+
+def test_the_package_claims_the_pythons_that_its_tests_have_passed_on() -> None:
+    said = [row for name, row in table.rows(table.README.read_text()).items() if name.startswith("python-")]
+    ran = [re.match(r"Python (3\.\d+)\.\d+(t?),", versions) for versions, result in said if " passed" in result]
+    text = (ROOT / "pyproject.toml").read_text()
+    claimed = set(re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text))
+    assert claimed == {found[1] for found in ran if found and not found[2]}
+    assert ('"Programming Language :: Python :: Free Threading' in text) == any(found[2] for found in ran if found)
+    assert not any("failed" in result for _, result in said)
 
 
 def test_what_an_environment_names_is_there() -> None:

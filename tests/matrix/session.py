@@ -22,9 +22,10 @@ RESULTS = CACHE / "results"
 
 #: Said by the Python of an environment: what it has, with the packages that it is about.
 ASKS = """
-import importlib.metadata as m, json, platform, sys
+import importlib.metadata as m, json, platform, sys, sysconfig
+python = platform.python_version() + "t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 found = {name: m.version(name) for name in ("dramatiq", "redis", *sys.argv[1:])}
-known = {"Python": platform.python_version(), "Dramatiq": found.pop("dramatiq"), "redis-py": found.pop("redis")}
+known = {"Python": python, "Dramatiq": found.pop("dramatiq"), "redis-py": found.pop("redis")}
 print(json.dumps(known | found))
 """
 
