@@ -2157,6 +2157,19 @@ def test_a_late_attempt_of_before_a_cancel_takes_no_place_from_the_limit(store: 
     assert store.standing(3) == ["working", "waiting", None]
 
 
+@pytest.mark.parametrize("ending", ["attempted", "failing", "dead"])
+def test_a_retry_after_a_cancel_sends_what_fails_late(store: Store, ending: Ending) -> None:
+    """Its next attempt may have come while the run was cancelled, and wasn't wanted then."""
+    store.confirm(*store.create(2).duties)
+    store.backend.cancel(store.run_id, store.caller("cancel:1"))
+    (resume,) = store.backend.retry(store.run_id, store.caller("retry:1")).duties
+    assert resume.id == "resume:0:0:2:1"
+    assert store.record(1, ending, of=2).word == "stale"
+    assert store.standing(2) == [None, None]
+    assert store.record(0, "succeeded", of=2).word == "counts"
+    assert store.record(1, ending, of=2, order=(1, 0)).word == "counts"
+
+
 def test_a_nested_run_that_is_retried_by_itself_works_beyond_the_limit(store: Store) -> None:
     store.confirm(*store.create(2, limit=1, nested=True).duties)
     store.confirm(*child(store, "dead", 1).duties)  # and 1 is started

@@ -40,7 +40,7 @@ if revived then
 end
 local limit = limit_of(run.line)
 local to = limit and run.sent or total
-if broken then -- these are sent again, so what else they come to in an earlier epoch doesn't count any more
+if halted then -- these are sent again, so what else they come to in an earlier epoch doesn't count any more
   set('taken_up', run.epoch)
   set('taken_to', to or 0)
 end

@@ -13,11 +13,9 @@ local function room_in(limit, recorded)
 end
 
 -- Whether a job that is to be attempted again finds its place. In a stage with a limit a dead member has given it to
--- another, and one that waits to be sent again has none yet. A copy of its message may still be at work.
+-- another, and if it waits to be sent again, it has none yet. A copy of its message may still be at work.
 local function has_place(member)
-  if not limit_of(run.line) then return true end
-  local score = call('ZSCORE', here.standing, member)
-  return not call('ZSCORE', here.dead, member) and (not score or tonumber(score) >= run.era * ERA)
+  return not (limit_of(run.line) and call('ZSCORE', here.dead, member))
 end
 
 -- Owe that as many members are sent as there is room for. Members that wait to be sent again come before those that
