@@ -51,10 +51,10 @@ TERMS: Any = st.one_of(
     st.just({}),
     st.just({}),
     st.fixed_dictionaries(
-        {"fail_fast": st.booleans()},
+        {"fail_fast": st.sampled_from([True, True, False])},
         optional={"allowed": st.sampled_from([1, 2, 0.5]), "deadline": st.sampled_from([LEASE, 9 * LEASE])},
     ),
-    st.fixed_dictionaries({"fail_fast": st.booleans(), "enough": st.integers(1, 3)}),
+    st.fixed_dictionaries({"fail_fast": st.sampled_from([True, True, False]), "enough": st.integers(1, 3)}),
 )
 
 numbers = itertools.count()
@@ -211,7 +211,7 @@ class TwoBackends(RuleBasedStateMachine):
         reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim))
         return multiple(*((duty, caller) for duty in reply.duties))
 
-    @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE]))
+    @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE, 9 * LEASE]))
     def time_passes(self, ms: int) -> None:
         self.now += ms
 
@@ -908,6 +908,6 @@ def test_what_always_holds_does_on_one_store(examples: int, steps: int) -> None:
 @pytest.mark.search
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
     """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
-    reached = play(None, 100, 30, derandomize=True, database=None, phases=[Phase.generate])
-    for what, often in {"settled, and failed": 6, "retried": 6, "broken off": 6, "overdue": 3}.items():
+    reached = play(None, 200, 30, derandomize=True, database=None, phases=[Phase.generate])
+    for what, often in {"settled, and failed": 6, "retried": 6, "broken off": 4, "overdue": 3}.items():
         assert reached[what] >= often, (what, reached)

@@ -140,7 +140,7 @@ FAULTS = (
     ),
     Fault(
         "a success in the common way has no end",
-        "timings",
+        "timings, cancel, then retry",
         Bounds(workers=1),
         script=("if words[index] ~= 'look' then write_entry", "if false then write_entry"),
     ),
