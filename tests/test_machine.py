@@ -51,10 +51,10 @@ TERMS: Any = st.one_of(
     st.just({}),
     st.just({}),
     st.fixed_dictionaries(
-        {"fail_fast": st.sampled_from([True, True, False])},
+        {"fail_fast": st.booleans()},
         optional={"allowed": st.sampled_from([1, 2, 0.5]), "deadline": st.sampled_from([LEASE, 9 * LEASE])},
     ),
-    st.fixed_dictionaries({"fail_fast": st.sampled_from([True, True, False]), "enough": st.integers(1, 3)}),
+    st.fixed_dictionaries({"fail_fast": st.booleans(), "enough": st.integers(1, 3)}),
 )
 
 numbers = itertools.count()
@@ -211,7 +211,7 @@ class TwoBackends(RuleBasedStateMachine):
         reply = self.both(lambda b: b.create(self.run_id, self.plan, caller, **times, claim=claim))
         return multiple(*((duty, caller) for duty in reply.duties))
 
-    @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE, 9 * LEASE]))
+    @rule(ms=st.sampled_from([1, 10, LEASE, 3 * LEASE]))
     def time_passes(self, ms: int) -> None:
         self.now += ms
 
@@ -314,6 +314,26 @@ class TwoBackends(RuleBasedStateMachine):
         if self.state == "failed" and retries:
             found += self.a_failed_run_is_retried().values
         return multiple(*found)
+
+    @precondition(lambda self: self.is_at_work() and any(line.fail_fast for line in self.plan.lines))
+    @rule(target=held, nth=st.integers(0, 5))
+    def a_member_dies_too_many(self, nth: int) -> Any:
+        """Of a stage that fails fast, so that the run breaks off unless some may be dead."""
+        stage = self.present_stage()
+        standing = self.stub.standing(self.run_id, stage, range(self.sizes[stage] or 0))
+        alive = [member for member, stands in enumerate(standing) if stands not in ("succeeded", "dead")]
+        if not alive or not self.plan.lines[stage].fail_fast:
+            return multiple()
+        self.attempts += 1
+        member = alive[nth % len(alive)]
+        of_run = standing[member] == "working"
+        return self.record(0, member, "dead", 2, self.attempts, touch=True, of_run=of_run, nests=1, goes=False)
+
+    @precondition(lambda self: self.is_at_work() and self.has_deadlines())
+    @rule(target=held)
+    def the_time_is_over(self) -> Any:
+        self.now += 20 * LEASE
+        return self.ask("sweeper")
 
     @precondition(lambda self: self.state == "failed")
     @rule(target=held)
@@ -680,6 +700,12 @@ class TwoBackends(RuleBasedStateMachine):
             start, end = max(duty.start, duty.cursor), duty.end if cursor is None else min(cursor, duty.end)
             self.on_its_way |= {(duty.stage, member) for member in range(start, end)}
 
+    def is_at_work(self) -> bool:
+        return bool(self.sizes) and self.state in ("running", "failing")
+
+    def has_deadlines(self) -> bool:
+        return bool(self.plan.spec.deadline) or any(line.deadline for line in self.plan.lines)
+
     def has_failed(self) -> bool:
         snapshot = self.stub.snapshot(self.run_id)
         return snapshot is not None and snapshot["head"]["state"] == "failed"
@@ -907,7 +933,11 @@ def test_what_always_holds_does_on_one_store(examples: int, steps: int) -> None:
 
 @pytest.mark.search
 def test_the_search_often_comes_to_runs_that_have_failed_and_were_retried() -> None:
-    """One that hardly ever gets there finds nothing there. Always the same examples, so that this is no chance."""
-    reached = play(None, 200, 30, derandomize=True, database=None, phases=[Phase.generate])
-    for what, often in {"settled, and failed": 6, "retried": 6, "broken off": 4, "overdue": 3}.items():
-        assert reached[what] >= often, (what, reached)
+    """One that hardly ever gets there finds nothing there. Many short searches come to more than a long one, for most
+    of its examples are made of earlier ones."""
+    reached, wanted = Counter[str](), {"settled, and failed": 6, "retried": 6, "broken off": 4, "overdue": 4}
+    for _ in range(20):
+        reached += play(None, 20, 30, database=None, phases=[Phase.generate])
+        if all(reached[what] >= often for what, often in wanted.items()):
+            return
+    raise AssertionError(f"400 examples came to no more than {reached}")
