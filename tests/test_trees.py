@@ -182,6 +182,9 @@ class World:
                     self.events[who] = self.events.get(who, "") + letters[status["event"]]
                 else:
                     message.options.pop("eta", None)
+                    tag = Tag.from_option(message.options["clutch"])
+                    place = tag.run_id, tag.stage, tag.member
+                    self.sim.seen[place] = max(tag.epoch, self.sim.seen.get(place, 0))
                     self.waiting.append(message)
 
     def deliver(self, outcomes: list[Outcome], *, duplicates: bool) -> None:

@@ -27,7 +27,7 @@ class Step:
     many: bool = False
     mapped: bool = False
     tolerant: bool = False
-    limit: int | None = None  # changes nothing but when a job's message is sent, of which nothing is known here
+    limit: int | None = None  # when a job's message is sent isn't known here
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,25 @@ class Tree:
 
 @dataclass(eq=False)
 class Member:
-    """`view` is how the parent sees it: none (no attempt yet), open, failing, attempted, dead or ok."""
+    """`view` is how the parent sees it: none (no attempt yet), open, failing, attempted, dead or ok.
+
+    It was sent again when its run was last taken up after a cancel, so how an attempt of the epoch `void`, or of an
+    earlier one, fails counts no more.
+    """
 
     leaf: Leaf | None
     identity: str = ""
     view: str = "none"
     result: Any = None
     order: tuple[int, int] = (-1, -1)
+    void: int = -1
     run: SimRun | None = None
 
 
 @dataclass(eq=False)
 class SimRun:
+    """`seen` has the highest epoch of the messages of each place, which is a run, a stage and a member."""
+
     run_id: str
     name: str
     tree: Tree
@@ -64,6 +71,7 @@ class SimRun:
     told: str = "none"
     past: list[SimRun] = field(default_factory=list)
     result: Any = None
+    seen: dict[tuple[str, int, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.previous = self.inherited
@@ -96,7 +104,7 @@ class SimRun:
         return Member(None, run=self.child(index, what.name, what, sees))
 
     def child(self, index: int, name: str, tree: Tree, sees: list[Any]) -> SimRun:
-        return SimRun(f"{self.run_id}~{self.stage}.{index}", name, tree, sees, self.events)
+        return SimRun(f"{self.run_id}~{self.stage}.{index}", name, tree, sees, self.events, seen=self.seen)
 
     def fire(self, letters: str) -> None:
         self.events[self.name] = self.events.get(self.name, "") + letters
@@ -113,9 +121,13 @@ class SimRun:
             self.judge()  # that the job has ended is one event, what becomes of its runs another
         elif outcome == "ok":
             member.view, member.result = "ok", member.identity
-        elif order > member.order:
+        elif order > member.order and order[0] > member.void and not self.has_no_place(member, outcome):
             member.order = order
             member.view = "failing" if outcome == "fail" else "dead"
+
+    def has_no_place(self, member: Member, outcome: Outcome) -> bool:
+        """Whether a copy of a dead job's message would begin to fail again, beside those that the limit allows."""
+        return outcome == "fail" and member.view == "dead" and self.tree.steps[self.stage].limit is not None
 
     def settle(self) -> None:
         """Look at everything, from the bottom up."""
@@ -190,6 +202,9 @@ class SimRun:
                 member.view = "open"
         if again or cancelled:
             self.state, self.alarmed, self.mourned = "running", False, False
+        if cancelled:
+            for index, member in enumerate(self.members):
+                member.void = self.seen.get((self.run_id, self.stage, index), -1)
         for child in self.children():
             child.retry()
 
