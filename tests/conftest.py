@@ -23,7 +23,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import time_limit
 
-from dramatiq_clutch import Clutch, ClutchMiddleware
+from dramatiq_clutch import Clutch, ClutchMiddleware, working
 from dramatiq_clutch.backends import RedisBackend
 from tests.support import workers
 from tests.support.application import Application, application, close
@@ -204,6 +204,13 @@ def every_key_expires(pytestconfig: pytest.Config) -> Iterator[None]:
     caretaker = pytestconfig.stash.get(CARETAKER, None)
     if caretaker is not None:
         assert_all_expire(caretaker)
+
+
+@pytest.fixture(autouse=True)
+def no_attempt_is_left_begun() -> Iterator[None]:
+    """A test that calls the hooks of the middleware itself may break off between two; its thread is the next one's."""
+    yield
+    working.end()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,10 +28,11 @@ from tests.support.jobs import Jobs
 
 
 class Consumers:
-    """The consumers of a broker's workers, which look for messages only as long as the test lets them."""
+    """The consumers of a broker's workers, which look for messages only as long as the test lets them; and when they
+    have slept for a long time, for Dramatiq's own don't sleep for ever either."""
 
     def __init__(self, broker: RedisBroker) -> None:
-        self._asleep = False
+        self._asleep_until = 0.0
         self._lock = threading.Lock()
         self.fetched: Counter[str] = Counter()
         self._fetch: Any = broker.do_fetch
@@ -40,17 +42,17 @@ class Consumers:
         """What Dramatiq asks for messages by. A worker's threads are no consumers."""
         is_consumer = isinstance(threading.current_thread(), _ConsumerThread)
         with self._lock:
-            found = [] if is_consumer and self._asleep else self._fetch(queue_name, prefetch)
+            found = [] if is_consumer and time.monotonic() < self._asleep_until else self._fetch(queue_name, prefetch)
             self.fetched["consumer" if is_consumer else "other"] += len(found)
         return found
 
     def sleep(self) -> None:
         """From now on they find nothing."""
         with self._lock:
-            self._asleep = True
+            self._asleep_until = time.monotonic() + PATIENCE / 3
 
     def wake(self) -> None:
-        self._asleep = False
+        self._asleep_until = 0.0
 
 
 @pytest.fixture
