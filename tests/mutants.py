@@ -765,7 +765,7 @@ SCRIPTS = (
     Mutant(
         "each time an event fires is its first",
         "Of an event that fires again it is told how often it has.",
-        "words = {(string.match(before, '^%d+') or 0) + 1, ",
+        "words = {(string.match(noted, '^%d+') or 0) + 1, ",
         "words = {1, ",
         "tests/test_contract.py::test_of_an_event_that_fires_again_the_last_time_is_told_and_how_often_it_was",
         file="lib/firings",

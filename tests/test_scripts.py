@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib import resources
 from pathlib import Path
 
@@ -157,3 +159,15 @@ def test_the_rights_that_an_operator_is_told_to_grant_have_every_command_that_a_
     called = {name.lower() for text in texts for name in re.findall(r"\bp?call\('([A-Z]+)'", text)}
     assert len(called) > 20
     assert {name for name in called if f"+{name}" not in page.split()} == set()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("luacheck") is None, reason="luacheck isn't installed, which .ci/run does")
+def test_luacheck_finds_nothing_in_a_whole_script(tmp_path: Path) -> None:
+    """Names of its pieces, which shadow each other, show there only. What a script doesn't use of them is no fault."""
+    for name in script_names():
+        (tmp_path / f"{name}.lua").write_text(script(name).text)
+    known, ignored = ["KEYS", "ARGV", "redis", "cjson"], ["211", "221", "241"]
+    options = ["--no-color", "-q", "--no-max-line-length", "--std", "lua51", "--globals", *known, "--ignore", *ignored]
+    found = subprocess.run(["luacheck", tmp_path, *options], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout

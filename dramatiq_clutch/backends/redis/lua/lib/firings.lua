@@ -18,8 +18,8 @@ end
 
 -- An event fires: its callbacks are owed.
 local function note_fired(event, id, whose, at)
-  local before = redis.call('HGET', head, 'fired_' .. event) or ''
-  local words = {(string.match(before, '^%d+') or 0) + 1, string.sub(id, #event + 2), whose, at, '-'}
+  local noted = redis.call('HGET', head, 'fired_' .. event) or ''
+  local words = {(string.match(noted, '^%d+') or 0) + 1, string.sub(id, #event + 2), whose, at, '-'}
   redis.call('HSET', head, 'fired_' .. event, table.concat(words, ' '))
 end
 
