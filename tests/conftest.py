@@ -63,6 +63,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help=f"run every test, also those marked {left_out}")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Most of the quick tests wait, so they take more processes than there are cores. Others have their own workers."""
+    return 4 if config.getoption("--all") else 8
+
+
 def is_quick(config: pytest.Config) -> bool:
     """Whether this is the quick tier: nobody has chosen otherwise, by `--all`, by `-m`, or by naming a test."""
     named = any("::" in argument for argument in config.args)
