@@ -249,7 +249,10 @@ def test_a_series_goes_on_while_its_consumer_is_restarted(
         again = series(jobs).run()
         assert again.get_result(block=True) == str(LONG - 1)
         wait_until("everything is acked", lambda: not on_their_way(redis_broker))
-        assert all(known.consumer.outstanding_message_count == 0 for known in consumers_of(worker))
+        wait_until(  # which the consumer notes a moment after the server
+            "the consumers to know",
+            lambda: not any(one.consumer.outstanding_message_count for one in consumers_of(worker)),
+        )
     assert set(jobs.counts().values()) == {2}
 
 
