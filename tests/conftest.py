@@ -76,8 +76,10 @@ def is_quick(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have Hypothesis take its time, for no test may depend on a fast machine, and try a tenth of its usual examples in
-    the quick tier, unless a test says how many; where files are named, it tries all. It takes long to import, and who
-    only starts other processes to test in doesn't need it.
+    the quick tier, unless a test says how many; where files are named, it tries all. It chooses at random everywhere:
+    where it sees that it runs in CI, it would make the same choices each time, and a search in parts, of which each is
+    to begin elsewhere, would do the same part again and again. It takes long to import, and who only starts other
+    processes to test in doesn't need it.
 
     Raises:
       UsageError: The whole suite is to be run, and there is no server for it.
@@ -92,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from hypothesis import HealthCheck, settings
 
     whole = is_quick(config) and config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    patient = settings(deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("clutch", settings(patient, max_examples=10 if whole else patient.max_examples))
     settings.load_profile("clutch")
 
