@@ -87,6 +87,31 @@ def test_runs_at_work_are_listed_and_cancelled_after_a_question(jobs: Jobs) -> N
     played(jobs.broker, play)
 
 
+def test_a_look_at_the_same_moment_does_not_undo_what_a_key_has_begun(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Clutch().then(jobs.job.message("a")).run(run_id="mine-1")
+    begin = Looking.run_worker
+
+    def begin_and_look(self: Looking, work: Callable[[], None], **options: Any) -> Any:
+        begun = begin(self, work, **options)
+        if work != self._look:
+            self.look_soon()
+        return begun
+
+    monkeypatch.setattr(Looking, "run_worker", begin_and_look)
+
+    async def play(pilot: Pilot[None]) -> None:
+        await sees(pilot, "mine-1  running")
+        await pilot.press("c")
+        await sees(pilot, "Cancel run mine-1? [y/N]")
+        await pilot.press("y")
+        await sees(pilot, "cancel: done")
+        assert run.status().state == "cancelled"
+
+    played(jobs.broker, play)
+
+
 def test_a_run_and_the_runs_nested_in_it_are_gone_into(jobs: Jobs) -> None:
     inner = Clutch(name="inner").then(jobs.job.message("a"), name="innermost")
     Clutch(name="outer").parallel([inner], name="stage").run(run_id="outer-1")
