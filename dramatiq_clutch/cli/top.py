@@ -109,7 +109,7 @@ class Looking(Screen[None]):
         self.look_soon()
 
     def look_soon(self) -> None:
-        """Look now, instead of at what else is to be looked at. Looks are a group of their own, for the last one cancels
+        """Look now, and at nothing else that was to be looked at. Looks are a group of their own: the last one cancels
         the others of its group, and would cancel what a key has begun."""
         self.run_worker(self._look, thread=True, exclusive=True, group="looks")
 
