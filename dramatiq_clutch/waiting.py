@@ -36,6 +36,10 @@ SOON, SELDOM, GROWTH = 0.02, 0.25, 1.5
 #: How many runs the reader looks at each time, at most. If there are more, it looks at each of them less often.
 MOST_LOOKED_AT = 1_000
 
+#: How many looks of those who watch the reader takes before it looks whether runs are at rest for which somebody waits.
+#: If there are always more, nobody is kept waiting for a result.
+MOST_LOOKS = 50
+
 #: How long to wait between two tries while the store is away, in seconds: at first, and at most.
 BACKOFF, MAX_BACKOFF = 0.05, 1.0
 
@@ -234,9 +238,10 @@ class Waiter:
         """Settle the waits for those of these runs that are at rest. Raises what the store raises; then the waits go
         on."""
         try:
-            self._asked_at = time.monotonic()
-            while self._once:
+            for _ in range(min(len(self._once), MOST_LOOKS)):
+                self._asked_at = time.monotonic()
                 settle_by_looking(self._once.popleft())
+            self._asked_at = time.monotonic()
             backend, listing = self._backend(), list(names)
             if backend is None or not listing:
                 return  # without a backend, nobody waits

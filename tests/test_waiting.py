@@ -300,6 +300,23 @@ def test_a_result_is_there_as_soon_as_the_run_has_ended(redis_broker: RedisBroke
     assert statistics.median(latencies) < 0.25  # a few milliseconds; where no hint came, half a second
 
 
+def test_a_result_is_there_though_there_is_always_something_else_to_look_at(stub_broker: StubBroker) -> None:
+    run, enough = waiting_run(stub_broker), threading.Event()
+    waiter = waiter_of(engine_of(stub_broker).backend)
+
+    def look() -> None:
+        if not enough.is_set():
+            waiter.ask("another run", look)  # as so many who watch runs do that a round of looks takes over a second
+
+    run.cancel()
+    look()
+    try:
+        with pytest.raises(RunCancelled):
+            run.get_result(block=True, timeout=int(PATIENCE * 1_000))
+    finally:
+        enough.set()
+
+
 # A store in trouble
 
 
