@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from dramatiq import Broker, get_broker
@@ -29,7 +30,7 @@ SCHEMA = 1
 #: How many runs a page has, at most.
 MOST = 1_000
 
-#: How many members of a stage are looked at together, to see which of them are nested runs.
+#: How many members are looked at together, of one stage or of several, to see which of them are nested runs.
 CHUNK = 250
 
 #: How often the register is asked for one page, at most, where runs that it has aren't as wanted.
@@ -259,7 +260,7 @@ def _listed(engine: Engine, filters: Filters, limit: int, after: str) -> RunPage
 
 def _nested(engine: Engine, parent: str, filters: Filters, limit: int, cursor: str) -> RunPage:
     """The runs nested in one: their ids are derived from it, and those that are there are shown. At most `MOST` are
-    looked at for a page, and no stage that has none."""
+    looked at for a page, in `MOST` stages at most, and no stage that has none."""
     backend = engine.backend
     (head,) = backend.look_at([parent])
     if isinstance(head, DamagedState):
@@ -267,26 +268,29 @@ def _nested(engine: Engine, parent: str, filters: Filters, limit: int, cursor: s
     if head is None:
         raise RunNotFound(f"there is no run {parent!r}: it never was, or has expired")
     stage, member = map(int, cursor.split("."))
+    begun = min(head.stage + 1, head.stages)
+    stages = range(stage, min(stage + MOST, begun))
+    places = (
+        Place(parent, one, index, 0, head.generation)
+        for one, total in zip(stages, backend.nesting(parent, stages, generation=head.generation), strict=True)
+        for index in range(member if one == stage else 0, total)
+    )
     shown: list[RunSummary] = []
-    left = MOST
-    while stage < min(head.stage + 1, head.stages):
-        total = backend.nesting(parent, stage, generation=head.generation)
-        while member < total:
-            if left <= 0:
-                return RunPage(tuple(shown), f"{stage}.{member}")
-            places = [
-                Place(parent, stage, one, 0, head.generation) for one in range(member, min(member + CHUNK, total))
-            ]
-            for place, glance in zip(places, backend.look_at([place.child_id for place in places]), strict=True):
-                if not isinstance(glance, Glance) or glance.generation != place.child_generation:
-                    continue  # it is a job, hasn't begun, has succeeded, or can't be read
-                if len(shown) == limit:
-                    return RunPage(tuple(shown), f"{stage}.{place.member}")
-                if filters.want(glance):
-                    shown.append(_summary(place.child_id, glance))
-            member, left = member + len(places), left - len(places)
-        stage, member = stage + 1, 0
-    return RunPage(tuple(shown))
+    for _ in range(MOST // CHUNK):
+        some = list(islice(places, CHUNK))
+        if not some:
+            break
+        for place, glance in zip(some, backend.look_at([place.child_id for place in some]), strict=True):
+            if not isinstance(glance, Glance) or glance.generation != place.child_generation:
+                continue  # it is a job, hasn't begun, has succeeded, or can't be read
+            if len(shown) == limit:
+                return RunPage(tuple(shown), f"{place.stage}.{place.member}")
+            if filters.want(glance):
+                shown.append(_summary(place.child_id, glance))
+    left = next(places, None)
+    if left is not None:
+        return RunPage(tuple(shown), f"{left.stage}.{left.member}")
+    return RunPage(tuple(shown), f"{stages.stop}.0" if stages.stop < begun else None)
 
 
 def _summary(run_id: str, glance: Glance) -> RunSummary:

@@ -161,8 +161,9 @@ class Register(abc.ABC):
         raised, for one that can't be read."""
 
     @abc.abstractmethod
-    def nesting(self, run_id: str, stage: int, *, generation: str) -> int:
-        """How many members of a stage may be nested runs, or jobs that have nested some: all, or none."""
+    def nesting(self, run_id: str, stages: Sequence[int], *, generation: str) -> Sequence[int]:
+        """How many members of each of these stages may be nested runs, or jobs that have nested some: all, or none. In
+        one round trip."""
 
     @abc.abstractmethod
     def look_into(

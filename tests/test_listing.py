@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import (
     Clutch,
@@ -263,6 +265,52 @@ def test_a_stage_of_many_jobs_is_not_looked_through_for_nested_runs(
     monkeypatch.setattr(backend, "look_at", look_at)
     assert runs(parent=run.run_id) == RunPage(())
     assert looked == [1]
+
+
+def test_nested_runs_of_several_stages_are_looked_at_together(
+    broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.script["x"], clutch = ["die"] * 12, Clutch()
+    for _ in range(12):
+        clutch = clutch.parallel([Clutch().then(jobs.job.message("x"))], allow_failures=True)
+    run = clutch.run()
+    with running_worker(broker):
+        run.get_result(block=True)
+    backend, asked = engine_of(broker).backend, list[str]()
+    looks, nests = backend.look_at, backend.nesting
+
+    def look_at(run_ids: Sequence[str]) -> Any:
+        asked.append("look_at")
+        return looks(run_ids)
+
+    def nesting(*given: Any, **more: Any) -> Any:
+        asked.append("nesting")
+        return nests(*given, **more)
+
+    monkeypatch.setattr(backend, "look_at", look_at)
+    monkeypatch.setattr(backend, "nesting", nesting)
+    there = [f"{run.run_id}~{stage}.0" for stage in range(12)]
+    assert ids(run.children()) == there
+    assert asked == ["look_at", "nesting", "look_at"]
+    assert all_ids(parent=run.run_id, limit=5) == there
+
+
+def test_a_page_of_nested_runs_looks_at_so_many_stages_and_members(
+    stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_clutch.listing.MOST", 10)
+    monkeypatch.setattr("dramatiq_clutch.listing.CHUNK", 5)
+    jobs, clutch = Jobs(stub_broker), Clutch()
+    for _ in range(23):
+        clutch = clutch.parallel([])
+    run = clutch.parallel(Clutch().then(jobs.job.message("x")) for _ in range(12)).run()
+    page, cursors = run.children(limit=10), list[str | None]()
+    while page.cursor is not None and not page.runs:
+        cursors.append(page.cursor)
+        page = run.children(limit=10, cursor=page.cursor)
+    assert cursors == ["10.0", "20.0"]
+    assert (len(page), page.cursor) == (10, "23.10")
+    assert ids(run.children(limit=10, cursor=page.cursor)) == [f"{run.run_id}~23.{member}" for member in (10, 11)]
 
 
 def test_the_nested_runs_of_a_run_that_is_not_there_are_an_error(jobs: Jobs) -> None:
@@ -608,13 +656,17 @@ def test_a_run_tells_the_register_twice_and_its_jobs_never(
     assert told == ["running", "succeeded"]
 
 
+def enlisted(engine: Engine, turns: Iterable[Turn]) -> None:
+    """Have the register tell of such runs, which aren't there."""
+    those = (Enlisted(f"run-{number}", turn.entry()) for number, turn in enumerate(turns))
+    while some := list(islice(those, 500)):
+        engine.backend.enlist(some, 0, Keeping(10**6, 10**12, 10**12), application=engine.application)
+
+
 def fill(jobs: Jobs, number: int) -> None:
     """Have the register tell of so many runs, a hundredth of them of another name. Only the newest are there."""
-    engine, keeping = engine_of(jobs.broker), Keeping(10**6, 10**12, 10**12)
-    for at in range(0, number, 500):
-        names = [(one, "rare" if one % 100 == 0 else "a") for one in range(at, at + 500)]
-        some = [Enlisted(f"run-{one}", Turn("g", 1, "running", one + 1, name=name).entry()) for one, name in names]
-        engine.backend.enlist(some, 0, keeping, application=engine.application)
+    names = ("rare" if one % 100 == 0 else "a" for one in range(number))
+    enlisted(engine_of(jobs.broker), (Turn("g", 1, "running", one + 1, name=name) for one, name in enumerate(names)))
     for name in ("a", "rare") * 60:
         waiting(jobs, name=name).run()
 
@@ -645,6 +697,7 @@ PAGES: list[tuple[dict[str, Any], int, int]] = [
     ({}, 50, 3),
     ({"name": "rare"}, 50, 3),
     ({"name": "rare", "state": "running"}, 50, 3),
+    ({"name": "rare", "since": 1, "before": 10**13}, 50, 3),
     ({"tag": "none"}, 0, 1),
 ]
 
@@ -656,11 +709,46 @@ def test_a_page_costs_the_same_however_many_runs_there_are(redis_broker: RedisBr
         client.flushall()
         fill(jobs, number)
         costs.append([cost_of(client, partial(runs, **filters)) for filters, _, _ in PAGES])
+        costs[-1].append(cost_of(client, partial(runs, cursor=runs().cursor)))
         for filters, found, _ in PAGES:
             assert len(runs(**filters)) == found
     assert costs[0] == costs[1]
-    assert [trips for trips, _ in costs[0]] == [trips for _, _, trips in PAGES]
+    assert [trips for trips, _ in costs[0]] == [*(trips for _, _, trips in PAGES), 3]
     assert max(commands.total() for _, commands in costs[0]) < 600
+
+
+def test_a_page_ends_when_the_register_was_asked_ten_times(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = engine_of(jobs.broker), list[int]()
+    enlisted(engine, (Turn("g", 1, "running", number + 1) for number in range(25)))
+    works = engine.backend.look_through
+
+    def look_through(labels: Sequence[str], enough: int, **more: Any) -> Any:
+        asked.append(enough)
+        return works(labels, enough, **more)
+
+    monkeypatch.setattr(engine.backend, "look_through", look_through)
+    page = runs(limit=2)
+    assert (len(page), page.cursor is None, asked) == (0, False, [3] * 10)
+    assert count_runs()["running"] == 5  # those that were met and are gone have left
+    assert runs(limit=2, cursor=page.cursor) == RunPage(())
+
+
+def test_where_no_run_has_all_labels_a_thousand_are_looked_through_at_a_time(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [
+        Turn("g", 1, "running", number + 1, name="n" if number % 2 else "m", tags=() if number % 2 else ("t",))
+        for number in range(2_400)
+    ]
+    enlisted(engine_of(redis_broker), turns)
+    wanted: dict[str, Any] = {"name": "n", "tag": "t"}
+    monkeypatch.setattr("dramatiq_clutch.listing.ROUNDS", 1)
+    trips, commands = cost_of(redis_broker.client, partial(runs, **wanted))
+    assert trips == 1
+    assert 1_000 <= commands["zscore"] < 1_100
+    page = runs(**wanted)
+    assert (len(page), page.cursor is None) == (0, False)
+    assert runs(cursor=page.cursor, **wanted) == RunPage(())
 
 
 def test_the_counts_take_one_round_trip(redis_broker: RedisBroker) -> None:

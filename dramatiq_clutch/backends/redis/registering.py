@@ -88,11 +88,17 @@ class RedisRegister(RedisReading):
                     raise answer
             return answers
 
-    def nesting(self, run_id: str, stage: int, *, generation: str) -> int:
-        nests = self._key(run_id, f"nests:{stage}", generation)
-        line, has_nested = self._pipe((("HGET", self._key(run_id, "head"), f"s{stage}"), ("EXISTS", nests)))
-        known = StageLine.parse(line.decode()) if line is not None else None
-        return known.total or 0 if known and (known.nested or has_nested) else 0
+    def nesting(self, run_id: str, stages: Sequence[int], *, generation: str) -> Sequence[int]:
+        if not stages:
+            return []
+        fields = [f"s{stage}" for stage in stages]
+        asked = (("EXISTS", self._key(run_id, f"nests:{stage}", generation)) for stage in stages)
+        lines, *nests = self._pipe((("HMGET", self._key(run_id, "head"), *fields), *asked))
+        known = [StageLine.parse(line.decode()) if line is not None else None for line in lines]
+        return [
+            one.total or 0 if one and (one.nested or has_nested) else 0
+            for one, has_nested in zip(known, nests, strict=True)
+        ]
 
     def shorten(self, runs: Sequence[tuple[str, str]]) -> None:
         called = script("shorten")
