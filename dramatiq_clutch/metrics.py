@@ -79,6 +79,12 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {
     "wait_seconds": ("Histogram", "For how long messages waited for the store or the broker.", (), SHORT),
 }
 
+#: The metrics of this process, by their names without the prefix, once there are any. All middlewares have these that
+#: weren't told to expose their own, because a registry takes each name once. Whoever makes them holds the lock.
+OF_PROCESS: dict[str, Any] = {}
+
+LOCK = threading.Lock()
+
 logger: logging.Logger = get_logger(__name__)
 
 
@@ -87,8 +93,9 @@ class ClutchPrometheus(Observer):
     alike, beside the `ClutchMiddleware`; see the module's docstring.
 
     Where it is neither in a process of the `dramatiq` command nor told to `expose` its metrics, they are in
-    prometheus_client's own registry from the first event on. No label has an id or a tag of a run. `runs` is counted by
-    the store, once in 15 seconds in each worker process, and is the same in all; so take the maximum, not the sum.
+    prometheus_client's own registry from the first event on, those of all brokers of the process together. No label has
+    an id or a tag of a run. `runs` is counted by the store, once in 15 seconds in each worker process, and is the same
+    in all; so take the maximum, not the sum.
 
     Raises ImportError if prometheus_client isn't installed.
     """
@@ -108,14 +115,7 @@ class ClutchPrometheus(Observer):
     def expose(self, registry: Any) -> None:
         """Make the metrics in this registry (a `prometheus_client.CollectorRegistry`), in a process that isn't a
         worker. Call it once, before the first run."""
-        import prometheus_client
-
-        with self._lock:
-            for name, (kind, about, labels, buckets) in METRICS.items():
-                more: dict[str, Any] = {"buckets": buckets} if buckets else {}
-                more |= {"multiprocess_mode": "livemostrecent"} if kind == "Gauge" else {}
-                make = getattr(prometheus_client, kind)
-                self._metrics[name] = make(f"dramatiq_clutch_{name}", about, labels, registry=registry, **more)
+        self._metrics = _made_in(registry)
 
     # The life of a process
 
@@ -125,7 +125,9 @@ class ClutchPrometheus(Observer):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["prometheus_multiproc_dir"] = DB_PATH  # noqa: SIM112
         import prometheus_client
 
-        self.expose(prometheus_client.CollectorRegistry())
+        with LOCK:
+            OF_PROCESS.update(_made_in(prometheus_client.CollectorRegistry()))
+        self._metrics = OF_PROCESS
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self._stopping[worker] = stopping = threading.Event()
@@ -183,12 +185,7 @@ class ClutchPrometheus(Observer):
                 self._metric("wait_seconds").observe(sighting.seconds)
 
     def _metric(self, name: str, *labels: str) -> Any:
-        with self._lock:
-            if not self._metrics:
-                import prometheus_client
-
-                self.expose(prometheus_client.REGISTRY)
-        metric = self._metrics[name]
+        metric = (self._metrics or _of_process())[name]
         return metric.labels(*labels) if labels else metric
 
     def _bounded(self, label: str, value: str) -> str:
@@ -222,3 +219,26 @@ class ClutchPrometheus(Observer):
         if message is None or not isinstance(tag, dict) or tag.get("run") != run_id or tag.get("stage") != stage:
             return None
         return int(message.message_timestamp)
+
+
+def _made_in(registry: Any) -> dict[str, Any]:
+    """All metrics, made in this registry, by their names without the prefix."""
+    import prometheus_client
+
+    made: dict[str, Any] = {}
+    for name, (kind, about, labels, buckets) in METRICS.items():
+        more: dict[str, Any] = {"buckets": buckets} if buckets else {}
+        more |= {"multiprocess_mode": "livemostrecent"} if kind == "Gauge" else {}
+        make = getattr(prometheus_client, kind)
+        made[name] = make(f"dramatiq_clutch_{name}", about, labels, registry=registry, **more)
+    return made
+
+
+def _of_process() -> dict[str, Any]:
+    """The metrics of this process; outside of a worker's they are in prometheus_client's own registry."""
+    with LOCK:
+        if not OF_PROCESS:
+            import prometheus_client
+
+            OF_PROCESS.update(_made_in(prometheus_client.REGISTRY))
+        return OF_PROCESS

@@ -86,6 +86,17 @@ def test_a_label_has_few_values(stub_broker: StubBroker, registry: CollectorRegi
     assert value(registry, "runs_started_total", clutch="other") == 2
 
 
+def test_brokers_of_one_process_have_their_metrics_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    monkeypatch.setattr("prometheus_client.REGISTRY", registry)
+    monkeypatch.setattr(metrics, "OF_PROCESS", {})
+    for _ in range(2):
+        broker = StubBroker()
+        broker.add_middleware(ClutchPrometheus())
+        observing.show(broker, observing.RunStalled(run_id="r", resent=False))
+    assert value(registry, "runs_stalled_total") == 2
+
+
 def test_its_absence_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'dramatiq-clutch\[prometheus\]'"):
