@@ -8,14 +8,19 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch, JobFailure, Run, RunStatus, StageStatus
+from dramatiq_clutch.backend import Ending, Record
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.status import part_done
+from dramatiq_clutch.stored import owners
+from dramatiq_clutch.stored.places import Tag
 from dramatiq_clutch.stored.plan import StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is
+from tests.test_listing import cost_of
 
 
 def example_in(documented: Any) -> Any:
@@ -184,3 +189,22 @@ def test_looking_at_a_run_of_many_nested_runs_asks_for_at_most_100(
     monkeypatch.setattr(backend, "how_far", counted)
     assert Run(run.run_id).status().progress == 0
     assert asked == [100]
+
+
+@pytest.mark.parametrize("many", [3_000, pytest.param(20_000, marks=pytest.mark.heavy)])
+def test_a_status_costs_the_same_however_large_the_stage_is(redis_broker: RedisBroker, many: int) -> None:
+    """A watch looks no otherwise."""
+    jobs, engine, costs = Jobs(redis_broker), engine_of(redis_broker), list[Any]()
+    for size in (30, many):
+        redis_broker.client.flushall()
+        run = Clutch().parallel((jobs.job.message(str(one)) for one in range(size)), limit=10).run()
+        generation = engine.backend.generation(run.run_id) or ""
+        endings: tuple[Ending, ...] = ("failing", "dead", "succeeded")
+        for member, ending in enumerate(endings):
+            tag = Tag(run.run_id, 0, member, size, generation=generation)
+            engine.backend.record(Record(tag, 0, ending, engine.backend.encode("x")), engine.caller(owners.TOUCH))
+        costs.append(cost_of(redis_broker.client, run.status))
+    assert costs[0] == costs[1]
+    trips, commands = costs[0]
+    assert trips <= 2
+    assert commands.total() < 40

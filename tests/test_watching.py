@@ -285,6 +285,32 @@ def test_it_is_looked_again_when_the_last_look_is_a_second_old(
     assert asked == ["a run"]
 
 
+@pytest.mark.parametrize("how", ["the server ends it", "the client is closed"])
+def test_a_watch_whose_connection_is_lost_hears_of_its_run_again(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It isn't looked again meanwhile, unless something was heard."""
+    monkeypatch.setattr("dramatiq_clutch.lookout.LOOK_AGAIN", 10 * PATIENCE)
+    jobs, client = Jobs(redis_broker), redis_broker.client
+    run = Clutch().then(jobs.job.message("a")).run()
+    statuses = iter(replace(run.watch(), timeout=PATIENCE))
+    assert next(statuses).state == "running"
+    backend, lookout = engine_of(redis_broker).backend, lookout_of(run)
+
+    def hears() -> bool:
+        backend.say(run.run_id)
+        return lookout.last is not None and lookout.last.number > 1
+
+    wait_until("hints are heard", hears)
+    if how == "the server ends it":
+        assert client.client_kill_filter(_type="pubsub") > 0
+    else:
+        client.close()
+        client.connection_pool.disconnect()
+    run.cancel()
+    assert [status.state for status in statuses] == ["cancelled"]
+
+
 def test_who_comes_seldom_gets_what_is_new_and_nothing_in_between(broker: dramatiq.Broker, jobs: Jobs) -> None:
     run = Clutch().then(jobs.job.message("a")).run()
     statuses = iter(run.watch())
