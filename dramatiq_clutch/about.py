@@ -91,8 +91,8 @@ def _plain(value: Any, place: str, depth: int) -> Any:
         return {key: _plain(one, f"{place}[{key!r}]", depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, f"{place}[{index}]", depth + 1) for index, one in enumerate(value)]
-    is_number = isinstance(value, float) and (value != value or value in (float("inf"), -float("inf")))
-    if is_number or not (value is None or isinstance(value, str | int | float)):
+    isnt_finite = isinstance(value, float) and (value != value or value in (float("inf"), -float("inf")))
+    if isnt_finite or not (value is None or isinstance(value, str | int | float)):
         raise TypeError(
             f"{place} is {reprlib.repr(value)}; a context holds what JSON does: strings, numbers, True, False, None, "
             "lists and dicts of these"

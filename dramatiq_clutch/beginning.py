@@ -30,7 +30,7 @@ class Beginning:
             return "abandoned"
         tag, remembered = job.tag, job.engine.remembered
         if word == "go":
-            note = remembered.expect_copies if tag.repeated else remembered.let_go
+            note = remembered.expect_copies if tag.repeated else remembered.note_wanted
             note(tag.run_id, tag.generation, tag.stage, tag.of)
         return word
 
@@ -66,4 +66,4 @@ def is_fresh(message: MessageProxy, job: Job) -> bool:
     tell when they begin."""
     if job.attempt or job.tag.repeated or job.tag.leads or job.tag.wary or job.tag.timed:
         return False
-    return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_let_go(job.tag)
+    return job.engine.courier.is_first_copy(message) and job.engine.remembered.was_wanted(job.tag)

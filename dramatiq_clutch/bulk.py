@@ -20,7 +20,7 @@ from dramatiq import Broker, get_broker
 
 from .asynchronous import in_a_thread
 from .engine import Engine, engine_of
-from .enlisting import looked_at
+from .enlisting import look_at_found
 from .errors import RunNotFound, StateUnavailable
 from .listing import AFTER, Filters, Wanted, filters_of, looked_through
 from .register import Glance
@@ -112,7 +112,7 @@ class RunSelection:
             raise ValueError(f"up_to is {up_to!r}; it is how many runs are counted at most, from 1 on")
         engine, filters, counted = self._engine, self._filters, 0
         for found in looked_through(engine, filters, filters.after(), min(up_to, COUNTED)):
-            counted += sum(filters.want(glance) for _, glance in looked_at(engine, found))
+            counted += sum(filters.want(glance) for _, glance in look_at_found(engine, found))
             if counted >= up_to:
                 return up_to
         return counted
@@ -207,7 +207,7 @@ class Walk:
         """The outcomes of some runs, in their order, which are looked at just before. If the store goes away, only
         those of the runs before, and the error: so a cursor never goes beyond a run that was left out for that."""
         cursors, outcomes = {run_id: place_of(run_id, entry) for run_id, entry in found}, list[RunOutcome]()
-        wanted = [(run_id, glance) for run_id, glance in looked_at(self._engine, found) if self._wants(glance)]
+        wanted = [(run_id, glance) for run_id, glance in look_at_found(self._engine, found) if self._wants(glance)]
         doing = [self._pool.submit(copy_context().run, partial(self._do, *one)) for one in wanted]
         for (run_id, glance), future in zip(wanted, doing, strict=True):
             done, error = _outcome(future)

@@ -97,7 +97,7 @@ class Courier:
         """Have the broker redeliver what dead workers have left unacked, where it doesn't see to that soon enough by
         itself. Each worker's sweeper calls this once in its interval. Raises BrokerUnavailable."""
 
-    def strangers(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
+    def unknown_holders(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
         """The ids of brokers that hold messages of queues of ours, and aren't among the `known` ones, each with those
         queues, as far as the broker's server can tell. Raises BrokerUnavailable."""
         return {}

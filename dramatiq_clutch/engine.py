@@ -21,7 +21,7 @@ from .reader import Reader
 from .remembered import Remembered
 from .stored import owners
 from .stored.attendance import Attendance, worker_name
-from .stored.places import Place
+from .stored.places import ancestors
 from .stored.plan import Plan
 from .tokens import new_token
 
@@ -163,11 +163,9 @@ class Engine:
         """Put off the expiry of all runs that this run is nested in, because its activity is theirs, too. `due` is
         until when something of it is delayed (UNIX milliseconds), or 0. This is done seldom, like `touch` for the run
         itself; but at once if `due` is so late that an ancestor might expire before."""
-        place = Place.of_child(run_id)
-        while place is not None:
+        for place in ancestors(run_id):
             if due > self.now() + self.run_ttl // 2 or self.is_due(place.run_id):
                 self.backend.touch(place.run_id, self.caller(owners.TOUCH), due=due)
-            place = Place.of_child(place.run_id)
 
     def wait_for(self, run_id: str, due: int) -> None:
         """Note that something of a run is delayed until `due` (UNIX milliseconds). The run, and the runs that it is
@@ -180,11 +178,8 @@ class Engine:
         run doesn't expire while a job of it works, however long that takes. Raises StateUnavailable."""
         since = time.monotonic() - self.pulse
         for run_id in {one.run_id for one in list(self.remembered.at_work.values()) if one.since < since}:
-            self.backend.touch(run_id, self.caller(owners.TOUCH))
-            place = Place.of_child(run_id)
-            while place is not None:
-                self.backend.touch(place.run_id, self.caller(owners.TOUCH))
-                place = Place.of_child(place.run_id)
+            for touched in (run_id, *(place.run_id for place in ancestors(run_id))):
+                self.backend.touch(touched, self.caller(owners.TOUCH))
 
     @property
     def pulse(self) -> float:

@@ -24,7 +24,7 @@ def enlist(engine: Engine, run_id: str, turn: Turn) -> None:
         engine.remembered.unlisted[run_id] = True
 
 
-def looked_at(engine: Engine, found: Sequence[tuple[str, Entry]]) -> list[tuple[str, Glance]]:
+def look_at_found(engine: Engine, found: Sequence[tuple[str, Entry]]) -> list[tuple[str, Glance]]:
     """How the runs stand that were found in the register, with their ids; those that are gone are left out, and so are
     those that can't be read. What the register has wrong is put right."""
     shown, wrong = list[tuple[str, Glance]](), list[Enlisted]()
@@ -50,7 +50,7 @@ def strike_out(engine: Engine, run_id: str) -> None:
     try:
         (entry,) = engine.backend.entries([run_id], application=engine.application)
         if entry is not None:
-            looked_at(engine, [(run_id, entry)])
+            look_at_found(engine, [(run_id, entry)])
     except Unavailable as error:
         logger.debug("Run %s stays in the register: %s", run_id, error)
 

@@ -50,8 +50,8 @@ class ClutchError(DramatiqError):
 
 class NotConfigured(ClutchError, MiddlewareError):
     """The broker isn't ready for clutches; the message says what to add, mostly
-    ``broker.add_middleware(ClutchMiddleware())``. It is a MiddlewareError, so that it stops a
-    worker that boots: Dramatiq only logs other errors of a hook."""
+    ``broker.add_middleware(ClutchMiddleware())``. It is a MiddlewareError, so that it stops a worker that boots:
+    Dramatiq only logs other errors of a hook."""
 
 
 class RunNotFound(ClutchError):

@@ -13,15 +13,13 @@ from .errors import BrokerUnavailable, StateUnavailable
 from .findings import Finding
 from .listing import count_runs, runs
 from .stored.owners import SWEEPER
+from .stored.places import NOBODY
 
 #: How many stalled runs are named, at most.
 MOST_NAMED = 5
 
 #: A run that has been due for a sweeper for so many milliseconds has none.
 OVERDUE = 120_000
-
-#: An id that no run has.
-NOBODY = "!nobody"
 
 #: How many seconds it is waited until the server lets somebody listen.
 PATIENCE = 1.0
@@ -111,11 +109,11 @@ def _workers(engine: Engine) -> Iterator[Finding]:
             "Start workers, and see that they have the middleware, and a sweep_interval",
         )
     try:
-        strangers = engine.courier.strangers({worker.broker for worker in known})
+        holders = engine.courier.unknown_holders({worker.broker for worker in known})
     except BrokerUnavailable as error:
         yield Finding("error", f"The broker can't be used: {error}", "See that its server runs")
         return
-    for broker_id, held in sorted(strangers.items())[:MOST_NAMED]:
+    for broker_id, held in sorted(holders.items())[:MOST_NAMED]:
         yield Finding(
             "warning",
             f"A worker without ClutchMiddleware, or one that has just begun, holds messages of the queues "

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .failures import JobFailure
+from .shortening import beginning_of
 
 if TYPE_CHECKING:
     from .status import RunStatus, StageStatus
@@ -102,7 +103,7 @@ def _succeeded(status: RunStatus) -> str:
 def _failed(status: RunStatus, stage: StageStatus, where: str) -> str:
     if status.error is not None:
         text = f"{status.error.exception_type}: {status.error.exception_text}"
-        return f"It has failed in {where}, not of a job, but of {_shortened(text)}."
+        return f"It has failed in {where}, not of a job, but of {beginning_of(text, MOST_TEXT)}."
     return f"It has failed in {where}{_left(stage, ': ')}."
 
 
@@ -129,7 +130,7 @@ def _left(stage: StageStatus, before: str) -> str:
 
 def _named(index: int, stage: StageStatus, stages: int) -> str:
     """Which stage this is: its index, by which it is asked for, its name, and how far that is."""
-    name = f"{_shortened(stage.name)!r}, " if stage.name else ""
+    name = f"{beginning_of(stage.name, MOST_TEXT)!r}, " if stage.name else ""
     return f"stage {index} ({name}{index + 1} of {stages})"
 
 
@@ -139,7 +140,3 @@ def _members(count: int) -> str:
 
 def _were(count: int) -> str:
     return "was" if count == 1 else "were"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from traceback import TracebackException
 from typing import Any
 
+from .shortening import beginning_of
+
 #: How many characters are kept, at most: of an exception's text, of its type's name, of its traceback, and of what the
 #: job was called with.
 MOST_TEXT, MOST_TYPE, MOST_TRACEBACK, MOST_ARGUMENTS = 1_000, 200, 4_000, 200
@@ -115,8 +117,7 @@ def arguments_in(args: Any, kwargs: Any) -> str:
         given += [f"{name}={short.repr(value)}" for name, value in kwargs.items()]
     except Exception as broken:  # a user's encoder may make any objects, whose __repr__ may raise anything
         return f"(they can't be read: {type(broken).__name__})"
-    text = ", ".join(given)
-    return text if len(text) <= MOST_ARGUMENTS else text[: MOST_ARGUMENTS - 1] + "…"
+    return beginning_of(", ".join(given), MOST_ARGUMENTS)
 
 
 def failure_from(stage: int, index: int | None, stored: str, allowed: bool = False) -> JobFailure:

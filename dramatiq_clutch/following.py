@@ -18,6 +18,7 @@ from .errors import RunNotFound, Unavailable
 from .explaining import present
 from .failures import JobFailure
 from .status import RunStatus, StageStatus
+from .stored.places import BELOW, Place
 from .terminal import LETTERS, at, bar, coloured, cut, cut_line, encodable, faint, folded, padded, plain, safe, width_of
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ MOST_TEXT, MOST_SENTENCE = 300, 2_000
 
 #: What comes before a stage, by its state.
 MARKS = {"succeeded": "+", "running": ">", "failing": "!", "failed": "x", "cancelled": "-", "waiting": " "}
-
-#: What stands in the id of a nested run between that of the run around it, and its place there.
-BELOW = "~"
 
 #: Finds the runs that are nested in the one of this id: `MOST_NESTED` of them.
 Children = Callable[[str], "RunPage"]
@@ -235,8 +233,9 @@ def _nested(run_id: str, children: Children, left: list[int]) -> tuple[dict[int,
     left[0] -= 1
     page, found = children(run_id), dict[int, list["RunSummary"]]()
     for child in page:
-        stage = child.run_id.rpartition(BELOW)[2].partition(".")[0]
-        found.setdefault(int(stage), []).append(child)
+        place = Place.of_child(child.run_id)
+        if place is not None:
+            found.setdefault(place.stage, []).append(child)
     return found, page.cursor is not None
 
 

@@ -38,8 +38,8 @@ class Attempt:
     the message stays unacked, because its worker was told to stop before the guard could be asked; `newer` means that
     the message is put back for a worker of a newer release. `error`: the exception that was raised. `retry_sent`: the
     next attempt was sent, and is `due` then (UNIX milliseconds). `put_back`: the message was put back for a newer
-    release, with the `options` that it came with. `began`: when
-    observers were shown that it began, by this process's monotonic clock; 0.0 if they weren't, or know how it ended.
+    release, with the `options` that it came with. `shown_at`: when observers were shown that it began, by this
+    process's monotonic clock; 0.0 if they weren't, or know how it ended.
     """
 
     engine: Engine
@@ -52,7 +52,7 @@ class Attempt:
     retry_sent: bool = False
     due: int = 0
     put_back: bool = False
-    began: float = 0.0
+    shown_at: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -14,10 +14,10 @@ from dramatiq import Broker, get_broker
 
 from .durations import milliseconds
 from .engine import Engine, engine_of
-from .enlisting import looked_at
+from .enlisting import look_at_found
 from .errors import DamagedState, RunNotFound
 from .register import Glance
-from .status import State
+from .status import ALMOST, State
 from .stored.entries import DIGITS, Entry, label, place_of, time_of
 from .stored.places import Place
 
@@ -36,9 +36,6 @@ CHUNK = 250
 #: How often the register is asked for one page, at most, where runs that it has aren't as wanted.
 ROUNDS = 10
 
-#: The progress of a run that hasn't succeeded, at most.
-ALMOST = 0.99
-
 AFTER = re.compile(rf"\d{{{DIGITS}}}.+", re.ASCII | re.DOTALL)
 MEMBER = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
 
@@ -48,9 +45,9 @@ class RunSummary:
     """How a run stands, in brief; ``Run(summary.run_id).status()`` says more.
 
     `name` is that of its clutch, and `tags` are those that it was given; `state` is as in a status. `created`,
-    `updated`, `ended` and `stalled_since` are UNIX milliseconds; `ended` is None as long as the run is at
-    work. `stage` is the index of the present stage, of `stages`. `total`, `succeeded`, `failing` and `dead` are numbers
-    of its members; `total` is None as long as it isn't known. Of a run that has succeeded these are None and 0.
+    `updated`, `ended` and `stalled_since` are UNIX milliseconds; `ended` is None as long as the run is at work. `stage`
+    is the index of the present stage, of `stages`. `total`, `succeeded`, `failing` and `dead` are numbers of its
+    members; `total` is None as long as it isn't known. Of a run that has succeeded these are None and 0.
 
     `progress` goes from 0.0 to 1.0, which it is when the run has succeeded and not before. All stages weigh the same,
     and a nested run counts when it has succeeded.
@@ -251,7 +248,7 @@ def _listed(engine: Engine, filters: Filters, limit: int, after: str) -> RunPage
         if len(some) > free:  # it is known now that there are more
             some = some[:free]
             after = place_of(*some[-1])
-        glances = looked_at(engine, some)
+        glances = look_at_found(engine, some)
         shown += [_summary(run_id, glance) for run_id, glance in glances if filters.want(glance)]
         if not after or len(shown) == limit:
             break

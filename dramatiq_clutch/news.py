@@ -40,6 +40,7 @@ from typing import Any
 
 from .errors import DamagedState
 from .failures import failure_from
+from .shortening import beginning_of
 from .stored.plan import StageLine
 
 #: The logger of all these lines.
@@ -168,4 +169,4 @@ def shown(text: str) -> str:
 
 def quoted(text: str) -> str:
     """A text in quotes, shortened. Control characters, line breaks of all kinds and lone surrogates are escaped."""
-    return repr(text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…")
+    return repr(beginning_of(text, MOST_SHOWN))

@@ -86,8 +86,8 @@ class MemberGlance:
     `due`: when it is attempted again, if it is failing and that is known (UNIX milliseconds). `nests`: its job has
     nested runs. `row`: its row in the plan; of a nested run only the first letter of that; empty if the plan is gone,
     and in a mapped stage, whose members have one row. `item`: in a mapped stage, the encoded item that it is called
-    with; None if that is gone, or large. `began`, `ended` (UNIX milliseconds) and `worker`: when and where its
-    last attempt was at work, as far as that is kept."""
+    with; None if that is gone, or large. `began`, `ended` (UNIX milliseconds) and `worker`: when and where its last
+    attempt was at work, as far as that is kept."""
 
     index: int
     state: MemberState

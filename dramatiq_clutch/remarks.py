@@ -20,11 +20,11 @@ FAILED = "Failed to process message"
 def listen() -> None:
     """Look at these loggers' records from now on. Doing so twice makes no difference."""
     for name in LOGGERS:
-        logging.getLogger(name).addFilter(_is_true)
+        logging.getLogger(name).addFilter(_drop_untrue)
         logging.getLogger(name).addFilter(_say_which_run)
 
 
-def _is_true(record: logging.LogRecord) -> bool:
+def _drop_untrue(record: logging.LogRecord) -> bool:
     """A log filter: drops Dramatiq's warning that a returned value is discarded because there is no Results middleware.
     That isn't true of the value of a clutch's job."""
     return current_job() is None or "returned a value that is not None" not in str(record.msg)

@@ -64,13 +64,14 @@ class Remembered:
 
     def renew(self) -> None:
         """Forget everything in a forked child, because the child does other work than its parent."""
-        for known in (self.touched, self.wanted, self.copied, self.ahead, self.left, self.at_work):
+        bounded = (self.touched, self.wanted, self.copied, self.ahead, self.left, self.unlisted)
+        for known in (*bounded, self.at_work):
             known.clear()
         self.has_waited = False
 
-    def let_go(self, run_id: str, generation: str, stage: int, total: int) -> None:
-        """Remember that jobs of this stage, which has `total` members, are wanted at present: the guard has just let
-        one run, or this process has just sent some. Where there may be second copies, each job has to be asked for."""
+    def note_wanted(self, run_id: str, generation: str, stage: int, total: int) -> None:
+        """Remember that jobs of this stage, which has `total` members, are wanted at present: the guard has just said
+        so of one, or this process has just sent some. Where there may be second copies, each is asked for."""
         key = (run_id, generation, stage, total)
         if key not in self.copied:
             self.wanted[key] = time.monotonic()
@@ -81,7 +82,7 @@ class Remembered:
         self.copied[run_id, generation, stage, total] = True
         self.wanted.pop((run_id, generation, stage, total), None)
 
-    def was_let_go(self, tag: Tag) -> bool:
+    def was_wanted(self, tag: Tag) -> bool:
         """Whether this process has sent or started a job of this stage within the last second. Then the stage has as
         many members as the message says, and a cancel is at most a second old."""
         key = (tag.run_id, tag.generation, tag.stage, tag.of)

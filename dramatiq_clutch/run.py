@@ -18,7 +18,7 @@ from .handle.results import RunResults
 from .handover import delete, hand_over, rewind
 from .listing import RunPage, runs
 from .stored import owners
-from .stored.places import CallbackTag, Place, Tag
+from .stored.places import CallbackTag, Place, Tag, ancestors
 from .typed import R
 
 #: What to do when a coroutine that changes a run was cancelled.
@@ -57,10 +57,8 @@ class Run(RunResults[R]):
     def root(self) -> Run | None:
         """A handle of the outermost run that this one is nested in, as in ``run.root.cancel()``; None if it isn't
         nested."""
-        place = Place.of_child(self.run_id)
-        while place is not None and (above := Place.of_child(place.run_id)) is not None:
-            place = above
-        return Run(place.run_id, broker=self._broker) if place else None
+        around = [place.run_id for place in ancestors(self.run_id)]
+        return Run(around[-1], broker=self._broker) if around else None
 
     def children(self, *, limit: int = 50, cursor: str | None = None) -> RunPage:
         """The runs that are nested in this one and are still there, in written order, one page at a time: those that

@@ -10,3 +10,8 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
     """A text of `most` characters at most: the middle of a longer one is left out."""
     end = most // 4
     return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
+
+
+def beginning_of(text: str, most: int) -> str:
+    """A text of `most` characters at most: the end of a longer one is left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

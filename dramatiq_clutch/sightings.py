@@ -30,15 +30,16 @@ def begins(message: MessageProxy, job: Job) -> None:
     """Show that a job begins."""
     broker = job.engine.broker
     if is_observed(broker):
-        job.began = time.monotonic()
+        job.shown_at = time.monotonic()
         since = max(message.message_timestamp, message.options.get(DUE, 0))
         show(broker, AttemptBegan(**_about(message, job), waited=max(current_millis() - since, 0) / 1000))
 
 
 def ended(message: MessageProxy, job: Job, ending: str, word: str) -> None:
     """Show that an attempt was recorded, and whether that has changed nothing."""
-    if job.began:
-        seconds, job.began = time.monotonic() - job.began, 0.0  # a record may be repeated, for the sake of what follows
+    if job.shown_at:
+        seconds = time.monotonic() - job.shown_at
+        job.shown_at = 0.0  # a record may be repeated, for the sake of what follows
         show(job.engine.broker, AttemptEnded(**_about(message, job), ending=ending, seconds=seconds))
         absorbed(message, job, word)
 

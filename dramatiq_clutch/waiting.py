@@ -190,7 +190,7 @@ class Waiter:
 
     def _read(self) -> None:
         next_round, backoff = 0.0, 0.0
-        while self._has_work():
+        while self._await_work():
             names = self._next_names(next_round, is_away=backoff > 0)
             try:
                 self._look_at(names)
@@ -203,7 +203,7 @@ class Waiter:
                 if time.monotonic() >= next_round:
                     next_round = time.monotonic() + self._next_pause()
 
-    def _has_work(self) -> bool:
+    def _await_work(self) -> bool:
         """Wait for work for the reader. Returns False if none has come for a few seconds: the reader then ends."""
         with self._changed:
             if self._changed.wait_for(lambda: self._waits or self._once, IDLE):

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from dramatiq import Worker
 
-from .stored.places import CallbackTag, Place, Tag
+from .stored.places import CallbackTag, Tag, ancestors
 
 
 class Working(Protocol):
@@ -50,12 +50,7 @@ def is_part_of(run_id: str) -> bool:
 
 
 def _is_nested(run_id: str, ancestor: str) -> bool:
-    place = Place.of_child(run_id)
-    while place is not None:
-        if place.run_id == ancestor:
-            return True
-        place = Place.of_child(place.run_id)
-    return False
+    return any(place.run_id == ancestor for place in ancestors(run_id))
 
 
 # Threads that jobs start

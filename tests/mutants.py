@@ -1516,8 +1516,8 @@ PYTHON = (
     python(
         "a job can write lines of its own into the log",
         "Whatever comes from a job is quoted in the log of runs, without line breaks.",
-        "return repr(text if len(text) <= MOST_SHOWN",
-        "return str(text if len(text) <= MOST_SHOWN",
+        "return repr(beginning_of(text, MOST_SHOWN))",
+        "return str(beginning_of(text, MOST_SHOWN))",
         "tests/test_news.py::test_whatever_comes_from_a_job_stays_on_its_line",
     ),
     python(
@@ -1823,8 +1823,8 @@ PYTHON = (
     python(
         "a forked child remembers what its parent did",
         "A forked child asks for itself what its parent may know.",
-        "for known in (self.touched, self.wanted, self.copied, self.ahead, self.left, self.at_work):",
-        "for known in (self.touched,):",
+        "bounded = (self.touched, self.wanted, self.copied, self.ahead, self.left, self.unlisted)",
+        "bounded = (self.touched, self.copied, self.ahead, self.left, self.unlisted)",
         "tests/test_forks.py::test_what_a_process_remembers_is_not_its_child_s",
     ),
     python(
@@ -2008,8 +2008,8 @@ PYTHON = (
     python(
         "a walk does what is not wanted any more",
         "A run that isn't as wanted any more when its turn comes is left alone.",
-        "in looked_at(self._engine, found) if self._wants(glance)]",
-        "in looked_at(self._engine, found)]",
+        "in look_at_found(self._engine, found) if self._wants(glance)]",
+        "in look_at_found(self._engine, found)]",
         "tests/test_bulk.py::test_a_run_that_is_not_as_wanted_any_more_when_its_turn_comes_is_left_alone",
     ),
     python(

@@ -139,7 +139,7 @@ def test_what_may_be_a_second_copy_asks(redis_broker: RedisBroker, change: str, 
     tag = Tag(run.run_id, 0, 0, 2, generation=generation, actor="job")
     with running_worker(redis_broker, threads=2):
         wait_until("it has succeeded", lambda: run.status().stages[0].succeeded == 1)
-        engine.remembered.let_go(tag.run_id, generation, tag.stage, tag.of)
+        engine.remembered.note_wanted(tag.run_id, generation, tag.stage, tag.of)
         of = 3 if change == "forged" else 2
         option = Tag(run.run_id, 0, 0, of, repeated=change == "repeated", generation=generation).to_option()
         copy = job.message(0).copy(message_id=tag.message_id, options={"clutch": option})

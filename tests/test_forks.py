@@ -248,14 +248,16 @@ def evaluate(client: Any, script: str) -> None:
 
 def test_what_a_process_remembers_is_not_its_child_s(redis_broker: RedisBroker, logs: Path) -> None:
     engine = engine_of(redis_broker)
-    engine.remembered.let_go("run", "0123abcd", 0, 3)
-    assert engine.remembered.wanted
+    engine.remembered.note_wanted("run", "0123abcd", 0, 3)
+    engine.remembered.unlisted["run"] = True
 
     def look() -> None:
         assert not engine.remembered.wanted
+        assert not engine.remembered.unlisted
 
     check(look, logs, times=1)
     assert engine.remembered.wanted
+    assert engine.remembered.unlisted
 
 
 def test_a_child_has_threads_of_its_own_for_coroutines(broker: dramatiq.Broker, logs: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_run_of_another_application_is_neither_joined_nor_changed(shared: Pair
 
 
 def test_the_id_of_a_finished_run_is_still_another_applications(shared: Pair) -> None:
-    """Of a finished run only a mark is left in the end; that is the application's, too."""
+    """Of a finished run only a tombstone is left in the end; that is the application's, too."""
     shop, mail = shared
     for broker in shared:  # such a short time to live that the status is gone at once
         ours_of(broker).result_ttl, ours_of(broker).history_ttl = 1, 0
@@ -527,7 +527,7 @@ def at_work(broker: dramatiq.Broker, name: str, jobs: Jobs) -> bool:
     return len(engine_of(broker).remembered.at_work) > 1
 
 
-def test_the_mark_of_a_lost_parents_child_doesnt_stop_the_next_one(broker: dramatiq.Broker) -> None:
+def test_the_tombstone_of_a_lost_parents_child_doesnt_stop_the_next_one(broker: dramatiq.Broker) -> None:
     jobs = Jobs(broker)
     jobs.script["old beside"] = ["wait"]
     with running_worker(broker):
@@ -670,8 +670,8 @@ def test_a_copy_of_a_finished_job_is_skipped_however_early_it_comes(
         if where == "another process":
             forget(broker)
         else:
-            engine.remembered.let_go(tag.run_id, tag.generation, tag.stage, tag.of)
-            assert engine.remembered.was_let_go(tag)  # the guard isn't asked for this stage's own messages now
+            engine.remembered.note_wanted(tag.run_id, tag.generation, tag.stage, tag.of)
+            assert engine.remembered.was_wanted(tag)  # the guard isn't asked for this stage's own messages now
         skipped = count_skipped(broker)
         enqueue_copies(broker, [first] * 3)
         wait_until("the copies to be skipped", lambda: len(skipped) == 3, timeout=LONG)

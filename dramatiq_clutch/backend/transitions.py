@@ -54,9 +54,9 @@ class Transitions(abc.ABC):
         gave the id, else `''`; `tags` are the run's; `share` is how many members of a large stage one caller sends;
         `frees` says that the id is free for another run as soon as this one is at rest and `delete`d, or has expired;
         `keeps`, that the results of all stages stay as long as the run, and the plan, too. A nested run keeps nothing.
-        If the plan's spec is `timed`, it is kept when each member was at work, for as long as the members are.
-        The context in the plan's spec is kept by itself, for as long as the status is. `history_ttl` is for how long
-        the status of a run that has succeeded is kept, if that is longer than for its result.
+        If the plan's spec is `timed`, it is kept when each member was at work, for as long as the members are. The
+        context in the plan's spec is kept by itself, for as long as the status is. `history_ttl` is for how long the
+        status of a run that has succeeded is kept, if that is longer than for its result.
 
         The word is `created`, also when the same call is repeated. If the id is in use, it is `exists`, `taken` if the
         run there has another claim, or `foreign` if it is of another application. A claimed id is in use for `run_ttl`

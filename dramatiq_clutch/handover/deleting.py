@@ -37,7 +37,12 @@ def delete(engine: Engine, run_id: str, generation: str) -> str:
             raise RunAtWork(f"run {run_id!r} is at work, so it can't be deleted: cancel() it first")
         if word != "owing":
             return word
-    raise RunAtWork(
+    raise still_owing(run_id)
+
+
+def still_owing(run_id: str) -> RunAtWork:
+    """The error for a run whose callbacks, say, another process hasn't sent in time."""
+    return RunAtWork(
         f"run {run_id!r} is at rest, but what follows from that, such as a callback, isn't sent yet: try again"
     )
 

@@ -16,6 +16,7 @@ from ..courier import Outgoing
 from ..engine import Engine
 from ..errors import DamagedState, HandOverFailed, ResultsGone
 from ..forks import cached_property
+from ..shortening import beginning_of
 from ..stored.duties import OfStage, OpenStage, SendMembers
 from ..stored.formats import result_in
 from ..stored.messages import changed
@@ -101,11 +102,10 @@ class Members:
             return results  # there are none: the first stage of a run that sees nothing
         (value,) = results
         if not isinstance(value, list):
-            shown = repr(value)
-            shown = shown if len(shown) <= 100 else shown[:100] + "…"
             what = f"the result of stage {self.stage - 1}" if self.stage else "what the stage around it sees"
             raise HandOverFailed(
-                f"stage {self.stage} maps over {what}, which must be a list; it is a {type(value).__name__}: {shown}"
+                f"stage {self.stage} maps over {what}, which must be a list; it is a {type(value).__name__}: "
+                + beginning_of(repr(value), 100)
             )
         return value
 

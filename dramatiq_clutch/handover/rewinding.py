@@ -13,7 +13,7 @@ from ..stored import owners
 from ..stored.formats import Snapshot
 from ..stored.places import new_generation
 from ..stored.plan import Spec, StageLine, stage_in
-from .deleting import ask, delete_at, nested_places, tries
+from .deleting import ask, delete_at, nested_places, still_owing, tries
 from .doing import hand_over
 from .lease import Lease
 
@@ -44,9 +44,7 @@ def rewind(engine: Engine, run_id: str, from_stage: int | str) -> bool:
             raise ResultsGone(
                 f"the results of stage {stage - 1} of run {run_id!r}, which stage {stage} reads, are gone"
             )
-    raise RunAtWork(
-        f"run {run_id!r} is at rest, but what follows from that, such as a callback, isn't sent yet: try again"
-    )
+    raise still_owing(run_id)
 
 
 def _stage(engine: Engine, run_id: str, snapshot: Snapshot, from_stage: int | str) -> int:

@@ -64,7 +64,7 @@ def send_members(
 
 def remember(engine: Engine, run_id: str, sent: SendMembers, total: int) -> None:
     """Remember that members of this stage were sent just now, perhaps again, and which duty follows."""
-    note = engine.remembered.expect_copies if sent.repeated else engine.remembered.let_go
+    note = engine.remembered.expect_copies if sent.repeated else engine.remembered.note_wanted
     note(run_id, sent.generation, sent.stage, total)
     if engine.courier.sends_onward:
         engine.remembered.look_ahead(run_id, sent.ahead)

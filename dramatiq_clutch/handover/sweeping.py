@@ -18,7 +18,7 @@ from ..stored import owners
 from ..stored.duties import SendMembers
 from ..stored.formats import is_stalled, present_stage, result_in
 from ..stored.owners import SWEEPER
-from ..stored.places import Place
+from ..stored.places import NOBODY, Place
 from ..stored.plan import StageLine
 from .doing import hand_over
 from .members import Members
@@ -26,10 +26,7 @@ from .nesting import tag_of_run
 from .work import chunks
 
 #: A sweep ends after so many runs in a row for which nothing could be sent, because then the broker is away.
-PATIENCE = 5
-
-#: An id that no run has.
-NOBODY = "!nobody"
+MOST_IN_VAIN = 5
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -69,7 +66,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 if isinstance(error, Unavailable):
                     answers = _answers(engine)
                     in_vain += not (answers and isinstance(error, StateUnavailable))
-                    if in_vain == PATIENCE or not answers:
+                    if in_vain == MOST_IN_VAIN or not answers:
                         _put_back(engine, due[position:])
                         raise
                 shown = None if is_expected(error) else error

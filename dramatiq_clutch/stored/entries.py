@@ -35,7 +35,7 @@ def time_of(milliseconds: int) -> str:
 
 
 def tags_in(stored: str | bytes | None) -> tuple[str, ...]:
-    """The tags of a run, which its head has as a JSON list. None if that can't be read, because they only inform."""
+    """The tags of a run, which its head has as a JSON list; no tags if that can't be read, because they only inform."""
     try:
         found = json.loads(stored or "[]")
     except ValueError:

@@ -220,8 +220,8 @@ def holder_of(stage: int, kept: str, generation: str) -> str:
 
 
 def sender_of(stage: int, kept: str, generation: str) -> str:
-    """In which generation the messages of a stage were sent, by the same. A stage's keys are taken over from one
-    generation into the next if that begins right after the stage."""
+    """In which generation the messages of a stage were sent, by the same field. It isn't always the one that has the
+    stage's keys: a generation that begins right after a stage takes them over."""
     return next((whose for bound, whose in _bounds(kept) if stage <= bound), generation)
 
 

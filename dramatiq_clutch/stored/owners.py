@@ -33,7 +33,7 @@ def job(stage: int, member: int, epoch: int = 0, attempt: int = 0) -> str:
 
 
 def call(verb: str) -> str:
-    """One call of `run`, `cancel`, `retry` or `resend`."""
+    """One call of `run`, `cancel`, `retry`, `resend` or `delete`."""
     return f"{verb}:{uuid4()}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from .formats import FORMAT, refuse_newer
 
 #: The option under which a message carries its `Tag`, or its `CallbackTag`.
 OPTION = "clutch"
+
+#: An id that no run has.
+NOBODY = "!nobody"
 
 #: What is between a run's id and the place of a run nested in it, as in `run~1.0`. An id that a user gives can't
 #: contain it.
@@ -55,6 +59,15 @@ class Place:
         parent, _, place = run_id.rpartition(BELOW)
         stage, _, member = place.partition(".")
         return cls(parent, int(stage), int(member)) if parent and stage.isdecimal() and member.isdecimal() else None
+
+
+def ancestors(run_id: str) -> Iterator[Place]:
+    """The places in which a nested run and the runs around it stand, from its own to the one in the outermost run; none
+    for the id of a run that isn't nested."""
+    place = Place.of_child(run_id)
+    while place is not None:
+        yield place
+        place = Place.of_child(place.run_id)
 
 
 def new_generation() -> str:

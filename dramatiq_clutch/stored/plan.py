@@ -294,7 +294,7 @@ def stage_in(lines: Sequence[StageLine], stage: int | str) -> int:
     raise ValueError(f"there is no stage {stage!r} here, but these: {known or 'none'}")
 
 
-def rows_of(lines: Sequence[StageLine]) -> int:
+def count_rows(lines: Sequence[StageLine]) -> int:
     """How many rows the stages of a plan have. A mapped stage has one, its template."""
     return lines[-1].offset + (1 if lines[-1].mapped else lines[-1].total or 0) if lines else 0
 

@@ -23,7 +23,7 @@ from ..status import RunStatus, first_failure, status_from
 from ..stored.places import CallbackTag, Place, Tag
 from ..stored.plan import StageLine
 from .carried import OPTION, Carried, attempt_span, run_span, stage_span
-from .runs import Traced, before, carried_by, epoch_here, generation_of, parent_of_root, root_of, sent, traced
+from .runs import Traced, before, carried_by, epoch_here, generation_of, parent_of_root, root_of, sent_at, traced
 from .spans import Spans
 
 #: The attribute of a `MessageProxy` that holds the span of its attempt, and what makes it current.
@@ -215,7 +215,7 @@ class ClutchTracing(Observer):
                 carried,
                 0 if again else run,
                 run if again else traced.parent,
-                (started or sent(run_id) or at) if again else news.created,
+                (started or sent_at(run_id) or at) if again else news.created,
                 at,
                 about,
                 failure=failure,
@@ -231,4 +231,4 @@ class ClutchTracing(Observer):
         that is nested in it began, if by nothing else), or when the message was sent that is worked on here; otherwise
         when the run began."""
         remembered = self._starts.pop((run_id, news.stage), None)
-        return max(released or remembered or sent(run_id, news.stage) or 0, news.created)
+        return max(released or remembered or sent_at(run_id, news.stage) or 0, news.created)

@@ -36,7 +36,7 @@ def tag_here() -> Tag | CallbackTag | None:
     return None if attempt is None else attempt.tag
 
 
-def sent(run_id: str, stage: int | None = None) -> int | None:
+def sent_at(run_id: str, stage: int | None = None) -> int | None:
     """When the message was sent that is worked on here, if it is a job of this run, and of this stage."""
     tag, message = tag_here(), carrying.present()
     its = isinstance(tag, Tag) and tag.run_id == run_id and stage in (None, tag.stage)

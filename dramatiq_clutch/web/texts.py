@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..shortening import beginning_of
 from ..status import RunStatus, StageStatus
 
 #: How many characters of a name, an id or a tag are shown, and how many of a longer text.
@@ -71,8 +72,7 @@ def asset(name: str) -> bytes:
 
 
 def cut(given: str, most: int) -> str:
-    given = given.encode(errors="replace").decode()
-    return given if len(given) <= most else given[: most - 1] + "…"
+    return beginning_of(given.encode(errors="replace").decode(), most)
 
 
 def text(given: Any, most: int = SHORT) -> Markup:

@@ -20,6 +20,7 @@ from ..listing import RunPage, RunSummary, Wanted, count_runs, runs
 from ..members import MemberPage, MemberState
 from ..run import Run
 from ..status import RunStatus
+from ..stored.places import Place
 from .hiding import Hiding
 
 #: How many runs, members and callbacks a page has.
@@ -204,8 +205,9 @@ def run_view(broker: Broker, wish: RunWish, hiding: Hiding) -> RunView:
     below, has_more = _nested(broker, wish.id, 1, [MOST_UNFOLDED])
     nested: dict[int, tuple[Nested, ...]] = {}
     for one in below:
-        stage = _stage_of(one.summary.run_id)
-        nested[stage] = (*nested.get(stage, ()), one)
+        place = Place.of_child(one.summary.run_id)
+        if place is not None:
+            nested[place.stage] = (*nested.get(place.stage, ()), one)
     return RunView(
         wish=wish,
         status=status,
@@ -237,11 +239,6 @@ def _nested(broker: Broker, run_id: str, level: int, left: list[int]) -> tuple[t
                 continue
         unfolded.append(Nested(child, below, has_more))
     return tuple(unfolded), page.cursor is not None
-
-
-def _stage_of(run_id: str) -> int:
-    """The index of the stage that a nested run is in, which its id ends with: `run~1.0`."""
-    return int(run_id.rpartition("~")[2].partition(".")[0])
 
 
 def _parents(run: Run) -> tuple[str, ...]:

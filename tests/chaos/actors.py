@@ -38,7 +38,7 @@ RELEASES, REPEATED, HEARD, ABSORBED, MIXED_UP, FORMATS = "releases", "repeated",
 
 
 class WatchedBackend(RedisBackend):
-    """Says, by the notes' own order of events, when a job was let go and when a success was recorded."""
+    """Says, by the notes' own order of events, when a job was let run and when a success was recorded."""
 
     def __init__(self, watched: RedisBackend, notes: redis.Redis) -> None:
         super().__init__(client=watched.client, namespace=watched.namespace)

@@ -208,7 +208,7 @@ class Case:
         for entry in self.notes.lrange(GOES, 0, -1):
             name, moment = entry.decode().rsplit(" ", 1)
             if int(moment) > successes.get(name, int(moment)):
-                yield f"job {name} was let go after its success"
+                yield f"job {name} was let run after its success"
         for where, count in self.notes.hgetall(RELEASES).items():
             if int(count) > 1:
                 yield f"{where.decode()} was given {int(count)} times as if it were new"

@@ -11,17 +11,17 @@ from ...stored.duties import SendMembers
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """What goes along with a record: the broker's own `script` is called, with one `key` and the arguments for each of
-    these, unless there are none.
+    """What goes along with a record: the broker's own `script` is called, with one `key`, once for each of the lists of
+    arguments that isn't empty.
 
     Parameters:
-      ack: to ack the message whose attempt is recorded. The last of them is its id in its queue,
-      acked_in: which has this name.
-      duty: the duty that the record may cause, whose message is then sent.
-      enqueue: to send that.
-      fetch: to fetch it at once, for a worker of this process.
-      queue: the key of the list in which it then stands,
-      in_queue: and its id there.
+      ack: arguments to ack the message whose attempt is recorded. The last of them is its id in its queue.
+      acked_in: the name of that queue.
+      duty: the duty that the record may cause, and whose message is then sent.
+      enqueue: arguments to send the duty's message.
+      fetch: arguments to fetch it at once, for a worker of this process.
+      queue: the key of the list in which the duty's message then stands.
+      in_queue: its id in that list.
     """
 
     script: str

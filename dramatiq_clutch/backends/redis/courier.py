@@ -107,9 +107,8 @@ class RedisCourier(Courier):
                 prepared = _prepared(*outgoing)
                 self._announce("before", [prepared])
                 along, offer = self._onward(along, duty, prepared)
-            except (
-                Exception
-            ) as error:  # the duty is then owed, and whoever does it meets the error, which fails the run
+            except Exception as error:
+                # The duty is then owed, and whoever does it meets the error, which fails the run.
                 logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
         if along is None:
             return self._store.record(record, caller)
@@ -165,9 +164,9 @@ class RedisCourier(Courier):
         with self.translated():
             self._redelivery.look()
 
-    def strangers(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    def unknown_holders(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         with self.translated():
-            return self._redelivery.holders(known)
+            return self._redelivery.unknown_holders(known)
 
     def is_first_copy(self, message: Any) -> bool:
         """Whether a message can't be a second copy: this package has enqueued it, less than half a heartbeat timeout

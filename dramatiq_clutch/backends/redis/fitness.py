@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import StateUnavailable
 from ...findings import Finding
 
-#: The oldest version that has all commands that are used.
+#: The oldest version of Redis that has all commands which are used. As Redis, every Valkey says it is 7.2.
 OLDEST = (6, 2)
 
 

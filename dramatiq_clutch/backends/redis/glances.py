@@ -70,9 +70,9 @@ def glance_from(head: Head | DamagedState, counts: Sequence[Any]) -> Glance | Da
 def _glance(fields: Mapping[str, str], number: Callable[[str], int], counts: Sequence[Any]) -> Glance:
     state, recorded, total, succeeded, failing, dead = fields["state"], 0, None, 0, 0, 0
     if counts:
-        line, recorded, standing, buried, failing, dead = counts
+        line, recorded, standing, ever_dead, failing, dead = counts
         total = StageLine.parse(line.decode()).total if line is not None else None
-        succeeded = max(recorded - 1 - standing - buried, 0)
+        succeeded = max(recorded - 1 - standing - ever_dead, 0)
     seen = f"{fields['stage']} {recorded} {fields['updated']}"  # as `present` of `lib/snapshot.lua` has it
     return Glance(
         generation=fields["gen"],

@@ -19,8 +19,7 @@ KEPT_TIMED = (*KEPT, "times")
 class RedisKeeping(RedisReading):
     """The part of a `RedisBackend` that looks after kept stages. A script names the keys of three stages at most; those
     of the stages before them are given the same time to live as the last stage's results, right after the script that
-    has changed that.
-    If the process dies in between, they live as long as they would have otherwise."""
+    has changed that. If the process dies in between, they live as long as they would have otherwise."""
 
     def _keep(self, run_id: str, generation: str) -> None:
         """Have the kept stages of a run expire with the results of its present stage, or else with its head."""

@@ -18,7 +18,8 @@ FIELDS = ("gen", "stage", "stages", "format", "kept")
 #: How often another run may take the place of the one that is looked at, while it is.
 TRIES = 3
 
-NOBODY = Caller(owner="", now=0, lease="", lease_ms=0)
+#: Who asks: somebody who takes no duties, and changes nothing.
+READER = Caller(owner="", now=0, lease="", lease_ms=0)
 
 
 class RedisLooking(RedisCalling):
@@ -52,7 +53,7 @@ class RedisLooking(RedisCalling):
             return StageGlance(**about, line=None)
         about["sender"] = sender_of(stage, kept, generation) if stage < present else generation
         keys = self._where_kept(run_id, stage, kept, generation)
-        raw = self._call("members", At(run_id, stage, generation), NOBODY, given, keys=keys)
+        raw = self._call("members", At(run_id, stage, generation), READER, given, keys=keys)
         return _stage_glance(raw[1:], about) if raw[0] == b"there" else None
 
     def _where_kept(self, run_id: str, stage: int, kept: str, generation: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ class Redelivery:
             self._maintain(queue)
         self._seen = queues, silent_at
 
-    def holders(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    def unknown_holders(self, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """The living workers that hold messages, but for the known ones, each with the queues that these are of.
         Raises what the client raises."""
         client: Any = self._broker.client

@@ -12,7 +12,7 @@ from ...backend import SHARE, Caller, Reply
 from ...errors import DamagedState
 from ...stored.firings import calls_of
 from ...stored.formats import FORMAT
-from ...stored.plan import EVENTS, Plan, Spec, rows_of
+from ...stored.plan import EVENTS, Plan, Spec, count_rows
 from ...tokens import new_token
 from . import resp
 from .calling import At, RedisCalling
@@ -81,7 +81,7 @@ class RedisSealing(RedisCalling):
             draft = new_token()
             for at in range(0, len(plan.rows) or 1, CHUNK):
                 self.draft(run_id, draft, at, plan.rows[at : at + CHUNK], caller, **times)
-        spec, rows = plan.spec, rows_of(plan.lines)
+        spec, rows = plan.spec, count_rows(plan.lines)
         head = {**_head_of(plan, tags), "share": share, "frees": int(frees), "keeps": int(keeps)}
         if history_ttl:
             head["history"] = history_ttl

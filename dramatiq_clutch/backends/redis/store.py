@@ -24,7 +24,7 @@ from .along import Along
 from .calling import At
 from .combining import Combining
 from .firings import RedisFirings
-from .fitness import findings
+from .fitness import OLDEST, findings, of_eviction
 from .lazily import redis
 from .looking import RedisLooking
 from .outages import LARGE
@@ -35,10 +35,6 @@ from .sealing import RedisSealing
 
 #: A record in the common case, what goes along with it, and when it was at work, or ''.
 Common: TypeAlias = tuple[Record, "Along | None", str]
-
-
-#: The oldest version of Redis that has all commands which are used. Every Valkey says it is 7.2.
-OLDEST = (6, 2)
 
 
 class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
@@ -90,13 +86,8 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
                 f"the server that should keep the state of runs is version {version}, which lacks commands that are "
                 "needed. Use Redis 6.2, any Valkey, or newer"
             )
-        policy, most = server.get("maxmemory_policy", "noeviction"), server.get("maxmemory", 0)
-        if policy == "noeviction" or not most:
-            return ()
-        return [
-            f"the server is set to evict keys when its memory ({most:,} bytes) is full (maxmemory-policy {policy}); "
-            "a run whose keys are evicted is lost. Set maxmemory-policy noeviction, or give runs a server of their own"
-        ]
+        evicts = (one for one in of_eviction(server) if one.severity == "error")
+        return [f"{one.text[:1].lower()}{one.text[1:]}. {one.way_out}" for one in evicts]
 
     def fitness(self) -> Iterable[Finding]:
         return findings(self.client, self.calls.ask)

@@ -5,12 +5,12 @@
 local function judge()
   local total, there = total_of(run.line), call('HLEN', here.members)
   if not total or there == 0 then return end -- the stage isn't opened yet; or it has expired, and so releases nothing
-  local recorded, standing, buried = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
+  local recorded, standing, ever_dead = there - 1, call('ZCARD', here.standing), call('ZCARD', here.dead)
   local working, failing, dead = 0, 0, 0
-  if standing + buried > 0 then
+  if standing + ever_dead > 0 then
     working, failing, dead = count(WORKING) + count_waiting(), count(FAILING), count_dead()
   end
-  local succeeded = recorded - standing - buried
+  local succeeded = recorded - standing - ever_dead
   local goal, allowed = terms(total)
   local settled, lost = succeeded + dead == total, dead > allowed
   local breaks = lost and has_flag('f')

@@ -3,7 +3,7 @@
 -- KEYS outbox
 -- ARGV owner, lease, lease_ms number
 local own = {} -- ids of the duties that this call creates for its own caller, who has their lease from the start
-local fresh = {} -- ids of the shares that this call creates for anybody
+local for_anybody = {} -- ids of the shares that this call creates for anybody
 local woken = false -- whether this call has brought a run at rest back to work, or owes parked duties again
 local tells_by = false -- whether the reply says by when somebody has to look at the run, for its deadlines' sake
 local go_onward -- a function that does a duty in this same call; nil unless `lib/along` is part of the script
@@ -19,7 +19,7 @@ local function owe(id, shown, whose)
   }
   if call('HSETNX', outbox, id, cjson.encode(duty)) == 1 then
     call('PEXPIRE', outbox, lifetime())
-    own[id], fresh[id] = not whose, whose == ''
+    own[id], for_anybody[id] = not whose, whose == ''
   end
 end
 

@@ -31,8 +31,8 @@ local function break_off(succeeded, dead)
 end
 
 -- Put a run that has failed or was cancelled back to work. `on_failure` may fire again; `on_death` may do so only if no
--- member is still dead, because it has fired for a dead one. A retry is reported as such, and so it
--- doesn't say how many have succeeded.
+-- member is still dead, because it has fired for a dead one. Without `succeeded` nothing is reported here, because a
+-- retry is reported as such.
 local function heal(dead, succeeded)
   if run.state ~= 'running' then woken = true end
   set('state', 'running')

@@ -31,7 +31,7 @@ local function take()
     owing, parked = owing or not (moot or duty.parked), parked or duty.parked and not moot
     if moot then
       call('HDEL', outbox, id)
-    elseif fresh[id] then
+    elseif for_anybody[id] then
       more = true
     elseif own[id] or not duty.parked and may_have(duty) then
       found[#found + 1] = {id = id, duty = duty}
