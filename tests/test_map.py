@@ -466,6 +466,12 @@ def test_words_are_in_alphabetical_order() -> None:
     assert words == sorted(set(words))
 
 
+def test_every_word_is_one_that_the_code_still_uses() -> None:
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*") if path.suffix in (".py", ".lua"))
+    words = (row[0].strip("*`").replace(" ", "[ _]") for row in table(HOME, "word | meaning"))
+    assert [word for word in words if not re.search(rf"\b{word}s?\b", code, re.IGNORECASE)] == []
+
+
 def test_every_hop_names_functions_that_there_are() -> None:
     names = [name for row in table(HOME, "hop | where") for name in names_in(row[1]) if not name.endswith(".lua")]
     assert len(names) > 40
