@@ -693,7 +693,7 @@ SCRIPTS = (
         "",
     ),
     Mutant(
-        "a late duplicate finds no mark",
+        "a late duplicate finds no tombstone",
         "A late copy of a message is known and skipped for a day after its run has gone.",
         "call('SET', tombstone, (run.frees and 'free ' or 'done ') .. whose, 'PX', claims and run.ttl or A_DAY)",
         "",
@@ -750,7 +750,7 @@ SCRIPTS = (
     ),
     Mutant(
         "a nested run stays",
-        "Of a nested run that has told its parent nothing stays but a mark.",
+        "Of a nested run that has told its parent nothing stays but a tombstone.",
         "if run.told ~= '' and not called then",
         "if false then",
     ),
@@ -1070,8 +1070,8 @@ SCRIPTS = (
         "working = count(WORKING)",
     ),
     Mutant(
-        "the mark of another run is taken for one's own",
-        "A message of a run that is gone isn't known by the mark that another run has left under that id.",
+        "the tombstone of another run is taken for one's own",
+        "A message of a run that is gone isn't known by the tombstone that another run has left under that id.",
         "return what ~= nil and whose == generation",
         "return what ~= nil",
     ),
@@ -2039,6 +2039,36 @@ PYTHON = (
         'head["history"] = history_ttl',
         "pass",
         "tests/test_listing.py::test_the_status_of_a_run_outlives_its_result",
+    ),
+    # The store in memory, in which users' unit tests run
+    python(
+        "a key in memory outlives its time",
+        "In a test without a server, whatever expires goes as it does on one.",
+        "if self.expires.get(key, self.now + 1) > self.now:",
+        "if True:",
+        "tests/test_memory.py::test_a_key_goes_when_its_time_has_come",
+    ),
+    python(
+        "time goes on while a script works in memory",
+        "In a test without a server, a transition happens at one moment, as on a server.",
+        "if self.expires.get(key, self.now + 1) > self.now:",
+        "if self.expires.get(key, self.clock.now() + 1) > self.clock.now():",
+        "tests/test_memory.py::test_time_stands_still_while_a_script_works",
+    ),
+    python(
+        "a renamed key forgets in memory that it expires",
+        "In a test without a server, every key has an expiry, also those of a cancelled run.",
+        "    if at is not None:\n        keys.expires[new] = at",
+        "    if at is None:\n        keys.expires[new] = 0",
+        "tests/test_memory.py::test_a_command_does_what_the_servers_does",
+        file="backends/memory/commands",
+    ),
+    python(
+        "members with one score come in any order in memory",
+        "In a test without a server, members come in the order in which a server gives them.",
+        "sorted(scores, key=lambda pair: (pair[1], pair[0]))",
+        "sorted(scores, key=lambda pair: pair[1])",
+        "tests/test_memory.py::test_a_command_does_what_the_servers_does",
     ),
 )
 

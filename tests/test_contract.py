@@ -2222,7 +2222,7 @@ def test_a_parents_retry_revives_a_run_once_however_many_duties_say_so(store: St
     assert revived(2) == "retried"
 
 
-def test_of_a_nested_run_that_has_told_its_parent_nothing_stays_but_a_mark(store: Store) -> None:
+def test_of_a_nested_run_that_has_told_its_parent_nothing_stays_but_a_tombstone(store: Store) -> None:
     store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0), generation="0123abcd").duties)
     tag = Tag(store.run_id, 0, 0, 1, generation="0123abcd")
     (tell,) = store.backend.record(Record(tag, 0, "succeeded", b"result"), store.caller(tag.owner)).duties
@@ -2424,7 +2424,7 @@ def test_a_message_of_another_generation_is_no_message_of_this_run(store: Store)
     assert store.backend.guard(tag, store.now) == "go"
 
 
-def test_the_mark_of_a_run_that_is_gone_says_nothing_of_another_run_of_that_id(store: Store) -> None:
+def test_the_tombstone_of_a_run_that_is_gone_says_nothing_of_another_run_of_that_id(store: Store) -> None:
     store.confirm(*store.create(1, events=(), parent=Place("parent", 0, 0), generation="0123abcd").duties)
     tag, other = (Tag(store.run_id, 0, 0, 1, generation=name) for name in ("0123abcd", "76543210"))
     record = Record(tag, 0, "succeeded", b"result")

@@ -62,11 +62,11 @@ def test_a_failure_follows_the_epoch_and_the_attempt(details: bytes, failure: by
 
 
 @pytest.mark.parametrize(
-    ("mark", "generation"),
+    ("tombstone", "generation"),
     [(b"done 76543210 claim app", "76543210"), (b"done 76543210  ", "76543210"), (b"buried 76543210 3", "76543210")],
 )
-def test_a_mark_names_the_generation_that_it_is_of(mark: bytes, generation: str) -> None:
-    assert generation_in(mark) == generation
+def test_a_tombstone_names_the_generation_that_it_is_of(tombstone: bytes, generation: str) -> None:
+    assert generation_in(tombstone) == generation
     assert generation_in(None) == ""
 
 

@@ -224,7 +224,7 @@ def test_an_outage_while_a_run_is_changed_changes_nothing(
             end = "cancelled" if verb == "cancel" else "succeeded"
             wait_until(f"the run is {end}", lambda: run.status().state == end)
             if verb == "cancel":
-                # its job may have worked before the sweeper came; then it has left no more than a mark
+                # its job may have worked before the sweeper came; then it has left no more than a tombstone
                 child = f"{run.run_id}~0.0"
                 wait_until("the nested run is at rest", lambda: engine.backend.at_rest([child]) == [True])
         assert calls

@@ -85,7 +85,7 @@ def killed_producer(server: Server, app: Application, where: str) -> None:
 
 @contextmanager
 def finished_runs(client: redis.Redis, count: int) -> Iterator[None]:
-    """What runs leave that have succeeded: a head and a mark; nothing in the index."""
+    """What runs leave that have succeeded: a head and a tombstone; nothing in the index."""
     keys = [f"{NAMESPACE}:{{done-{number}}}" for number in range(count)]
     for at in range(0, count, 5_000):
         pipe = client.pipeline(transaction=False)

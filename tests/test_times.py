@@ -234,7 +234,7 @@ def test_of_80_nested_runs_only_their_tombstones_stay(redis_client: redis.Redis,
 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["without callbacks", "with callbacks"])
-def test_of_runs_that_jobs_have_nested_only_their_marks_stay(redis_client: redis.Redis, heard: bool) -> None:
+def test_of_runs_that_jobs_have_nested_only_their_tombstones_stay(redis_client: redis.Redis, heard: bool) -> None:
     with application(redis_client) as app:
         jobs = Jobs(app.broker)
 
