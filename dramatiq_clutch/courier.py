@@ -87,7 +87,7 @@ class Courier:
             raise works_inside(self.broker)
 
     def ends(self, message: MessageProxy | None) -> None:
-        """What this thread does from here on is the end of this message's attempt, until it says None."""
+        """This thread is about to record how the attempt of this message has ended, until this is called with None."""
 
     def look_for_more(self) -> None:
         """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what

@@ -225,8 +225,8 @@ def looked_through(
     engine: Engine, filters: Filters, after: str, together: int
 ) -> Iterator[Sequence[tuple[str, Entry]]]:
     """What the register has of the wanted runs, newest first, some of them at a time, at most so many `together`. Each
-    lot is asked for when it is wanted. They go on from a place: so it changes nothing which runs come or go meanwhile,
-    or turn, and each is there once. Raises StateUnavailable."""
+    lot is asked for when it is wanted, and begins at the place where the one before has ended. So runs that come, go or
+    turn meanwhile change nothing, and each is there once. Raises StateUnavailable."""
     while True:
         found = engine.backend.look_through(
             filters.labels, together, after=after, since=filters.since, application=engine.application

@@ -37,7 +37,7 @@ logger: logging.Logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfRun:
-    """What every sighting says: the id of the run that it is of."""
+    """What every sighting says: the id of the run that it is about."""
 
     run_id: str
 

@@ -167,8 +167,8 @@ class Reader:
             yield from self.iter_results(*found)
 
     def earlier_stage(self, run_id: str, before: int, generation: str, stage: int | str) -> int:
-        """The index of the stage that has this index or name and comes `before` another. Raises ValueError if there is
-        none."""
+        """The index of the stage that has this index or name, among those that come `before` the one of that index.
+        Raises ValueError if there is none."""
         lines = self.backend.lines(run_id, before, generation=generation)
         return stage_in([StageLine.parse(line) for line in lines], stage)
 

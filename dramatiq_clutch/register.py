@@ -22,8 +22,8 @@ MemberState = Literal["unsent", "sent", "working", "failing", "dead", "succeeded
 
 @dataclass(frozen=True, slots=True)
 class Enlisted:
-    """A run's new entry. `instead` is the generation of an entry that was found to be out of date, if that has another
-    one."""
+    """A run's new entry. `instead`: if it takes the place of an entry of another generation, which was found to be out
+    of date, that generation."""
 
     run_id: str
     entry: Entry

@@ -58,8 +58,9 @@ class Offer:
 
 
 class _Here(threading.local):
-    """Of this thread: the worker that it is one of, the message whose attempt it is about to have ended, and the id in
-    its queue of the message that it has had acked, of which Dramatiq doesn't know yet."""
+    """What is known of this thread: the `worker` that it is one of; the message whose attempt it is about to record
+    (`ending`); and the id, in its queue, of the message that was `acked` with its record, and which Dramatiq is about
+    to ack once more."""
 
     worker: Worker | None = None
     ending: MessageProxy | None = None
@@ -106,7 +107,7 @@ class Desk:
 
     @property
     def ending(self) -> MessageProxy | None:
-        """The message whose attempt this thread is about to have ended, if it is a worker's."""
+        """The message whose attempt this thread is about to record, if it is a worker's."""
         return self._here.ending
 
     @ending.setter
@@ -132,7 +133,7 @@ class Desk:
         """Which of the messages that are being sent, in this order, are offered to this thread's worker.
 
         Parameters:
-          acks: Whether the message that this thread is about to have ended is acked in the same step.
+          acks: whether the message whose attempt this thread is about to record is acked in the same step.
         """
         if not self._workers:
             return []

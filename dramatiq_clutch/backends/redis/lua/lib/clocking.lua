@@ -6,7 +6,7 @@
 -- nested run tells how it stands. `began`: when the attempt, or the run, began, or ''; `worker`: where, or ''.
 local known
 
--- A job's attempt has ended, whether that counts or not; later than `clock`, this changes nothing.
+-- Note that a job's attempt has ended, whether that counts or not. What `clock` has written isn't changed by this.
 local function note_end()
   if of_run then
     known = read_entry(call('HGET', here.times, member))

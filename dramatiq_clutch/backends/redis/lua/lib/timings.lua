@@ -25,7 +25,7 @@ local function write_entry(key, members, member, entry)
   if redis.call('HSET', key, member, entry) == 1 then begin_key(key, members) end
 end
 
--- An attempt begins, unless it has ended, or a later one has begun: then this is asked once more, or comes late.
+-- Note that an attempt begins; not if it has ended, or a later one has begun: then this call is a repetition, or late.
 local function begin_attempt(key, members, member, epoch, attempt, began, era, worker)
   local entry = table.concat({epoch, attempt, began, '-', era, worker}, ' ')
   if epoch + attempt == 0 and redis.call('HSETNX', key, member, entry) == 1 then
