@@ -948,8 +948,15 @@ SCRIPTS = (
     Mutant(
         "a deadline counts from the run's start",
         "The deadline of a stage counts from when the stage begins.",
-        "math.max(now, number_in(line, 'from')) + stage_ms",
+        "math.max(since, number_in(line, 'from')) + stage_ms",
         "(run.stage_by or now) + stage_ms",
+    ),
+    Mutant(
+        "a nested run that isn't to start yet is late",
+        "The deadlines of a nested run count from its start, where its stage waits or the run around it is delayed.",
+        "nested and math.max(now, due) or now",
+        "now",
+        file="seal",
     ),
     Mutant(
         "nobody looks in time at a stage that is released meanwhile",

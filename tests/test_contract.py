@@ -1687,6 +1687,7 @@ def test_a_run_fails_when_a_deadline_is_over_whoever_finds_that(either_way: Stor
     assert (status.state, status.stages[1].state) == ("failed", "waiting")
     assert status.error is not None
     assert (status.error.exception_type, status.error.stage, status.error.index) == ("DeadlineExceeded", 0, None)
+    assert status.error.failed_at == store.now
     assert status.error.exception_text.startswith(f"the deadline of {whose} (5000 ms) was over before")
     store.now += LEASE
     told = store.owed("sweeper").duties
@@ -1769,6 +1770,24 @@ def test_the_deadline_of_a_stage_counts_from_its_release(store: Store) -> None:
     store.confirm(*store.backend.retry(store.run_id, store.caller("retry:1")).duties)
     store.now += 2 * SOON
     assert wanted(store, 1, stage=2) == ["go"]  # this stage has none
+
+
+@pytest.mark.parametrize("whose", ["the run", "stage 0"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_deadlines_of_a_nested_run_count_from_when_it_starts(store: Store, whose: str, *, nested: bool) -> None:
+    """Its stage may wait, and the run around it may be delayed; those of an outermost run count from `run()`."""
+    of_run = SOON if whose == "the run" else None
+    parent = Place("parent", 0, 0) if nested else None
+    said: dict[str, Any] = {"deadline": of_run, "within": None if of_run else SOON}
+    store.confirm(*store.create(1, start_at=store.now + 2 * SOON, parent=parent, **said).duties)
+    store.now += SOON
+    assert wanted(store, 1) == ["go" if nested else "over"]
+    store.now += 2 * SOON - 1
+    assert wanted(store, 1) == ["go" if nested else "over"]
+    store.now += 1
+    assert wanted(store, 1) == ["over"]
+    store.owed("somebody")
+    assert store.status().state == "failed"
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "when it is opened"])

@@ -13,6 +13,7 @@ import pytest
 
 from dramatiq_clutch import Clutch, Run
 from dramatiq_clutch.errors import RunFailed, RunIdTaken
+from dramatiq_clutch.testing import run_to_end, stubbed
 from tests.conftest import running_worker
 from tests.support.application import Application
 from tests.support.awaiting import wait_until
@@ -100,6 +101,23 @@ def test_a_run_that_is_retried_is_late_once_more(make: Make) -> None:
             jobs.wait_fired("root", "F X E")
             assert run.retry()
             jobs.wait_fired("root", "F X E F X E")
+
+
+@pytest.mark.parametrize("held", ["by a wait", "by the delay of the run"])
+@pytest.mark.parametrize("of_stage", [True, False])
+def test_the_deadline_of_a_nested_clutch_begins_when_that_does(held: str, *, of_stage: bool) -> None:
+    with stubbed() as broker:
+        job = Jobs(broker).job.message
+        nested = Clutch().then(job("a"), deadline=SHORT) if of_stage else Clutch(deadline=SHORT).then(job("a"))
+        outer = Clutch().wait(LONG) if held == "by a wait" else Clutch()
+        run = outer.parallel(Clutch().then(nested), job("b")).run(delay=None if held == "by a wait" else LONG)
+        assert run_to_end(run) == ["a", "b"]
+        late = outer.parallel(nested).run(delay=None if held == "by a wait" else LONG)
+        broker.advance(LONG + timedelta(milliseconds=SHORT))
+        with pytest.raises(
+            RunFailed, match=f"DeadlineExceeded: the deadline of {'stage 0' if of_stage else 'the run'}"
+        ):
+            run_to_end(late)
 
 
 # No sweeper, but a message

@@ -53,7 +53,7 @@ else
   end
   call('HSET', here.members, '', '')
   call('PEXPIRE', here.members, lifetime())
-  owe_stage(0, begin_deadlines(line, true))
+  owe_stage(0, begin_deadlines(line, true, nested and math.max(now, due) or now)) -- a nested run may start later
 end
 call('UNLINK', draft)
 clean_up()
