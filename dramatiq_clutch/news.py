@@ -28,7 +28,8 @@ loggers that write JSON, each record has attributes that hold them as they are: 
 `stage`, `stage_name` (or None), `stages` and `seconds` (since the run began). A line for a dead member also has
 `member`, `actor`, `attempts`, `exception_type` and `exception_text`; any other has `succeeded`, `dead` and `total`
 (None if it isn't known yet), which are numbers of members of the stage; where a stage is `released`, those of the stage
-before it.
+before it. Where a run has failed of an error of its own, such as a deadline, its line ends with that, and the record
+has `exception_type` and `exception_text`, too.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ MOST_SHOWN = 200
 
 LINE = "Run %s %s: stage %s, %d of %s succeeded, %d dead, %.1f s after its start"
 RELEASED = "Run %s %s stage %s: %d of %s succeeded before it, %d dead, %.1f s after its start"
+BECAUSE = ", because of %s: %s"
 DEAD = "Run %s: member %d of stage %s is dead: actor %s, attempts %d, %s: %s"
 
 
@@ -61,7 +63,8 @@ class News:
     `event`: see the module's docstring; any other word gets a line, too. `name`: the run's, or `''`. `created`: when it
     began, in UNIX milliseconds. `stages`: how many there are. `stage`: the one that `line` (see `plan.StageLine`),
     `succeeded` and `dead` are of; where the next one is released, it is the one before that. `member` and `failure`
-    (`failures.failure_details`): of a member that is dead. `released`: the line of a stage that is released.
+    (`failures.failure_details`): of a member that is dead; where the run fails of an error of its own, `failure` is
+    that one. `released`: the line of a stage that is released.
     """
 
     event: str
@@ -92,8 +95,13 @@ def _log_transition(run_id: str, news: News, now: int) -> None:
     line = news.released if released else news.line
     about = _about(run_id, news, now, news.stage + released, line)
     about |= {"succeeded": news.succeeded, "dead": news.dead, "total": _total(news.line)}
+    text, reason = RELEASED if released else LINE, tuple[str, ...]()
+    if news.failure:
+        failure = failure_from(news.stage, None, news.failure)
+        about |= {"exception_type": failure.exception_type, "exception_text": failure.exception_text}
+        text, reason = text + BECAUSE, (shown(failure.exception_type), quoted(failure.exception_text))
     logger.info(
-        RELEASED if released else LINE,
+        text,
         _shown_run(run_id, news),
         shown(news.event),
         _shown_stage(about),
@@ -101,6 +109,7 @@ def _log_transition(run_id: str, news: News, now: int) -> None:
         "?" if about["total"] is None else about["total"],
         news.dead,
         about["seconds"],
+        *reason,
         extra=about,
     )
 

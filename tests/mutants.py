@@ -649,6 +649,13 @@ SCRIPTS = (
         "return found.recorded, found.dead",
     ),
     Mutant(
+        "the log doesn't say what a run has failed of",
+        "A run that fails of an error of its own says of which in its line in the log.",
+        "failure = failure or event == 'failed' and run.error or ''",
+        "failure = failure or ''",
+        file="lib/news",
+    ),
+    Mutant(
         "a message whose stage is over isn't acked along",
         "A message is acked in the step that records it if nothing is left to do for it, whatever that step has done.",
         "local gives_duties = reply[3] and reply[3][1] ~= 'news'",

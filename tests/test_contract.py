@@ -2428,6 +2428,8 @@ def test_a_duty_that_fails_its_run_is_reported(store: Store) -> None:
     caller = replace(store.caller(), lease=duty.lease)
     reply = store.backend.fail(store.run_id, duty, failure_details(ValueError("no")), caller)
     assert events(reply) == [("failed", 0, 0, 0)]
+    (failed,) = reply.news
+    assert (failed.member, json.loads(failed.failure)["text"]) == (None, "no")
 
 
 # Whose run it is

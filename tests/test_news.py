@@ -16,6 +16,7 @@ from dramatiq_clutch import Clutch, Run, news
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News, log
+from dramatiq_clutch.testing import stubbed
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs, state_is
@@ -96,6 +97,25 @@ def test_a_run_that_fails_and_is_retried_says_so_and_names_the_dead(jobs: Jobs, 
         "Run r retried: stage 0 of 1, 1 of 2 succeeded, 1 dead, 0.0 s after its start",
     ]
     assert [record.levelno for record in told.records if as_any(record).event == "dead"] == [logging.WARNING]
+
+
+def test_a_run_that_fails_of_an_error_of_its_own_says_which(told: Told) -> None:
+    with stubbed() as broker:
+        jobs = Jobs(broker)
+        Clutch(deadline=1_000).then(jobs.job.message("late")).run(run_id="late")
+        broker.advance(1_000)
+        Clutch().then(jobs.job.message("text")).map(jobs.job, name="each").run(run_id="r")
+        broker.work()
+    late, failed = (one for one in map(as_any, told.records) if one.event == "failed")
+    assert told.lines()[1] == (
+        "Run late failed: stage 0 of 1, 0 of 1 succeeded, 0 dead, 0.0 s after its start, because of DeadlineExceeded: "
+        "'the deadline of the run (1000 ms) was over before stage 0 was complete'"
+    )
+    assert told.lines()[-1].endswith(
+        "'each' of 2, 0 of ? succeeded, 0 dead, 0.0 s after its start, because of "
+        "HandOverFailed: \"stage 1 maps over the result of stage 0, which must be a list; it is a str: 'text'\""
+    )
+    assert (late.exception_type, failed.exception_type) == ("DeadlineExceeded", "HandOverFailed")
 
 
 def test_a_stage_that_has_a_name_is_told_by_it(jobs: Jobs, told: Told) -> None:

@@ -9,13 +9,15 @@ local function how_many()
 end
 
 -- Report an event, and how many members of the present stage have succeeded and are dead; without these numbers they
--- are counted here. `member` and `failure` are given if the event concerns one member only. Where the next stage is
--- released, its line comes last, for it has that stage's name.
+-- are counted here. `member` and `failure` are given if the event concerns one member only; where the run fails of an
+-- error of its own, that is the `failure`. Where the next stage is released, its line comes last, for it has that
+-- stage's name.
 local function report(event, succeeded, dead, member, failure)
   if not succeeded then succeeded, dead = how_many() end
+  failure = failure or event == 'failed' and run.error or ''
   local released = event == 'released' and line_of(stage + 1) or ''
   news[#news + 1] = {
-    event, run.name, run.created, run.stages or 0, stage, line_of(stage), succeeded, dead, member or '', failure or '',
+    event, run.name, run.created, run.stages or 0, stage, line_of(stage), succeeded, dead, member or '', failure,
     released,
   }
 end
