@@ -15,6 +15,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -23,7 +24,7 @@ from flask import Flask, jsonify, request
 from running import REDIS_URL, interrupt_at_the_next_pause, pause, server_and_workers
 from werkzeug.serving import make_server
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunNotFound, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, ResultsGone, Run, RunNotFound, previous_results
 
 broker = RedisBroker(url=REDIS_URL, namespace="flask-app")
 broker.add_middleware(ClutchMiddleware())
@@ -57,8 +58,14 @@ def start() -> Any:
 def show(run_id: str) -> Any:
     run = Run(run_id)
     status = run.status()
-    told = {"state": status.state, "failures": [failure.exception_text for failure in status.failures]}
-    return jsonify(told | ({"report": run.get_result()} if status.state == "succeeded" else {}))
+    told: dict[str, Any] = {
+        "state": status.state,
+        "failures": [failure.exception_text for failure in status.failures],
+    }
+    if status.state == "succeeded":
+        with suppress(ResultsGone):  # a result is kept for ten minutes, a status for a week
+            told["report"] = run.get_result()
+    return jsonify(told)
 
 
 @app.delete("/reports/<run_id>")

@@ -6,7 +6,7 @@ It starts the service (FastAPI, by uvicorn), two worker processes and, without a
 them on the loopback interface; then it plays a client, and stops everything. The service has four endpoints:
 
     POST /images             an image (PPM) is the body; starts its run, after ?delay= milliseconds
-    GET /images/{id}         how the run stands: its state, its progress, its failures, at the end its manifest
+    GET /images/{id}         how the run stands: its state, its progress, its failures; its manifest, for a while
     GET /images/{id}/events  the same whenever it has changed, as server-sent events, until the run is at rest
     DELETE /images/{id}      cancels it
 """
@@ -24,6 +24,7 @@ import urllib.request
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,16 @@ from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, StreamingResponse
 from running import REDIS_URL, free_port, interrupt_at_the_next_pause, pause, running, server_and_workers
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, Run, RunNotFound, RunStatus, StateUnavailable, previous_results
+from dramatiq_clutch import (
+    Clutch,
+    ClutchMiddleware,
+    ResultsGone,
+    Run,
+    RunNotFound,
+    RunStatus,
+    StateUnavailable,
+    previous_results,
+)
 
 broker = RedisBroker(url=REDIS_URL, namespace="image-service")
 broker.add_middleware(ClutchMiddleware())
@@ -119,7 +129,8 @@ async def shown(image: str, status: RunStatus) -> dict[str, Any]:
         "failures": [f"{failure.actor}: {failure.exception_text}" for failure in status.failures],
     }
     if status.state == "succeeded":
-        answer["manifest"] = await Run(image).get_result_async(block=False)
+        with suppress(ResultsGone):  # a result is kept for ten minutes, a status for a week
+            answer["manifest"] = await Run(image).get_result_async(block=False)
     return answer
 
 

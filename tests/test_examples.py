@@ -275,6 +275,47 @@ def test_flask_app_starts_shows_and_cancels_reports() -> None:
     assert process.returncode == 0
 
 
+#: Has each service asked for a run whose result has expired. It needs no server.
+ASKED_LATE = """
+import asyncio
+
+import flask_app
+import image_service
+
+from dramatiq_clutch.testing import stubbed
+
+with stubbed(image_service.broker) as broker:
+    image_service.file_of("image", ".ppm").write_bytes(image_service.to_ppm(1, 1, bytes(3)))
+    image_service.thumbnails("image").run(run_id="image")
+    broker.work()
+    print(sorted(asyncio.run(image_service.show("image"))))
+    broker.advance(600_000)
+    print(sorted(asyncio.run(image_service.show("image"))))
+with stubbed(flask_app.broker) as broker:
+    client = flask_app.app.test_client()
+    started = client.post("/reports", json={"months": ["1"]}).json
+    broker.work()
+    print(client.get(f"/reports/{started['id']}").json)
+    broker.advance(600_000)
+    print(client.get(f"/reports/{started['id']}").json)
+"""
+
+
+def test_a_service_that_is_asked_late_tells_how_a_run_has_ended_without_its_result(tmp_path: Path) -> None:
+    pytest.importorskip("flask")
+    env = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "examples"))), "CLUTCH_EXAMPLE_IMAGES": str(tmp_path)}
+    with example("", before=["-c", ASKED_LATE], env=env) as process:
+        output = output_of(process)
+
+    assert output.splitlines() == [
+        "['failures', 'manifest', 'progress', 'stages', 'state']",
+        "['failures', 'progress', 'stages', 'state']",
+        "{'failures': [], 'report': {'months': 1, 'sold': 100}, 'state': 'succeeded'}",
+        "{'failures': [], 'state': 'succeeded'}",
+    ]
+    assert process.returncode == 0
+
+
 @contextmanager
 def managed(*command: str, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A command of the shop's manage.py, at work in the block."""
