@@ -68,7 +68,7 @@ class Clutch(Runnable[R]):
       deadline: how long a run may take: milliseconds or a timedelta, from `run()` (of a nested run: from its start), or
         the last `retry()`, delays and retries included. Afterwards it fails as by the `deadline` of a stage (see
         `parallel`).
-      fail_fast: every `parallel` and `map` stage is so that doesn't say otherwise (see `parallel`).
+      fail_fast: every `parallel` and `map` stage of its own is so that doesn't say otherwise (see `parallel`).
       keep_results: the results of all stages stay as long as the run does, for the middleware's `run_ttl` and, after
         success, its `result_ttl`; otherwise those of a stage go when the next one is complete. In a clutch that is
         nested in another one it has no effect.

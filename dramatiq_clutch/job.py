@@ -186,7 +186,7 @@ def previous_results(*, stage: int | str | None = None) -> list[Any]:
     It is always a list: ``[value]`` after a stage of one member, and `[]` in the first stage and outside a clutch. In
     the first stage of a run that was given `args`, it is ``[args]``. In the first stage of a clutch that is a step of
     another clutch, it is what the enclosing stage sees; if that is a `map`, it is ``[item]``. After a stage with
-    `allow_failures`, None stands for a dead member: see `previous_failures`.
+    `allow_failures` or `enough`, None stands for a member that is dead, or was skipped: see `previous_failures`.
 
     A thread that the job starts is part of the job if it gets its context, in a copy for each thread:
     ``pool.submit(contextvars.copy_context().run, previous_results)``.
@@ -239,7 +239,8 @@ def previous_failures(*, stage: int | str | None = None) -> list[JobFailure]:
         failed = {failure.index for failure in previous_failures()}
         pages = [page for index, page in enumerate(previous_results()) if index not in failed]
 
-    It is `[]` unless that stage was written with `allow_failures`.
+    It is `[]` unless that stage was written with `allow_failures`, or with `enough`. Of the latter, members that were
+    skipped have no failure, and None as their result, too.
 
     Parameters:
       stage: the index or the name of an earlier stage of the run, whose failures are wanted instead. Of a stage that

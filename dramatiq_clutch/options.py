@@ -39,6 +39,9 @@ class Options(Description):
     pending: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        broker: Any = self.broker
+        if broker is not None and not isinstance(broker, Broker):  # it isn't shown: an address may have a password
+            raise TypeError(f"broker takes a broker of Dramatiq's, not a value of type {type(broker).__name__}")
         object.__setattr__(self, "deadline", terms.valid_deadline(self.deadline))
         if self.context is not None:
             object.__setattr__(self, "context", Context.given(self.context, "context"))

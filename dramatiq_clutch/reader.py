@@ -98,6 +98,8 @@ class Reader:
             results = [(index, result_in(field)) for index, field in enumerate(fields, start)]
             found |= {index: self.decode(result) for index, result in results if result is not None}
             is_gone = is_gone and not any(field is not None for field in fields)
+        if is_gone and head["state"] == "succeeded" and (wanted == present or head.get("keeps") == "1"):
+            raise expired(run_id, claimed=bool(head.get("claim")))
         if is_gone:
             raise not_kept(run_id, wanted)
         return found
@@ -119,10 +121,16 @@ class Reader:
     def _is_there(
         self, run_id: str, stage: int, generation: str, line: StageLine, found: Sequence[bytes | None]
     ) -> bool:
-        """Whether the results of a stage are still stored. If none of some members was recorded, others tell."""
-        if not any(field is not None for field in found) and len(found) < (line.total or 0):
-            found = self.backend.results(run_id, stage, 0, line.total or 0, generation=generation)
-        return any(field is not None for field in found)
+        """Whether the results of a stage are still stored. If none of some members was recorded, others tell: mostly
+        the first ones, which are sent first."""
+        total = line.total or 0
+        starts = iter(range(0, total, CHUNK) if len(found) < total else ())
+        while not any(field is not None for field in found):
+            start = next(starts, None)
+            if start is None:
+                return False
+            found = self.backend.results(run_id, stage, start, min(start + CHUNK, total), generation=generation)
+        return True
 
     def _result(self, run_id: str, stage: int, index: int, field: bytes | None, line: StageLine) -> Any:
         result = result_in(field)
@@ -190,6 +198,15 @@ class Reader:
         """The failures that a stage which is over has allowed."""
         found = self.backend.failures(run_id, stage, generation=generation)
         return [failure_from(stage, member, details, allowed=True) for member, details in found]
+
+
+def expired(run_id: str, *, claimed: bool) -> ResultsGone:
+    """What is raised for the results of a run that has succeeded. `claimed`: its id was given by the user."""
+    again = f"; run(run_id={run_id!r}, if_exists='restart') runs it again" if claimed else ""
+    return ResultsGone(
+        f"run {run_id!r} has succeeded, and its result has expired: it is kept for the result_ttl of the middleware, "
+        f"and the status for longer{again}"
+    )
 
 
 def not_kept(run_id: str, stage: int) -> ResultsGone:

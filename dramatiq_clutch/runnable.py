@@ -16,6 +16,7 @@ from .options import Options
 from .run import Run
 from .starting import NO_ARGS, IfExists, Unique, start
 from .typed import R
+from .working import may_be_a_jobs
 
 
 class Runnable(Options, Generic[R]):
@@ -76,7 +77,8 @@ class Runnable(Options, Generic[R]):
             so can't be carried; there are too many tags, or one isn't valid; or a callable given to `parallel` has
             returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
-          RunIdTaken: another clutch was run under this id; or, with ``if_exists="refuse"``, any clutch was.
+          RunIdTaken: another clutch, or this one with other `args`, was run under this id; or, with
+            ``if_exists="refuse"``, any clutch was.
           RunAtWork: the run that was to make room is at rest, but another process still sends what follows from that,
             such as a callback, and doesn't come to an end: try again. Nothing was started.
           ForeignRun: another application that shares the state store has run a clutch under this id.
@@ -140,7 +142,11 @@ class Runnable(Options, Generic[R]):
         """
         running = job.current_job()
         if running is None:
-            raise NestingError("nest() makes a run part of the running job's stage; outside a clutch job use run()")
+            thread = "; in a thread that a job has started, it needs the job's context, in a copy of its own, as by "
+            raise NestingError(
+                "nest() makes a run part of the running job's stage; outside a clutch job use run()"
+                + (f"{thread}pool.submit(contextvars.copy_context().run, work)" if may_be_a_jobs() else "")
+            )
         return running.nest(self)
 
     def to_mermaid(self) -> str:

@@ -86,7 +86,7 @@ def start(
     if reply.word == "foreign":
         raise foreign_run(run_id, reply.note, engine.application)
     if reply.word == "taken":
-        raise RunIdTaken(f"another clutch was run as {run_id!r}: give this one an id of its own{_WAYS_OUT}")
+        raise RunIdTaken(_taken(run_id, if_exists))
     if reply.word == "exists" and if_exists == "refuse":
         raise RunIdTaken(f"this clutch was run as {run_id!r} already, and is to be refused then (if_exists='refuse')")
     _hand_over(engine, run_id, reply, caller)
@@ -95,10 +95,18 @@ def start(
     return run
 
 
-_WAYS_OUT = (
-    "; or say run(..., if_exists='restart') to have it take the place of one at rest, if_exists='replace' to have that "
-    "cancelled where it is at work"
-)
+def _taken(run_id: str, if_exists: IfExists | None) -> str:
+    """The text of an error that says that something else has this id, and what there is to be done."""
+    what = "another clutch, or this one with other args,"
+    if if_exists == "restart":
+        return (
+            f"{what} is at work as {run_id!r}: wait until it is at rest, give this one an id of its own, or say "
+            "run(..., if_exists='replace') to have that cancelled"
+        )
+    return (
+        f"{what} was run as {run_id!r}: give this one an id of its own; or say run(..., if_exists='restart') to have "
+        "it take the place of one at rest, if_exists='replace' to have that cancelled where it is at work"
+    )
 
 
 def _check(run_id: Any, if_exists: Any, unique: Any) -> None:

@@ -1528,6 +1528,13 @@ PYTHON = (
         "tests/test_nesting.py::test_a_job_that_would_wait_for_its_own_run_or_a_relative_is_told_at_once",
     ),
     python(
+        "what a stage has allowed is the cause",
+        "What a run in a test has failed of is no failure that a stage has allowed.",
+        "reasons = error.failures",
+        "reasons = run.status().failures",
+        "tests/test_testing.py::test_what_a_stage_has_allowed_is_not_the_cause",
+    ),
+    python(
         "a job can write lines of its own into the log",
         "Whatever comes from a job is quoted in the log of runs, without line breaks.",
         "return repr(beginning_of(text, MOST_SHOWN))",
@@ -1923,8 +1930,8 @@ PYTHON = (
     python(
         "an exception is a result in a test",
         "Where a test gives an exception as a previous result, the job finds a dead member.",
-        'record = Record(tag, 0, "dead" if payload is None else "succeeded", details)',
-        'record = Record(tag, 0, "succeeded", details)',
+        'return Record(tag, 0, "dead", failure_details(result',
+        'return Record(tag, 0, "succeeded", failure_details(result',
         "tests/test_testing.py::test_an_exception_stands_for_a_dead_member",
     ),
     python(

@@ -35,7 +35,9 @@ from dramatiq_clutch.errors import (
     StateUnavailable,
 )
 from dramatiq_clutch.handover.deleting import ask
+from dramatiq_clutch.settings import DEFAULT_RESULT_TTL
 from dramatiq_clutch.stored.places import Tag
+from dramatiq_clutch.testing import stubbed
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs, actor, state_is
@@ -125,6 +127,18 @@ def test_a_run_whose_id_another_one_at_rest_has(
         assert run.get_result(block=True) == list("ab" if same else "cd")
         wait_until("the queue is empty", lambda: on_their_way(broker) == 0)
     assert dead_letters(broker) == dead
+
+
+def test_whoever_finds_an_id_taken_is_told_what_can_be_said_instead(stub_broker: StubBroker) -> None:
+    clutch = Clutch().then(Jobs(stub_broker).job, pipe=True)
+    clutch.run(run_id="nightly", args="monday")
+    other = "another clutch, or this one with other args, "
+    with pytest.raises(RunIdTaken, match=other + "was run as 'nightly'.* if_exists='restart'.* if_exists='replace'"):
+        clutch.run(run_id="nightly", args="tuesday")
+    with pytest.raises(RunIdTaken, match=other + "is at work as 'nightly': wait .* if_exists='replace'") as raised:
+        clutch.run(run_id="nightly", args="tuesday", if_exists="restart")
+    assert "if_exists='restart'" not in str(raised.value)
+    assert clutch.run(run_id="nightly", args="tuesday", if_exists="replace").started
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same clutch", "another clutch"])
@@ -602,6 +616,34 @@ def test_what_is_kept_goes_with_the_run(redis_broker: RedisBroker, redis_client:
 
 
 # What is told of a run that isn't there
+
+
+def test_of_a_run_whose_result_has_expired_it_is_said_how_it_is_run_again() -> None:
+    """By default, which keeps its status for longer."""
+    with stubbed() as broker:
+        jobs = Jobs(broker)
+        clutch = clutch_of(jobs, "a", keep_results=True).then(jobs.total)
+        run, other = clutch.run(run_id="nightly"), clutch.run()
+        broker.work()
+        broker.advance(DEFAULT_RESULT_TTL)
+        assert run.status().state == other.status().state == "succeeded"
+        reads: list[Callable[[Run], Any]] = [
+            Run.get_result,
+            lambda run: run.get_result(block=True),
+            lambda run: list(run.iter_results()),
+            Run.partial_results,
+            lambda run: run.partial_results(stage=0),
+        ]
+        says = "has succeeded, and its result has expired: .* and the status for longer"
+        for read in reads:
+            with pytest.raises(
+                ResultsGone, match=rf"'nightly' {says}; run\(run_id='nightly', if_exists='restart'\) runs"
+            ):
+                read(run)
+            with pytest.raises(ResultsGone, match=f"{says}$"):
+                read(other)
+        assert not clutch.run(run_id="nightly").started
+        assert clutch.run(run_id="nightly", if_exists="restart").started
 
 
 def test_of_a_run_that_has_succeeded_and_expired_it_is_said_so(

@@ -221,6 +221,12 @@ def test_what_is_no_backend_is_an_error_that_says_how_one_is_made(wrong: Any, na
     assert "password" not in str(raised.value)
 
 
+def test_what_is_no_broker_is_a_type_error_at_once() -> None:
+    wrong: Any = "redis://:password@localhost"
+    with pytest.raises(TypeError, match=r"broker takes a broker of Dramatiq's, not a value of type str$"):
+        Clutch(broker=wrong)
+
+
 @pytest.mark.parametrize("wrong", [None, 5, b"id"], ids=repr)
 def test_an_id_that_is_no_string_is_a_type_error(job: dramatiq.Actor[..., Any], wrong: Any) -> None:
     with pytest.raises(TypeError, match=f"a string like run.run_id, not {re.escape(repr(wrong))}"):

@@ -402,7 +402,8 @@ def test_a_first_stage_that_maps_over_no_list_is_a_dead_member_which_says_so(
     with running_worker(broker), pytest.raises(RunFailed, match=r"stage 0 maps over what the stage around it sees, .*"):
         run.get_result(block=True)
     run = Clutch().then(jobs.several.message("x", 1)).map(Clutch().map(jobs.job)).run()
-    with running_worker(broker), pytest.raises(RunFailed, match="must be a list; it is a str: 'x0'"):
+    says = r"has failed at stage 1, a nested run \(member 0\): HandOverFailed: .* must be a list; it is a str: 'x0'"
+    with running_worker(broker), pytest.raises(RunFailed, match=says):
         run.get_result(block=True)
 
 

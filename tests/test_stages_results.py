@@ -7,6 +7,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_clutch import (
     Clutch,
@@ -141,6 +142,25 @@ def test_iterating_reads_a_thousand_at_a_time(
     assert asks.in_a_job(broker, clutch, job_asks) == names[1:]
     assert begun == [[], [(0, 3)]]
     assert asked == [(0, 3), (3, 6), (6, 8)]
+
+
+def test_where_some_are_enough_no_more_are_read_to_see_that_results_are_there(
+    stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_clutch.reader.CHUNK", 3)
+    jobs, backend = Jobs(stub_broker), engine_of(stub_broker).backend
+    run = Clutch().parallel((jobs.job.message(str(number)) for number in range(9)), enough=1, limit=1).run()
+    with running_worker(stub_broker):
+        state_is(run, "succeeded")
+    asked, results = list[int](), backend.results
+
+    def counted(run_id: str, stage: int, start: int, end: int, **more: Any) -> Any:
+        asked.append(end - start)
+        return results(run_id, stage, start, end, **more)
+
+    monkeypatch.setattr(backend, "results", counted)
+    assert list(run.iter_results()) == ["0", *[None] * 8]
+    assert asked == [3] * 5  # each of three chunks, and the first one once more for each of the others
 
 
 def test_the_results_of_a_run_are_iterated(broker: dramatiq.Broker, jobs: Jobs, two_stages: Clutch) -> None:

@@ -271,6 +271,14 @@ def test_a_run_that_fails_of_itself_has_no_cause(clutch_broker: ClutchBroker) ->
     assert failed.value.__cause__ is None
 
 
+def test_what_a_stage_has_allowed_is_not_the_cause(clutch_broker: ClutchBroker) -> None:
+    with pytest.raises(RunFailed, match="LookupError: no such page") as failed:
+        run_to_end(
+            Clutch().parallel(flaky.message_with_options(args=(9,), max_retries=0), allow_failures=1).then(broken)
+        )
+    assert isinstance(failed.value.__cause__, LookupError)
+
+
 def test_nested_runs_are_run_to_their_ends(clutch_broker: ClutchBroker) -> None:
     assert run_to_end(Clutch().then(crawl.message(3))) == "the bottom"
 
@@ -358,6 +366,36 @@ def test_the_settings_of_dramatiqs_middleware_stay(monkeypatch: pytest.MonkeyPat
     assert began == ["flaky"] * 3
 
 
+def test_the_callbacks_and_times_of_the_applications_middleware_stay() -> None:
+    """So a test sees who is told of a run whose clutch says nothing of that."""
+    known = RedisBroker(url="redis://127.0.0.1:1")
+    known.add_middleware(ClutchMiddleware(on_failed="told", callback_queue="calls", result_ttl=1_000))
+    known.declare_queue("calls")
+    queues = list[str]()
+
+    @dramatiq.actor(broker=known, max_retries=0)
+    def fails(*, really: bool) -> str:
+        if really:
+            raise LookupError("no such page")
+        return "fine"
+
+    @dramatiq.actor(broker=known, actor_name="told")
+    def its_told(status: dict[str, Any]) -> None:
+        message = CurrentMessage.get_current_message()
+        assert message is not None
+        queues.append(message.queue_name)
+
+    with stubbed(known) as broker:
+        with pytest.raises(RunFailed, match="no such page"):
+            run_to_end(Clutch().then(fails.message(really=True)))
+        assert queues == ["calls"]
+        run = Clutch().then(fails.message(really=False)).run()
+        broker.work()
+        broker.advance(1_000)
+        with pytest.raises(ResultsGone):
+            run.get_result()
+
+
 def test_a_middleware_that_is_added_is_called(clutch_broker: ClutchBroker) -> None:
     class Skipping(Middleware):
         def before_process_message(self, broker: Any, message: Any) -> None:
@@ -397,6 +435,21 @@ def test_without_results_there_are_none(given: dict[str, Any]) -> None:
     with job(**given):
         assert previous_results() == []
         assert previous_failures() == []
+
+
+def test_results_of_several_stages_are_found_by_the_names_of_these() -> None:
+    with job(previous_results={"list": ["a", ValueError("gone")], "none": [], "load": [1, KeyError("b")]}) as played:
+        assert previous_results() == previous_results(stage="load") == previous_results(stage=2) == [1, None]
+        assert [failure.exception_type for failure in previous_failures()] == ["KeyError"]
+        assert (previous_results(stage="list"), previous_results(stage="none")) == (["a", None], [])
+        assert [failure.exception_type for failure in previous_failures(stage="list")] == ["ValueError"]
+        with pytest.raises(
+            ValueError, match=r"no stage 'lost' here, but these: 0 \('list'\), 1 \('none'\), 2 \('load'\)"
+        ):
+            previous_results(stage="lost")
+        assert [stage.name for stage in played.run.status().stages] == ["list", "none", "load", None]
+    with job(previous_results={"none": []}):
+        assert previous_results() == previous_results(stage="none") == []
 
 
 def test_the_run_of_a_job_can_be_asked() -> None:

@@ -14,7 +14,7 @@ import dramatiq
 import pytest
 from dramatiq.middleware import AsyncIO
 
-from dramatiq_clutch import Clutch, NotInAJob, previous_failures, previous_results
+from dramatiq_clutch import Clutch, NestingError, NotInAJob, previous_failures, previous_results
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
@@ -99,6 +99,23 @@ def test_a_thread_without_a_context_is_told_how_it_gets_the_jobs(
         text = Clutch().then(jobs.job.message("a")).then(threads).run().get_result(block=True)
     assert text.startswith(f"{ask.__name__}() was called in a thread of which nothing tells")
     assert "threading.Thread(target=contextvars.copy_context().run" in text
+
+
+def test_a_thread_that_nests_without_a_context_is_told_too(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    told: list[Any] = []
+    clutch = Clutch().then(jobs.job.message("nested"))
+
+    @dramatiq.actor
+    def threads() -> Any:
+        with ThreadPoolExecutor(2) as pool:
+            told.append(pool.submit(clutch.nest).exception())
+            return pool.submit(contextvars.copy_context().run, clutch.nest).result()
+
+    with running_worker(broker):
+        assert Clutch().then(threads).run().get_result(block=True) == "nested"
+    (error,) = told
+    assert isinstance(error, NestingError)
+    assert str(error).endswith("in a copy of its own, as by pool.submit(contextvars.copy_context().run, work)")
 
 
 def test_an_executor_of_an_async_job_is_told_too_and_to_thread_takes_the_context_along(

@@ -13,6 +13,7 @@ from dramatiq.results import ResultMissing
 from ..asynchronous import for_coroutines
 from ..durations import Duration, milliseconds
 from ..errors import NestingError, ResultsGone, RunCancelled, RunFailed
+from ..reader import expired
 from ..status import RunStatus, first_failure
 from ..typed import R
 from ..working import in_worker, is_part_of
@@ -120,11 +121,12 @@ class RunResults(RunView, Generic[R]):
         try:
             line, results = self._engine.reader.stage_results(self.run_id, len(status.stages) - 1, generation)
         except ResultsGone as error:
-            raise ResultsGone(
-                f"run {self.run_id!r} has succeeded, and its result has expired: it is kept for the result_ttl of the "
-                "middleware, and the status for longer"
-            ) from error
+            raise self._expired() from error
         return results if line.many else results[0]
+
+    def _expired(self) -> ResultsGone:
+        (found,) = self._engine.backend.occupants([self.run_id])
+        return expired(self.run_id, claimed=found is not None and found.claimed)
 
     def partial_results(self, *, stage: int | str | None = None) -> dict[int, Any]:
         """The results that there are of a stage of a run which has failed, was cancelled, or is at work: a dict with
@@ -162,7 +164,13 @@ class RunResults(RunView, Generic[R]):
         if not status.stages:
             return iter(())
         generation = self._engine.backend.generation(self.run_id) or ""
-        return self._engine.reader.iter_results(self.run_id, len(status.stages) - 1, generation)
+        return self._each(self._engine.reader.iter_results(self.run_id, len(status.stages) - 1, generation))
+
+    def _each(self, results: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from results
+        except ResultsGone as error:
+            raise self._expired() from error
 
 
 def _seconds(timeout: Duration | None) -> float:
@@ -178,7 +186,7 @@ def _failure(status: RunStatus) -> RunFailed:
     count = sum(stage.failing + stage.dead for stage in stages) + (status.error is not None)
     name = status.stages[first.stage].name
     where = f"stage {first.stage}" + (f" ({name!r})" if name else "")
-    where += f", {first.actor} (member {first.index})" if first.index is not None else ""
+    where += f", {first.actor or 'a nested run'} (member {first.index})" if first.index is not None else ""
     others = f", and {count - 1:,} more" if count > 1 else ""
     text = f"run {status.run_id!r} has failed at {where}: {first.exception_type}: {first.exception_text}{others}"
     return RunFailed(text, status, reasons, count, first.exception_type, first.exception_text)

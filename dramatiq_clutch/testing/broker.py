@@ -40,6 +40,10 @@ IDLE, THREADS, STOP = 10, 4, 2_000
 DEFAULT: tuple[type[Middleware], ...] = tuple(kind for kind in default_middleware if kind.__name__ != "Prometheus")
 TAKEN_OVER: tuple[type[Middleware], ...] = (*DEFAULT, CurrentMessage, AsyncIO)
 
+#: What a broker for tests takes over of the application's ClutchMiddleware: whom runs call, what they carry, and how
+#: long they are kept.
+OF_RUNS = ("_defaults", "carry", "run_ttl", "result_ttl", "history_ttl", "history_max")
+
 
 class ClutchBroker(StubBroker):
     """A StubBroker with a ClutchMiddleware that keeps runs in memory. For tests::
@@ -198,7 +202,8 @@ def run_to_end(clutch: Clutch[T] | Run[T], *, timeout: Duration = DEFAULT_TIMEOU
       timeout: how long to wait at most, in real time: milliseconds or a timedelta.
 
     Raises:
-      RunFailed: the run has failed. Its `__cause__` is the exception of the first dead job, with its traceback.
+      RunFailed: the run has failed. Its `__cause__` is the exception of the first dead job, with its traceback; none
+        that a stage has allowed.
       RunCancelled: the run was cancelled.
       ResultMissing: nothing is left to do, and the run isn't at rest; a message may have been dropped.
       ResultTimeout: jobs are still at work after `timeout`.
@@ -227,8 +232,8 @@ def run_to_end(clutch: Clutch[T] | Run[T], *, timeout: Duration = DEFAULT_TIMEOU
     except ResultMissing as error:
         raise ResultMissing(f"{error}, though nothing is left to do for it") from None
     except RunFailed as error:
-        failures = run.status().failures
-        raise error from (broker._exception_of(failures[0].message_id) if failures else None)  # noqa: SLF001
+        reasons = error.failures  # what the stages allow is none
+        raise error from (broker._exception_of(reasons[0].message_id) if reasons else None)  # noqa: SLF001
 
 
 @contextmanager
@@ -240,7 +245,8 @@ def stubbed(like: Broker | None = None) -> Iterator[ClutchBroker]:
             broker.work()
 
     The new broker knows the same actors and queues, and has those of Dramatiq's own default middleware that the broker
-    has, with their settings. Add what else its jobs need: ``broker.add_middleware(...)``.
+    has, with their settings. Of the broker's ClutchMiddleware it has the callbacks, what runs carry, and how long they
+    are kept. Add what else its jobs need: ``broker.add_middleware(...)``.
 
     Parameters:
       like: the broker whose actors these are. Default is the global broker, if there is one.
@@ -248,6 +254,9 @@ def stubbed(like: Broker | None = None) -> Iterator[ClutchBroker]:
     before = dramatiq.broker.global_broker
     known = before if like is None else like
     broker = ClutchBroker(None if known is None else [hook for hook in known.middleware if type(hook) in TAKEN_OVER])
+    for hook in () if known is None else known.middleware:
+        if isinstance(hook, ClutchMiddleware):
+            vars(broker._clutches).update({name: vars(hook)[name] for name in OF_RUNS})  # noqa: SLF001
     dramatiq.broker.global_broker = broker
     try:
         with nullcontext() if known is None else _borrowed(known, broker):

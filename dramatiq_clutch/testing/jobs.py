@@ -53,7 +53,7 @@ class Played(Job):
 @contextmanager
 def job(
     *,
-    previous_results: Sequence[Any] = (),
+    previous_results: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
     run_id: str | None = None,
     name: str | None = None,
     context: Mapping[str, Any] | None = None,
@@ -76,7 +76,9 @@ def job(
     Parameters:
       previous_results: what the members of the stage before have returned. They are encoded and decoded, as real ones
         are: a tuple becomes a list. An exception stands for a dead member: its result is None, and it is one of the
-        `previous_failures()`. None of them make the job one of a first stage.
+        `previous_failures()`. None of them make the job one of a first stage. A dict has those of several stages, by
+        their names, and the stage before last: with ``{"list": ["a"], "load": [1, 2]}``, `previous_results()` is
+        ``[1, 2]``, and ``previous_results(stage="list")`` is ``["a"]``.
       run_id: the run's id. Default is a random one.
       name: the run's name.
       context: the run's context, as ``current_run().context`` finds it.
@@ -99,26 +101,37 @@ def job(
         yield FakeJob(Run(run_id, broker=broker), played.clutches)
 
 
-def _begin_run(engine: Engine, run_id: str, spec: Spec, results: Sequence[Any]) -> Tag:
-    """Write a run in which the stage before, if there are results, has come to these, and whose present stage has one
-    member. Returns the place of that. Nothing is owed then, so that no sweeper does anything."""
-    generation, count = spec.generation, len(results)
-    lines = [StageLine(0, count, many=True, tolerant=True)] if results else []
-    lines.append(StageLine(count, 1))
-    encoded = [None if isinstance(one, BaseException) else engine.backend.encode(one) for one in results]
-    caller = engine.caller(owners.call("run"))
-    reply = engine.create(run_id, Plan(spec, tuple(lines), (b"",) * (count + 1)), caller)
+def _begin_run(engine: Engine, run_id: str, spec: Spec, given: Sequence[Any] | Mapping[str, Sequence[Any]]) -> Tag:
+    """Write a run in which the stages before have come to the given results, and whose present stage has one member.
+    Returns the place of that. Nothing is owed then, so that no sweeper does anything."""
+    generation, caller = spec.generation, engine.caller(owners.call("run"))
+    stages = list(given.items()) if isinstance(given, Mapping) else [(None, given)] if given else []
+    rows, lines, records = 0, list[StageLine](), list[list[Record]]()
+    for stage, (name, results) in enumerate(stages):
+        lines.append(StageLine(rows, len(results), many=True, tolerant=True, name=name))
+        tags = (Tag(run_id, stage, member, len(results), generation=generation) for member in range(len(results)))
+        records.append([_record(engine, tag, result) for tag, result in zip(tags, results, strict=True)])
+        rows += len(results)
+    lines.append(StageLine(rows, 1))
+    reply = engine.create(run_id, Plan(spec, tuple(lines), (b"",) * (rows + 1)), caller, keeps=True)
     if reply.word != "created":
         raise ValueError(f"there is a run {run_id!r} already on this broker: give another run_id, or reset() it")
     duties = list(reply.duties)
-    for member, (result, payload) in enumerate(zip(results, encoded, strict=True)):
-        tag = Tag(run_id, 0, member, count, generation=generation)
-        details = failure_details(result, message_id=tag.message_id, attempts=1) if payload is None else payload
-        record = Record(tag, 0, "dead" if payload is None else "succeeded", details)
-        duties += engine.backend.record(record, caller).duties
+    for several in records:
+        for record in several:
+            duties += engine.backend.record(record, caller).duties
+        if not several:  # such a stage is complete for whoever looks
+            duties += engine.backend.owed(run_id, caller, generation=generation).duties
     for duty in duties:
         engine.backend.confirm(run_id, duty, caller)
-    return Tag(run_id, len(lines) - 1, 0, 1, generation=generation)
+    return Tag(run_id, len(stages), 0, 1, generation=generation)
+
+
+def _record(engine: Engine, tag: Tag, result: Any) -> Record:
+    """How a member has ended that has returned this, or has raised it."""
+    if isinstance(result, BaseException):
+        return Record(tag, 0, "dead", failure_details(result, message_id=tag.message_id, attempts=1))
+    return Record(tag, 0, "succeeded", engine.backend.encode(result))
 
 
 @contextmanager
