@@ -155,6 +155,16 @@ def test_many_runs_are_steered_wherever_they_are(jobs: Jobs) -> None:
     assert select_runs(name="many").count() == 0
 
 
+@pytest.mark.parametrize("option", ["read_from_replicas", "load_balancing_strategy"])
+def test_a_client_that_reads_from_replicas_is_refused(nodes: list[Server], option: str) -> None:
+    """One was asked for a plan that had just been written, and hadn't got it yet."""
+    client = cluster_client(nodes[0].url)
+    vars(client)[option] = True
+    with pytest.raises(ValueError, match="reads from primaries"):
+        RedisBackend(client=client)
+    client.close()
+
+
 def test_the_members_of_a_stage_are_looked_through(jobs: Jobs) -> None:
     jobs.script["dies"], jobs.script["waits"], jobs.script["z"] = ["die"], ["wait"], ["wait"]
     nested = Clutch().then(jobs.job.message("waits"))

@@ -1,5 +1,5 @@
-"""The server that keeps the runs is killed and another one takes its place, by Sentinel and in a cluster; and a slot of
-a cluster moves. Jobs are at work meanwhile, and end when nobody is there to tell."""
+"""The server that keeps the runs is killed and another one takes its place, by Sentinel and in a cluster; a slot of a
+cluster moves; and all of a cluster is away. Jobs are at work meanwhile, and end when nobody is there to tell."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from redis import sentinel as redis_sentinel
+from redis.exceptions import RedisClusterException
 
 from dramatiq_clutch import Clutch, RedisBackend, Run
+from dramatiq_clutch.backends.redis import calls
+from dramatiq_clutch.backends.redis.outages import is_outage
 from tests.conftest import as_global_broker, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.cluster import cluster, cluster_client
@@ -27,26 +30,25 @@ RUNS = 12
 
 
 @contextmanager
-def runs_in_the_middle(client: Any) -> Iterator[tuple[Jobs, list[Run]]]:
-    """Runs whose first stage is over, and whose second one is at work, in a nested run, too, until the gate opens."""
+def runs_in_the_middle(client: Any, more: int = 10) -> Iterator[tuple[Jobs, list[Run]]]:
+    """Runs whose first stage is over, and whose second one is at work, in a nested run, too, until the gate opens. Then
+    `more` runs begin to work that have been started, too."""
     broker = StubBroker()
     with as_global_broker(broker, RedisBackend(client=client)):
         jobs = Jobs(broker)
         for number in range(RUNS):
             jobs.script[f"late {number}"] = ["wait"]
         with running_worker(broker, threads=RUNS):
-            runs = [
-                Clutch()
-                .then(jobs.job.message(f"first {number}"))
-                .parallel(jobs.job.message("beside"), Clutch().then(jobs.job.message(f"late {number}")))
-                .then(jobs.total)
-                .run()
-                for number in range(RUNS)
-            ]
+            runs = [clutch(jobs, number).run() for number in range(RUNS)]
             wait_until("all to be in the middle", lambda: sum(name.startswith("late") for name in jobs.began) == RUNS)
             wait_until("the rest to be told", lambda: all(run.status().stages[1].succeeded == 1 for run in runs))
-            yield jobs, runs
+            yield jobs, [*runs, *(clutch(jobs, number).run() for number in range(RUNS, RUNS + more))]
     client.close()
+
+
+def clutch(jobs: Jobs, number: int) -> Clutch:
+    first, late = (jobs.job.message(f"{when} {number}") for when in ("first", "late"))
+    return Clutch().then(first).parallel(jobs.job.message("beside"), Clutch().then(late)).then(jobs.total)
 
 
 def go_on(jobs: Jobs) -> None:
@@ -55,7 +57,7 @@ def go_on(jobs: Jobs) -> None:
 
 
 def all_are_right(runs: list[Run]) -> None:
-    assert [run.get_result(block=True) for run in runs] == [["beside", f"late {number}"] for number in range(RUNS)]
+    assert [run.get_result(block=True) for run in runs] == [["beside", f"late {at}"] for at in range(len(runs))]
 
 
 def is_over(run: Run) -> bool:
@@ -90,10 +92,32 @@ def test_a_failover_by_sentinel_in_the_middle_loses_no_run() -> None:
 
 
 def test_a_primary_of_a_cluster_that_is_killed_in_the_middle_loses_no_run() -> None:
-    with cluster(3, replicas=3) as nodes, runs_in_the_middle(cluster_client(nodes[1].url)) as (jobs, runs):
+    with cluster(3, replicas=3) as nodes, runs_in_the_middle(cluster_client(nodes[1].url), 200) as (jobs, runs):
         is_copied(nodes[0])
         nodes[0].kill()
         go_on(jobs)
+        all_are_right(runs)
+
+
+def test_a_cluster_of_which_nothing_answers_in_the_middle_loses_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client then raises what is no `RedisError`. The nodes forget nothing that they have answered."""
+    errors: list[BaseException] = []
+
+    def noted(error: BaseException) -> bool:
+        errors.append(error)
+        return is_outage(error)
+
+    monkeypatch.setattr(calls, "is_outage", noted)
+    durable = ("appendonly yes", "appendfsync always")
+    with cluster(3, config=durable) as nodes, runs_in_the_middle(cluster_client(nodes[1].url)) as (jobs, runs):
+        for node in nodes:
+            node.kill()
+        go_on(jobs)
+        wait_until(
+            "it to be noticed that the whole cluster is away", lambda: RedisClusterException in set(map(type, errors))
+        )
+        for node in nodes:
+            node.start()
         all_are_right(runs)
 
 

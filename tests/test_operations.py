@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import threading
 import time
@@ -32,6 +33,7 @@ from dramatiq_clutch.stored.messages import to_row
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.cluster import cluster, cluster_client
 from tests.support.commands import executed
 from tests.support.jobs import Jobs
 from tests.support.keyspace import NAMESPACE
@@ -146,48 +148,65 @@ def acl_of_the_readme() -> str:
     return " ".join(text.replace("\\\n", " ").split())
 
 
+def everything(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    """What runs come to, and what is done to them."""
+    jobs.script["bad"], jobs.script["late"] = ["fail", "die"], ["wait", "wait"]
+
+    @dramatiq.actor
+    def nests() -> Run:
+        return Clutch().then(jobs.job.message("nested")).nest()
+
+    child = Clutch().then(jobs.several.message("x", 2)).map(jobs.job)
+    clutch = Clutch(**jobs.callbacks("root")).parallel(child, nests, jobs.job.message("bad")).then(jobs.total)
+    with running_worker(broker):
+        run = clutch.run(run_id="mine")
+        wait_until("it has failed", lambda: run.status().state == "failed")
+        assert run.retry()
+        assert run.get_result(block=True) == [["x0", "x1"], "nested", "bad"]
+        other = Clutch().parallel(Clutch().then(jobs.job.message("late")), jobs.job.message("b")).run()
+        wait_until("it works", lambda: "late" in jobs.began)
+        assert other.resend()
+        assert other.cancel()
+        jobs.gates["late"].set()
+        assert other.retry()
+        other.get_result(block=True)
+        tolerant = Clutch().parallel(jobs.job.message("bad"), allow_failures=True).then(jobs.total).run()
+        assert tolerant.get_result(block=True) == ["bad"]
+        series = Clutch().then(*map(jobs.job.message, ("x", "y", "z"))).run()
+        assert series.get_result(block=True) == "z"
+        assert len(runs(state="succeeded")) == count_runs()["succeeded"] == 4
+        assert len(runs(parent=other.run_id)) == 0
+        engine = engine_of(broker)
+        few = Keeping(1, 10**9, 10**9)
+        engine.backend.shorten(engine.backend.enlist([], engine.now(), few, application=engine.application))
+        for middleware in broker.middleware:
+            if isinstance(middleware, ClutchMiddleware):
+                middleware.sweep(broker)
+
+
 def test_a_user_with_just_the_rights_that_readme_lists_is_enough() -> None:
     rules = acl_of_the_readme()
     assert rules.startswith("on >secret ~dramatiq-clutch:* resetchannels &dramatiq-clutch:* -@all +")
     with Server(config=(f"user clutch {rules}",)) as server:
         url = server.url.replace("redis://", "redis://clutch:secret@").removesuffix("/0") + "/1"
         with on(RedisBackend(url=url)) as (broker, jobs):
-            jobs.script["bad"], jobs.script["late"] = ["fail", "die"], ["wait", "wait"]
-
-            @dramatiq.actor
-            def nests() -> Run:
-                return Clutch().then(jobs.job.message("nested")).nest()
-
-            child = Clutch().then(jobs.several.message("x", 2)).map(jobs.job)
-            clutch = Clutch(**jobs.callbacks("root")).parallel(child, nests, jobs.job.message("bad")).then(jobs.total)
-            with running_worker(broker):
-                run = clutch.run(run_id="mine")
-                wait_until("it has failed", lambda: run.status().state == "failed")
-                assert run.retry()
-                assert run.get_result(block=True) == [["x0", "x1"], "nested", "bad"]
-                other = Clutch().parallel(Clutch().then(jobs.job.message("late")), jobs.job.message("b")).run()
-                wait_until("it works", lambda: "late" in jobs.began)
-                assert other.resend()
-                assert other.cancel()
-                jobs.gates["late"].set()
-                assert other.retry()
-                other.get_result(block=True)
-                tolerant = Clutch().parallel(jobs.job.message("bad"), allow_failures=True).then(jobs.total).run()
-                assert tolerant.get_result(block=True) == ["bad"]
-                series = Clutch().then(*map(jobs.job.message, ("x", "y", "z"))).run()
-                assert series.get_result(block=True) == "z"
-                assert len(runs(state="succeeded")) == count_runs()["succeeded"] == 4
-                assert len(runs(parent=other.run_id)) == 0
-                engine = engine_of(broker)
-                few = Keeping(1, 10**9, 10**9)
-                engine.backend.shorten(engine.backend.enlist([], engine.now(), few, application=engine.application))
-                for middleware in broker.middleware:
-                    if isinstance(middleware, ClutchMiddleware):
-                        middleware.sweep(broker)
+            everything(broker, jobs)
         with server.client() as outsider:
             outsider.ping()
         with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.NoPermissionError):
             client.get("dramatiq:something")
+
+
+@pytest.mark.heavy
+def test_a_user_of_a_cluster_needs_few_rights_more_and_readme_lists_them() -> None:
+    (more,) = re.findall(r"cluster's client needs\s`(\+[^`]+)`", OPERATIONS.read_text())
+    with cluster(3, config=(f"user clutch {acl_of_the_readme()} {more}",)) as nodes:
+        urls = [node.url.replace("redis://", "redis://clutch:secret@") for node in nodes]
+        with on(RedisBackend(client=cluster_client(urls[0]))) as (broker, jobs):
+            everything(broker, jobs)
+        for url in urls:
+            with redis.Redis.from_url(url) as client:
+                client.execute_command("ASKING")  # as a client does while a slot moves
 
 
 @contextmanager

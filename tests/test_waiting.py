@@ -22,6 +22,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimitExceeded
 from dramatiq.results import ResultMissing, ResultTimeout
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
@@ -480,6 +481,29 @@ def test_a_listener_hears_what_is_said_once_it_has_begun(broker: dramatiq.Broker
         listener.hear(PATIENCE)
         assert time.monotonic() - began < PATIENCE / 2
         timer.join()
+    finally:
+        listener.close()
+
+
+def test_hints_are_lost_while_a_whole_cluster_is_away_and_nothing_else_is(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its client raises then is no `RedisError`."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise RedisClusterException("Redis Cluster cannot be connected")
+
+    backend = RedisBackend(client=redis_client)
+    listener = backend.listen()
+    try:
+        listener.add(["one"])
+        listener.hear(0)
+        monkeypatch.setattr(redis_client, "publish", away)
+        backend.say("one")
+        listener.wake()
+        monkeypatch.setattr(redis.client.PubSub, "get_message", away)
+        with pytest.raises(StateUnavailable, match="cannot be connected"):
+            listener.hear(0)
     finally:
         listener.close()
 

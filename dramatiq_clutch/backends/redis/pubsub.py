@@ -90,7 +90,7 @@ class RedisListener(Listener):
             return
         try:
             self._client.publish(self._own, "")
-        except redis.RedisError as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             if _refuses(error):
                 self._is_deaf_because(f"publishing isn't allowed: {error}")
             else:
@@ -110,7 +110,7 @@ class RedisListener(Listener):
                 self._pubsub = self._ears.pubsub()
                 _in_chunks(self._pubsub.subscribe, [self._own.encode(), *self._names])
             yield self._pubsub
-        except redis.RedisError as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             self.close()
             if _refuses(error):
                 self._bar(f"subscribing isn't allowed: {error}")
@@ -149,7 +149,7 @@ def _with_own_pool(client: Any) -> Any:
     return redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **pool.connection_kwargs))
 
 
-def _refuses(error: redis.RedisError) -> bool:
+def _refuses(error: Exception) -> bool:
     """Whether a server, or a proxy before it, says that this user may not use the command, or that it doesn't know
     it."""
     said = str(error).lower()

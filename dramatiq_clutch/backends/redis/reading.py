@@ -285,7 +285,7 @@ class RedisReading(ClutchBackend):
     def say(self, name: str) -> None:
         try:
             self.client.publish(channel(self.namespace, name), "")
-        except redis.RedisError as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             logger.debug("Nobody hears of %s: %s", name, error)
 
     # Helpers

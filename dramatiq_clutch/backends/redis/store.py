@@ -51,7 +51,7 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
       **parameters: passed to ``redis.Redis``, or to its ``from_url`` beside the `url`.
 
     Raises TypeError for a client that isn't redis-py's own, or is one of `redis.asyncio`; and ValueError for one with
-    ``decode_responses=True``, because stored values are bytes.
+    ``decode_responses=True``, because stored values are bytes, and for a cluster's client that reads from replicas.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
+        if any(getattr(known, option, None) for option in ("read_from_replicas", "load_balancing_strategy")):
+            raise ValueError(
+                "RedisBackend needs a client that reads from primaries, for a replica may lack what was just written: "
+                "make it without read_from_replicas and load_balancing_strategy"
+            )
 
     @staticmethod
     def _takes(client: object) -> bool:
