@@ -320,7 +320,9 @@ print(sorted(name for name in names if not name.lstrip("_").startswith("cython")
 
 def outcome_of(program: str) -> str:
     program = BEYOND_DRAMATIQ.format(program=program)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    strict = ("-X", "warn_default_encoding", "-W", "error")  # also against files that are read by the locale's encoding
+    command = [sys.executable, *strict, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout
 
 

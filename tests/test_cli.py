@@ -278,7 +278,8 @@ def test_runs_are_listed_newest_first_and_filtered(call: Call, jobs: Jobs, faile
     ]
     for chosen in (("--state", "failed"), ("--name", "import"), ("--tag", "t")):
         assert call("list", "--ids", *chosen, "--since", "1h").stdout == "import-1\n"
-    assert call("list", "--ids", "--since", "2999-01-01").stdout == ""
+    for since in ("2999-01-01", "2999-01-01T14:00", "2999-01-01T14:00Z"):
+        assert call("list", "--ids", "--since", since).stdout == ""
     assert "No such runs of the application ''" in call("list", "--name", "none").stderr
     assert "neither how long ago" in call("list", "--since", "soon", code=Code.USAGE).stderr
 

@@ -115,6 +115,6 @@ def when(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dat
     if found := re.fullmatch(r"(\d+)([smhdw])", value, re.ASCII):
         return timedelta(seconds=int(found[1]) * UNITS[found[2]])
     try:
-        return datetime.fromisoformat(value).astimezone()
+        return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value)).astimezone()  # Python 3.10 knows no Z
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither how long ago, such as 90s, 15m, 2h or 7d, nor a time") from None

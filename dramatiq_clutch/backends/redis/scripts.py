@@ -45,7 +45,7 @@ READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
 
 def text_of(name: str) -> str:
     """The text of a file of Lua, by its path in the folder `lua`."""
-    return (resources.files(__package__) / "lua" / name).read_text()
+    return (resources.files(__package__) / "lua" / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
