@@ -14,7 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import default_middleware
 
-from dramatiq_clutch import Clutch, ClutchMiddleware, NotConfigured, RedisBackend, RunFailed, previous_results
+from dramatiq_clutch import Clutch, ClutchMiddleware, NotConfigured, RedisBackend, Run, RunFailed, previous_results
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -148,6 +148,30 @@ def test_jobs_of_periodiq_start_runs_and_are_steps_of_clutches(broker: dramatiq.
         assert Clutch(broker=broker).then(in_a_clutch).run().get_result(block=True) == "a step, too"
 
 
+def test_what_dramatiq_crontab_sends_starts_one_run_however_often_it_is_time(
+    broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scheduler, which can't be started twice in a process, is asked for what it would call."""
+    monkeypatch.setattr("django.utils.timezone.get_default_timezone", lambda: timezone.utc)  # it has no settings here
+    package = pytest.importorskip("dramatiq_crontab")
+    started: list[bool | None] = []
+
+    @package.cron("0 3 * * *")  # type: ignore[untyped-decorator]
+    @dramatiq.actor(broker=broker)
+    def nightly() -> None:
+        clutch = Clutch(broker=broker).then(jobs.job.message("a")).then(jobs.total)
+        started.append(clutch.run(run_id="nightly").started)
+
+    (due,) = package.scheduler.get_jobs()
+    due.remove()
+    with running_worker(broker):
+        for _ in range(2):
+            due.func(*due.args, **due.kwargs)
+        wait_until("it to have worked twice", lambda: len(started) == 2)
+        assert Run("nightly", broker=broker).get_result(block=True) == ["a"]
+    assert set(started) == {False, True}
+
+
 # Brokers that can't carry runs
 
 
@@ -208,6 +232,13 @@ def test_clients_that_are_not_redis_pys_are_refused_where_they_are_given() -> No
         RedisBackend(client=valkey.Valkey())
     with pytest.raises(TypeError, match=r"isn't for coroutines.*redis\.asyncio"):
         RedisBackend(client=redis.asyncio.Redis())  # type: ignore[arg-type]
+
+
+def test_clients_that_decode_what_is_stored_are_refused_where_they_are_given() -> None:
+    with pytest.raises(ValueError, match="make it without decode_responses=True"):
+        RedisBackend(client=redis.Redis(decode_responses=True))
+    with pytest.raises(ValueError, match="make it without decode_responses=True"):
+        RedisBackend(url="redis://127.0.0.1:6379?decode_responses=True")
 
 
 def test_a_broker_with_a_client_of_valkey_py_works_with_a_backend_of_its_own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime as dt
+import json
 import logging
 import os
 import pickle
@@ -108,6 +109,43 @@ def test_messages_and_results_may_have_an_encoder_of_the_applications(
     with running_worker(broker):
         assert run.get_result(block=True) == [b"\xfe\xff", b"\x00\xfe"]
         wait_until("the callback", lambda: heard == ["succeeded"])
+
+
+class Models(dramatiq.Encoder):
+    """JSON with models of Pydantic's in it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encode(self, data: Any) -> bytes:
+        return json.dumps(data, default=lambda value: {"a model": value.model_dump(mode="json")}).encode()
+
+    def decode(self, data: bytes) -> Any:
+        return json.loads(data, object_hook=lambda it: self.model(**it["a model"]) if "a model" in it else it)
+
+
+def test_arguments_and_results_may_be_models_of_pydantic(
+    broker: dramatiq.Broker, set_encoder: Callable[[dramatiq.Encoder], None]
+) -> None:
+    order: Any = pytest.importorskip("pydantic").create_model("Order", number=(int, ...), made=(dt.date, ...))
+    set_encoder(Models(order))
+
+    @dramatiq.actor
+    def doubled(one: Any) -> Any:
+        return one.model_copy(update={"number": 2 * one.number})
+
+    @dramatiq.actor
+    def seen() -> list[Any]:
+        assert all(isinstance(one, order) for one in previous_results())
+        return previous_results()
+
+    made = dt.date(2026, 11, 28)
+    first, second = (order(number=number, made=made) for number in (1, 2))
+    clutch = Clutch().parallel(doubled.message(first), doubled.message(second)).then(seen).map(doubled)
+    with running_worker(broker):
+        run = clutch.run(run_id=f"orders-{uuid.uuid4()}")
+        assert run.get_result(block=True) == [order(number=number, made=made) for number in (4, 8)]
+    assert not clutch.run(run_id=run.run_id).started
 
 
 # Beside Results and Callbacks
