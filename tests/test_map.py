@@ -479,6 +479,15 @@ def test_every_hop_names_functions_that_there_are() -> None:
         assert callable(found_by(name)), name
 
 
+def test_what_answers_to_a_fact_about_dramatiq_is_there() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(dramatiq_clutch.__path__)}
+    names = [name for row in table(HOME, "fact | so") for name in names_in(row[1])]
+    ours = [name for name in names if re.fullmatch(r"[\w.]+", name) and name.split(".")[0] in modules]
+    assert len(ours) >= 8
+    for name in ours:
+        assert found_by(name) is not None, name
+
+
 def found_by(name: str) -> Any:
     """What a dotted name stands for, from the package on."""
     found: Any = dramatiq_clutch
