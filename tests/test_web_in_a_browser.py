@@ -26,6 +26,9 @@ pytestmark = pytest.mark.process
 #: The themes and widths in which a page is looked at.
 LOOKS: tuple[tuple[Literal["light", "dark"], int], ...] = (("light", 1920), ("light", 1440), ("dark", 360))
 
+#: A name or an argument that would do something, and would turn what comes behind it, if the page let it.
+HOSTILE = "<i onclick=\"document.title = 'taken'\">\u202eevil"
+
 expect.set_options(timeout=PATIENCE * 1_000)
 
 
@@ -100,14 +103,18 @@ def test_a_run_is_cancelled_and_retried_and_a_list_that_is_open_shows_it(
     redis_broker: RedisBroker, stage: Stage
 ) -> None:
     cancelled = Clutch(name="long").then(stage.gated.message(1)).run()
-    failed = Clutch(name="brittle").then(stage.brittle.message("<b>")).run()
+    failed = Clutch(name=f"{HOSTILE} brittle").then(stage.brittle.message(HOSTILE + "x" * 10_000)).run()
     with served(app(redis_broker, actions=True)) as address, browsing() as page, running_worker(redis_broker):
         other = page.context.new_page()
         other.goto(address)
         page.goto(f"{address}/run?id={failed.run_id}")
         expect(page.get_by_role("status")).to_contain_text("failed")
         assert page.title() != "taken"
-        expect(page.locator(".failure .said")).to_have_text("<script>document.title = 'taken'</script> <b>")
+        expect(page.locator("h1")).to_have_text(f"{HOSTILE} brittle")
+        assert page.title().startswith("<i onclick=\"document.title = 'taken'\">\\u202eevil brittle")  # as an escape
+        said = page.locator(".failure .said")
+        expect(said).to_contain_text(f"<script>document.title = 'taken'</script> {HOSTILE}xxx")
+        assert len(said.inner_text()) < 2_000
         stage.heals.set()
         page.get_by_role("link", name="Retry").click()
         assert failed.status().state == "failed"  # it is only asked
@@ -153,6 +160,44 @@ def pressing(address: str, run: Run) -> Any:
         return HTMLResponse(f'<form method="post" action="{where}"><button>win</button></form>')
 
     return Starlette(routes=[Route("/", form)])
+
+
+def test_a_run_is_found_and_cancelled_by_keys_alone(redis_broker: RedisBroker, stage: Stage) -> None:
+    run = Clutch(name="long").then(stage.gated.message(1)).run(run_id="long-1")
+
+    def go_to(page: Page, name: str) -> None:
+        """Press the tab key until something is in focus, and Enter there."""
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            focused = page.locator(":focus")
+            if focused.count() and focused.inner_text().strip() == name:
+                page.keyboard.press("Enter")
+                return
+        raise AssertionError(f"no {name!r} is reached")
+
+    with served(app(redis_broker, actions=True)) as address, browsing() as page:
+        page.goto(address)
+        page.keyboard.press("Tab")
+        expect(page.locator(":focus")).to_have_text("Skip to the content")
+        go_to(page, "long")
+        page.wait_for_url("**/run?id=long-1")
+        go_to(page, "Cancel")
+        page.wait_for_url("**/act?*")
+        go_to(page, "Cancel")
+        expect(page.locator(".now")).to_contain_text("cancelled")
+    assert run.status().state == "cancelled"
+
+
+def test_of_many_stages_the_one_that_is_looked_at_is_in_sight(redis_broker: RedisBroker, stage: Stage) -> None:
+    clutch = Clutch()
+    for number in range(30):
+        clutch = clutch.then(stage.quick.message(number))
+    clutch.run(run_id="long")
+    with served(app(redis_broker)) as address, browsing() as page:
+        page.goto(f"{address}/run?id=long&stage=20")
+        expect(page.locator("[data-pulse]")).to_have_text("live")  # which leaves it where it is
+        expect(page.get_by_role("link", name="20 stage 20")).to_be_in_viewport()
+        expect(page.get_by_role("link", name="1 stage 1", exact=True)).not_to_be_in_viewport()
 
 
 def test_it_is_readable_without_javascript(redis_broker: RedisBroker, stage: Stage) -> None:

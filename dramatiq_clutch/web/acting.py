@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,16 +83,21 @@ class Actor:
     def __init__(self, broker: Broker, actions: Any) -> None:
         if not (isinstance(actions, bool) or callable(actions)):
             raise TypeError(f"actions is {actions!r}; it takes True, or a callable that says whom a request is from")
+        if inspect.iscoroutinefunction(actions):
+            raise TypeError(f"actions is {actions!r}, a coroutine function; it takes one that says who it is at once")
         self._broker: Broker = broker
         self._actions: Any = actions
 
     def who(self, scope: Scope) -> str | None:
-        """Whom a request is from; None for somebody who may change nothing."""
+        """Whom a request is from; None for somebody who may change nothing. Raises TypeError for what is no name: a
+        callable that returns something else by mistake must let nobody in."""
         if self._actions is False:
             return None
         if callable(self._actions):
             who = self._actions(scope)
-            return None if who is None else str(who)
+            if who is True or inspect.isawaitable(who):
+                raise TypeError(f"actions has returned {who!r}; it has to return a name, or None for a stranger")
+            return str(who) if who else None
         user: Any = scope.get("user")
         return "somebody" if user is None else str(getattr(user, "display_name", "") or user)
 

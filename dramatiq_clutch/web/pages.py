@@ -55,8 +55,8 @@ def app(broker_or_backend: Broker | ClutchBackend, *, actions: Actions = False, 
     Parameters:
       broker_or_backend: the application's broker; or the backend of its ClutchMiddleware, as for `detached`.
       actions: whether runs can be cancelled, retried, sent again and deleted there. A callable is given the ASGI scope
-        of a request, and returns who it is from, or None for somebody who may change nothing. With True it is the
-        scope's ``user``. Who did what is logged.
+        of a request, and returns who it is from, or None for somebody who may change nothing. It isn't a coroutine
+        function, and True is no name. With ``actions=True`` it is the scope's ``user``. Who did what is logged.
       redact: True hides arguments, contexts, texts of exceptions and tracebacks. A callable is given each such text and
         returns what is shown.
 

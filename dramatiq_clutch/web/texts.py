@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from ..shortening import beginning_of
 from ..status import RunStatus, StageStatus
+from ..terminal import safe
 
 #: How many characters of a name, an id or a tag are shown, and how many of a longer text.
 SHORT: int = 120
@@ -56,6 +57,7 @@ def environment() -> Environment:
     made.filters |= {
         "time": time_tag,
         "text": text,
+        "line": line,
         "long": long_text,
         "count": lambda number: f"{number:,}",
         "percent": percent,
@@ -78,6 +80,12 @@ def cut(given: str, most: int) -> str:
 def text(given: Any, most: int = SHORT) -> Markup:
     """A text of the application's: cut, escaped, and kept to itself, whichever way it is written."""
     return Markup("<bdi>{}</bdi>").format(cut(str(given), most))
+
+
+def line(given: str) -> str:
+    """A text of the application's for a place that takes no markup, such as the title of a window: there, what isn't
+    printable, such as what turns the direction of writing, is written as an escape."""
+    return safe(given, SHORT)
 
 
 def long_text(given: Any) -> Markup:

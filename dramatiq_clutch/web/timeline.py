@@ -12,9 +12,6 @@ from .views import RunView
 #: How narrow a bar may be, in hundredths of the whole, so that it is seen. The page's script knows it, too.
 LEAST = 0.4
 
-#: How many stages are drawn, at most.
-MOST = 60
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -73,7 +70,8 @@ def timeline(view: RunView, now: int) -> Timeline:
     """The rows of the stages whose times are known, each with its timed members if it is the one that is looked at: no
     more than the page lists, so that nothing is read for them."""
     rows = list[Row]()
-    for index, stage in enumerate(view.status.stages[:MOST]):
+    for index in view.drawn:
+        stage = view.status.stages[index]
         since = _since(stage)
         if since is None:
             continue

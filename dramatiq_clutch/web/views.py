@@ -29,6 +29,9 @@ RUNS, MEMBERS, CALLBACKS = 25, 25, 25
 #: How many nested runs are unfolded in one run, of how many runs they are looked for, and how many levels of them.
 MOST_NESTED, MOST_UNFOLDED, LEVELS = 12, 6, 3
 
+#: How many stages are drawn, at most.
+MOST_STAGES = 60
+
 #: How long a value in an address may be: as long as an id, or a name that somebody would search for.
 LONGEST = 2_000
 
@@ -158,11 +161,13 @@ class RunWish:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A nested run, and those that are nested in it, as far as they are unfolded."""
+    """A nested run, and those that are nested in it, as far as they are unfolded. `is_missed` says that nobody has
+    looked for them."""
 
     summary: RunSummary
     below: tuple[Nested, ...] = ()
     has_more: bool = False
+    is_missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,22 @@ class RunView:
     def is_over(self) -> bool:
         """Whether the run is at rest."""
         return self.status.state in ("succeeded", "failed", "cancelled")
+
+    @property
+    def drawn(self) -> range:
+        """The stages that are drawn: of many, those around the one that is looked at."""
+        count = len(self.status.stages)
+        first = max(min(self.stage - MOST_STAGES // 2, count - MOST_STAGES), 0)
+        return range(first, min(first + MOST_STAGES, count))
+
+    @property
+    def misses_nested(self) -> bool:
+        """Whether there may be runs nested in those that are shown for which nobody has looked."""
+        return any(map(_misses, (one for some in self.nested.values() for one in some)))
+
+
+def _misses(nested: Nested) -> bool:
+    return nested.is_missed or any(map(_misses, nested.below))
 
 
 def run_view(broker: Broker, wish: RunWish, hiding: Hiding) -> RunView:
@@ -230,14 +251,13 @@ def _nested(broker: Broker, run_id: str, level: int, left: list[int]) -> tuple[t
     page = runs(broker=broker, parent=run_id, limit=MOST_NESTED)
     unfolded: list[Nested] = []
     for child in page:
-        below: tuple[Nested, ...] = ()
-        has_more = False
-        if level < LEVELS and left[0] > 0:
-            try:
-                below, has_more = _nested(broker, child.run_id, level + 1, left)
-            except RunNotFound:  # it has succeeded meanwhile
-                continue
-        unfolded.append(Nested(child, below, has_more))
+        if level == LEVELS or left[0] <= 0:
+            unfolded.append(Nested(child, is_missed=True))
+            continue
+        try:
+            unfolded.append(Nested(child, *_nested(broker, child.run_id, level + 1, left)))
+        except RunNotFound:  # it has succeeded meanwhile
+            continue
     return tuple(unfolded), page.cursor is not None
 
 

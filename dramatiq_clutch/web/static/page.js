@@ -136,6 +136,11 @@ if (again) {
   again.hidden = false;
   setTimeout(() => location.reload(), 5000);
 }
+const looked = document.querySelector(".stage > [aria-current]"); // of many stages, this one is to be in sight
+if (looked) {
+  const card = looked.parentNode, strip = card.closest(".scroll"), left = (one) => one.getBoundingClientRect().left;
+  strip.scrollLeft += left(card) - left(strip) - (strip.clientWidth - card.clientWidth) / 2;
+}
 localise(document);
 tick(document);
 setInterval(() => tick(document), 1000);
