@@ -6,8 +6,10 @@ import builtins
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -25,7 +27,7 @@ from redis.retry import Retry
 import dramatiq_clutch.testing
 from dramatiq_clutch import Clutch, ClutchMiddleware, previous_results
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.server import Server, free_port, server_binary
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +91,19 @@ def test_every_python_block_of_a_page_runs_and_prints_what_it_shows(
                 found += 1
     assert found == shown
     assert others
+
+
+@pytest.mark.process
+def test_the_logins_of_the_guide_let_only_those_see_and_change_runs_who_may(tmp_path: Path) -> None:
+    pytest.importorskip("django")
+    command = [sys.executable, "-m", "tests.support.logins", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    refused, let_in = [401, 401, 401], [200, 200, 303]
+    assert json.loads(done.stdout) == {
+        "django": {"nobody": refused, "junk": refused, "guest": refused, "staff": let_in},
+        "fastapi": {"nobody": refused, "staff": let_in},
+        "flask": {"nobody": refused, "junk": refused, "staff": let_in},
+    }
 
 
 @contextlib.contextmanager
