@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: How many cells of a terminal a line has where nobody says how wide that is; and the bar and the name of a stage.
 WIDTH, BAR, NAME = 79, 16, 20
 
+#: How few cells a name has where there is little room.
+LEAST_NAME = 6
+
 #: How many lines of stages and nested runs a picture has at most, and of how many stages: those around the present one.
 MOST_LINES, MOST_BARS = 30, 12
 
@@ -188,16 +191,35 @@ class Picture:
         name = f"  {safe(status.name, MOST_TEXT)}" if status.name else ""
         title = f"{safe(status.run_id, MOST_TEXT)}{name}  {coloured(status.state)}  {self.percent}"
         try:
-            stages = self._stages(self.children)
+            stages = self._stages(self.children, most)
         except (RunNotFound, Unavailable):  # the next picture looks for nested runs again, if there are any
-            stages = self._stages(None)
+            stages = self._stages(None, most)
         return [cut_line(line, most) for line in (title, *stages, *map(faint, folded(self.sentence, most)))]
 
-    def _stages(self, children: Children | None) -> list[str]:
+    def _stages(self, children: Children | None, most: int) -> list[str]:
         index, _ = present(self.status)
         first = max(min(index - MOST_BARS // 2, len(self.status.stages) - MOST_BARS), 0)
-        shown = tree(self.status, children, stages=range(first, first + MOST_BARS))
+        shown = tree(self.status, children, stages=range(first, first + MOST_BARS), most=most)
         return list(islice(shown, MOST_LINES))
+
+
+@dataclass(slots=True)
+class Looks:
+    """How often it may still be looked for nested runs, so that a wide tree costs no more than a narrow one; and
+    whether some weren't looked into."""
+
+    left: int = LOOKS
+    missed: bool = False
+
+    def at(self, run_id: str, children: Children) -> tuple[dict[int, list[RunSummary]], bool]:
+        """The runs that are nested in one, by their stages, and whether there are more."""
+        self.left -= 1
+        page, found = children(run_id), dict[int, list["RunSummary"]]()
+        for child in page:
+            place = Place.of_child(child.run_id)
+            if place is not None:
+                found.setdefault(place.stage, []).append(child)
+        return found, page.cursor is not None
 
 
 def tree(
@@ -207,52 +229,59 @@ def tree(
     stages: range | None = None,
     letters: tuple[str, str] = LETTERS,
     more: str = "there are more nested runs",
+    most: int | None = None,
 ) -> Iterator[str]:
     """A line for each stage, or for those that are asked for, and below it those of the runs that are nested in it.
-    `letters` are those of bars, and `more` is what it says if not all nested runs are shown."""
-    nested, has_more, left = dict[int, list["RunSummary"]](), False, [LOOKS]
+    `letters` are those of bars, and `more` is what it says if not all nested runs are shown. Names of stages are cut
+    off so that their lines aren't longer than `most`."""
+    nested, has_more, looks = dict[int, list["RunSummary"]](), False, Looks()
     if children is not None and len(status.run_id) < 1_000:
-        nested, has_more = _nested(status.run_id, children, left)
+        nested, has_more = looks.at(status.run_id, children)
     digits = len(str(max(len(status.stages) - 1, 0)))
-    names = [cut(safe(stage.name or ""), NAME) for stage in status.stages]
+    shown = [(index, stage) for index, stage in enumerate(status.stages) if stages is None or index in stages]
+    room = _room([stage for _, stage in shown], digits, most)
+    names = [cut(safe(stage.name or ""), room) for _, stage in shown]
     wide = max(map(width_of, names), default=0)
-    for index, (stage, name) in enumerate(zip(status.stages, names, strict=True)):
-        if stages is None or index in stages:
-            mark = coloured(stage.state, MARKS[stage.state])
-            parts = [(part, getattr(stage, part)) for part in ("succeeded", "skipped", "dead", "failing")]
-            drawn = bar(parts, stage.total or 0, BAR, letters)
-            yield f"{mark} {index:{digits}}  {padded(name, wide)}{'  ' if wide else ''}{drawn}  {counted(stage)}"
-            yield from _below(nested.get(index, []), children, 1, left)
+    for (index, stage), name in zip(shown, names, strict=True):
+        mark = coloured(stage.state, MARKS[stage.state])
+        parts = [(part, getattr(stage, part)) for part in ("succeeded", "skipped", "dead", "failing")]
+        drawn = bar(parts, stage.total or 0, BAR, letters)
+        yield f"{mark} {index:{digits}}  {padded(name, wide)}{'  ' if wide else ''}{drawn}  {counted(stage)}"
+        yield from _below(nested.get(index, []), children, 1, looks)
+    if looks.missed:
+        yield faint("    not all of these were looked into for runs nested in them")
     if has_more:
         yield faint(f"    {more}")
 
 
-def _nested(run_id: str, children: Children, left: list[int]) -> tuple[dict[int, list[RunSummary]], bool]:
-    """The runs that are nested in one, by their stages, and whether there are more. `left` says how often it may still
-    be looked for some, so that a wide tree doesn't cost more than a narrow one."""
-    left[0] -= 1
-    page, found = children(run_id), dict[int, list["RunSummary"]]()
-    for child in page:
-        place = Place.of_child(child.run_id)
-        if place is not None:
-            found.setdefault(place.stage, []).append(child)
-    return found, page.cursor is not None
+def _room(stages: Sequence[StageStatus], digits: int, most: int | None) -> int:
+    """How many cells there are for the name of a stage."""
+    if most is None:
+        return NAME
+    counts = max((width_of(plain(counted(stage))) for stage in stages), default=0)
+    blank = len("+ " + "  " * 3)
+    return min(max(most - digits - BAR - counts - blank, LEAST_NAME), NAME)
 
 
-def _below(nested: Sequence[RunSummary], children: Children | None, level: int, left: list[int]) -> Iterator[str]:
+def _below(nested: Sequence[RunSummary], children: Children | None, level: int, looks: Looks) -> Iterator[str]:
     """The lines of nested runs. Their ids begin with that of the run around them."""
     for child in nested:
         name = f"  {safe(child.name)}" if child.name else ""
         own = safe(child.run_id[child.run_id.rindex(BELOW) :])
         how_far = f"{int(child.progress * 100)}%  stage {child.stage + 1} of {child.stages}"
         yield f"{'    ' * level}{own}  {coloured(child.state)}  {how_far}{name}"
-        if children is not None and level < LEVELS and left[0] > 0:
-            try:
-                deeper, _ = _nested(child.run_id, children, left)
-            except RunNotFound:  # it has succeeded meanwhile
-                continue
-            for some in deeper.values():
-                yield from _below(some, children, level + 1, left)
+        if children is None:
+            continue
+        if level == LEVELS or looks.left <= 0:
+            looks.missed = True
+            continue
+        try:
+            deeper, has_more = looks.at(child.run_id, children)
+        except RunNotFound:  # it has succeeded meanwhile
+            continue
+        looks.missed |= has_more
+        for some in deeper.values():
+            yield from _below(some, children, level + 1, looks)
 
 
 def counted(stage: StageStatus) -> str:

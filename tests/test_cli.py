@@ -26,6 +26,7 @@ from dramatiq.brokers.stub import StubBroker
 from starlette.responses import PlainTextResponse
 
 from dramatiq_clutch import (
+    BrokerUnavailable,
     CallbackStatus,
     Clutch,
     JobFailure,
@@ -45,6 +46,7 @@ from dramatiq_clutch.cli.showing import shown
 from dramatiq_clutch.cli.target import Code
 from dramatiq_clutch.cli.text import ago, lasting, table
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.following import MOST_NESTED
 from dramatiq_clutch.terminal import at, bar, cut, safe, width_of
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -121,6 +123,16 @@ def test_a_table_is_as_wide_as_it_may_be() -> None:
     narrow = [click.unstyle(line) for line in table(("RUN", "STATE", "NAME"), rows, states=1, most=40)]
     assert [len(line) for line in narrow] == [18, 40, 15]
     assert "x" * 100 in table(("RUN", "STATE", "NAME"), rows, most=None)[1]
+
+
+def test_wide_columns_are_cut_off_before_the_last_one_is_lost() -> None:
+    rows = [("1", "running", "a" * 60, "b" * 30, "c" * 100), ("2", "failed", "", "", "")]
+    heads = ("RUN", "STATE", "ACTOR", "QUEUE", "NAME")
+    wide, narrow = (table(heads, rows, states=1, most=most)[1] for most in (100, 40))
+    cells = click.unstyle(wide).split()
+    assert [len(cell) for cell in cells] == [1, 7, 24, 24, 34]
+    assert [cell[-1] for cell in cells[2:]] == ["…"] * 3
+    assert [len(cell) for cell in click.unstyle(narrow).split()] == [1, 7, 8, 8, 8]
 
 
 def test_a_bar_shows_whatever_there_is_any_of() -> None:
@@ -225,6 +237,23 @@ def test_a_store_that_is_away_is_told_in_words() -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list", "--cursor", "junk"), "no page has given the cursor 'junk'"),
+        (("list", "--since", "99999999999d"), "neither how long ago"),
+        (("show", ""), "the id of a run is empty"),  # as a variable of a script's may be
+        (("cancel", "one", ""), "the id of a run is empty"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_words(call: Call, arguments: tuple[str, ...], said: str) -> None:
+    assert said in call(*arguments, code=Code.USAGE).stderr
+
+
+def test_the_page_of_runs_at_work_is_for_terminals(call: Call) -> None:
+    assert "top needs a terminal" in call("top", code=Code.USAGE).stderr
+
+
 def test_an_extra_that_is_not_installed_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert 'pip install "dramatiq-clutch[web]"' in call("web", code=Code.USAGE).stderr
@@ -301,6 +330,28 @@ def test_a_list_goes_on_at_its_cursor(call: Call, jobs: Jobs) -> None:
     assert len(first["runs"]) + len(rest["runs"]) == 3
 
 
+def test_a_list_is_watched_through_an_outage(call: Call, failed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, waits = engine_of(dramatiq.get_broker()).backend, list[float]()
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StateUnavailable("gone fishing")
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:
+            monkeypatch.setattr(backend, "look_through", away)
+        elif len(waits) == 2:
+            monkeypatch.delattr(backend, "look_through")
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("dramatiq_clutch.cli.looking.time", SimpleNamespace(sleep=sleep))
+    result = call("list", "--ids", "--watch", "--interval", "3")
+    assert result.stdout == "import-1\nimport-1\n"
+    assert "gone fishing" in result.stderr
+    assert waits == [3.0] * 3
+
+
 def test_a_run_is_shown(call: Call, failed: Run) -> None:
     text = call("show", "import-1", "-t").stdout
     assert "It has failed in stage 0 (1 of 2): 1 of 1 member dead." in text
@@ -355,6 +406,41 @@ def test_nested_runs_are_shown_below_their_stage(call: Call, jobs: Jobs) -> None
     shown = call("show", "tree").stdout.splitlines()
     at = next(number for number, line in enumerate(shown) if "two" in line and "0/2" in line)
     assert [line.split()[0] for line in shown[at + 1 : at + 5]] == ["~0.0", "~0.0", "~0.1", "~0.0"]
+
+
+def test_of_many_nested_runs_it_is_told_where_the_others_are(call: Call, jobs: Jobs) -> None:
+    inner = Clutch().then(jobs.job.message("a"))
+    Clutch().parallel([inner] * (MOST_NESTED + 1)).run(run_id="wide")
+    given = answer(call("show", "wide", "--json"))
+    assert len(given["children"]) == MOST_NESTED
+    (other,) = answer(call("list", "--parent", "wide", "--cursor", given["children_cursor"], "--json"))["runs"]
+    assert other["run_id"] == f"wide~0.{MOST_NESTED}"
+    assert "there are more nested runs: list --parent wide" in call("show", "wide").stdout
+
+
+def test_a_run_of_long_names_is_shown_in_80_columns() -> None:
+    class Alone:
+        run_id = "0" * 36
+
+        def children(self, **_: Any) -> Any:
+            return RunPage(())
+
+        def callbacks(self) -> Any:
+            return [CallbackStatus("on_death", "notify." * 6, "queue." * 6, "sent", 0, 2, 1, 2, 3, "id")]
+
+    failure = JobFailure(0, 0, "resize." * 8, "id", "library.errors.ConnectionLost", "no answer", 3, "'photo'", 1)
+    stages = StageStatus("failing", 10_000, 9_996, 1, 1, name="thumbnails of all photos"), StageStatus("waiting", 1)
+    given: dict[str, Any] = {"name": "nightly " * 5, "tags": ("customer-7", "region-eu-west-1")}
+    given |= {"stages": stages, "failures": (failure,), "error": None, "created": 0, "updated": 0}
+    status = RunStatus("0" * 36, state="failing", **given)
+    alone: Any = Alone()
+    told = [click.unstyle(line) for line in shown(alone, status, most=80)]
+    assert max(map(width_of, told)) <= 80
+    assert "9,996/10,000 succeeded, 1 failing, 1 dead" in "\n".join(told)
+    assert "sent 1970-01-01" in told[-1]
+    member = Member(0, 1, "dead", "resize." * 8, "q", "id", "'photo'", 3, None, failure, None, 5_000, 17_000, "h" * 20)
+    heads, rows = member_table([member], most=80)
+    assert max(len(click.unstyle(line)) for line in table(heads, rows, states=1, most=80)) <= 80
 
 
 def test_members_are_listed(call: Call, jobs: Jobs, failed: Run) -> None:
@@ -472,6 +558,20 @@ def test_an_error_of_one_run_stops_no_other(call: Call, jobs: Jobs, failed: Run)
     assert at_work.status().state == "running"
     (given, _) = lines(call("delete", "at-work", "nobody", "-y", "--json", code=Code.REFUSED))
     assert given["error"]["type"] == "RunAtWork"
+
+
+def test_a_broker_that_is_away_is_told_and_stops_no_other(
+    call: Call, jobs: Jobs, failed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(run: Run) -> bool:
+        if run.run_id == "import-1":
+            raise BrokerUnavailable("gone fishing")
+        return True
+
+    monkeypatch.setattr(Run, "delete", away)
+    result = call("delete", "import-1", "other", "--yes", code=Code.AWAY)
+    assert "gone fishing" in result.stderr
+    assert result.stdout == "other  deleted\n"
 
 
 def test_nothing_is_done_to_many_runs_without_an_answer(
@@ -611,8 +711,10 @@ def test_a_shell_gets_its_script(shell: str, call: Call) -> None:
 
 
 def test_ids_of_runs_are_completed(call: Call, failed: Run) -> None:
+    assert Clutch(name=HOSTILE.replace("\ud800", "").replace("\x00", "")).run(run_id="enemy").run_id == "enemy"
     with command.make_context("dramatiq-clutch", ["-b", "myapp.tasks", "list"]) as context:
         offered = ids(context, click.Argument(["run_id"]), "imp")
+        assert not DANGEROUS.search("".join(item.help or "" for item in ids(context, click.Argument(["run_id"]), "")))
     assert [item.value for item in offered] == ["import-1"]
     with command.make_context("dramatiq-clutch", ["list"]) as context:
         assert ids(context, click.Argument(["run_id"]), "") == []

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
+import httpx
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
@@ -220,6 +221,15 @@ def test_a_pipe_that_is_closed_early_is_no_error(whose: list[str], jobs: Jobs) -
     assert "Traceback" not in done.stderr
 
 
+def test_streams_that_are_closed_are_no_terminals(whose: list[str], jobs: Jobs) -> None:
+    Clutch().then(jobs.job.message("a")).run()
+    for verb, code in (("list >&-", 0), ("cancel --all <&-", 2), ("top <&- 2>&-", 2)):
+        command = f"{sys.executable} -m dramatiq_clutch {' '.join(whose)} {verb}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == code, verb
+        assert "Traceback" not in done.stderr
+
+
 def test_a_run_is_watched_in_a_terminal(whose: list[str], jobs: Jobs, redis_broker: RedisBroker) -> None:
     jobs.script["a"] = ["wait"]
     inner = Clutch(name="inner").then(jobs.job.message("a"))
@@ -259,10 +269,11 @@ def test_a_question_is_asked_at_a_terminal(whose: list[str], jobs: Jobs) -> None
 
 def test_runs_at_work_are_watched_until_somebody_ends_that(whose: list[str], jobs: Jobs) -> None:
     Clutch(name="at work").then(jobs.job.message("a")).run()
-    with at_a_terminal("top", "--interval", "0.2", *whose) as terminal:
-        terminal.until("at work: 1")
-        os.write(terminal.side, b"q")
-        assert terminal.end() == 0
+    for key in (b"q", b"\x03"):  # Ctrl-C
+        with at_a_terminal("top", "--interval", "0.2", *whose) as terminal:
+            terminal.until("at work: 1")
+            os.write(terminal.side, key)
+            assert terminal.end() == 0
 
 
 def test_ctrl_c_ends_a_watch_and_says_that_the_run_goes_on(whose: list[str], jobs: Jobs) -> None:
@@ -313,3 +324,19 @@ def test_a_demonstration_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(redis.ConnectionError), redis.Redis(port=int(port), retry=Retry(NoBackoff(), 0)) as client:
         client.ping()
+
+
+def test_the_page_is_served_until_ctrl_c_and_says_who_has_changed_what(whose: list[str], jobs: Jobs) -> None:
+    run = Clutch().then(jobs.job.message("a")).run(run_id="run")
+    with at_a_terminal("web", "--port", "0", "--actions", *whose) as terminal:
+        terminal.until("Ctrl-C ends.")
+        (address,) = re.findall(r"(http://\S+/) shows", terminal.said)
+        with httpx.stream("GET", f"{address}run-events?id=run", timeout=PATIENCE) as live:
+            assert next(live.iter_lines()).startswith("retry")
+            origin = {"Origin": address.rstrip("/")}
+            assert httpx.post(f"{address}act?id=run&do=cancel", headers=origin, timeout=PATIENCE).status_code == 303
+            terminal.until("By the page, 'somebody' let cancel run 'run': done")
+            os.write(terminal.side, b"\x03")
+            assert terminal.end() == 0  # although somebody still follows a run
+    assert not re.search("Traceback|ERROR|Aborted", terminal.said)
+    assert run.status().state == "cancelled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -13,7 +14,7 @@ from dramatiq.brokers.stub import StubBroker
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from dramatiq_clutch import Clutch, Run, StateUnavailable
+from dramatiq_clutch import Clutch, Run, RunPage, StateUnavailable, runs
 from dramatiq_clutch.cli import top
 from dramatiq_clutch.cli.top import Looking, Top
 from tests.conftest import running_worker
@@ -153,6 +154,21 @@ def test_a_run_with_timings_has_columns_for_them(jobs: Jobs) -> None:
         wait_until("the job to have begun", lambda: Run("timed-1").members().members[0].began)
         played(jobs.broker, play)
         jobs.gates["b"].set()
+
+
+def test_a_run_that_turns_between_two_looks_is_listed_once(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clutch().then(jobs.job.message("a")).run(run_id="turning")
+
+    def found(*, state: Any, **more: Any) -> RunPage:
+        running = runs(state="running", **more)
+        return RunPage(tuple(replace(run, state=state) for run in running))  # also as if it were failing by then
+
+    async def play(pilot: Pilot[None]) -> None:
+        await sees(pilot, "at work: 1")
+        assert "turning  failing" in text_of(pilot)
+
+    monkeypatch.setattr(top, "runs", found)
+    played(jobs.broker, play)
 
 
 def test_it_goes_on_where_a_run_has_gone(jobs: Jobs) -> None:

@@ -39,6 +39,11 @@ def stage(state: Any, **more: Any) -> StageStatus:
             "again.",
         ),
         (
+            status("failing", stage("failing", succeeded=498, failing=2, next_attempt=1_700_000_000_000)),
+            "It waits for stage 0 ('load', 1 of 1): 2 of 500 members not done, 2 of them to be attempted again (the "
+            "first at <1700000000000>).",
+        ),
+        (
             status("running", OVER, StageStatus("running", None)),
             "It waits for stage 1 (2 of 2), of which isn't known yet how many members it has.",
         ),

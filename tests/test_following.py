@@ -27,7 +27,7 @@ from dramatiq_clutch import (
     StateUnavailable,
 )
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.following import LOOKS, Lines, RichPicture, TqdmPicture, drawing_for, follow, tree
+from dramatiq_clutch.following import LEVELS, LOOKS, Lines, RichPicture, TqdmPicture, drawing_for, follow, tree
 from dramatiq_clutch.lookout import LOOKOUTS
 from dramatiq_clutch.terminal import plain, width_of
 from dramatiq_clutch.waiting import waiter_of
@@ -226,8 +226,23 @@ def test_a_wide_tree_costs_no_more_than_a_few_looks() -> None:
         looks.append(run_id)
         return wide if run_id == "nightly" else RunPage(())
 
-    assert len(list(tree(status("running", *stages), many))) == 102
+    missing = "    not all of these were looked into for runs nested in them"
+    lines = [plain(line) for line in tree(status("running", *stages), many)]
+    assert [len(lines), lines[-1]] == [103, missing]
     assert len(looks) == LOOKS
+
+
+def test_it_is_told_that_nested_runs_are_left_out_at_any_level() -> None:
+    def tell(levels: int, cursor: str | None = None) -> str:
+        def children(run_id: str) -> RunPage:
+            level = run_id.count("~")
+            return RunPage((summary(f"{run_id}~0.0"),) if level < levels else (), cursor if level == 1 else None)
+
+        return plain(list(tree(status("running", StageStatus("running", 1)), children))[-1])
+
+    assert "looked into" not in tell(LEVELS - 1)
+    assert "looked into" in tell(LEVELS)  # so there may be others below
+    assert "looked into" in tell(2, cursor="more")
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), StateUnavailable("away")])

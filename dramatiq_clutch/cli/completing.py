@@ -5,10 +5,15 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from dramatiq_clutch.terminal import safe
+
 from .target import Code, Refusal, Target
 
 #: How many ids are offered at most.
 MOST = 100
+
+#: How many characters of a run's name are shown beside its id.
+MOST_NAME = 60
 
 
 @click.command("completion")
@@ -40,4 +45,4 @@ def ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Com
     except (ClutchError, Refusal):  # there is nothing to offer, and nobody to tell
         return []
     found = [run for run in page if run.run_id.startswith(incomplete)]
-    return [CompletionItem(run.run_id, help=f"{run.state} {run.name or ''}") for run in found]
+    return [CompletionItem(run.run_id, help=f"{run.state} {safe(run.name or '', MOST_NAME)}") for run in found]

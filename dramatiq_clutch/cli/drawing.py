@@ -8,12 +8,12 @@ from dramatiq_clutch.terminal import escaped
 
 from .completing import ids
 from .target import Target, target_options
-from .text import say, say_json
+from .text import named, say, say_json
 
 
 @click.command("graph")
 @target_options()
-@click.argument("run_id", metavar="RUN", shell_complete=ids)
+@click.argument("run_id", metavar="RUN", callback=named, shell_complete=ids)
 @click.option("--svg", is_flag=True, help="As a picture in SVG; it is drawn here, without a browser or a network.")
 @click.pass_obj
 def graph_verb(target: Target, /, run_id: str, svg: bool) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dramatiq_clutch.following import MOST_NESTED
-from dramatiq_clutch.terminal import at, cut, faint, safe
+from dramatiq_clutch.terminal import at, coloured, cut, faint, safe
 
 from .completing import ids
 from .showing import percent, shown
 from .target import Code, Refusal, Target, target_options
-from .text import ago, is_terminal, lasting, say, say_json, table, tell, when, width
+from .text import ago, is_terminal, lasting, named, say, say_json, table, tell, when, width
 
 if TYPE_CHECKING:
     from dramatiq_clutch import Member, Run, RunPage, RunSummary
@@ -80,7 +80,10 @@ def list_verb(target: Target, /, only_ids: bool, watch: bool, interval: float, *
     from dramatiq_clutch import runs
 
     def look() -> RunPage:
-        return runs(broker=target.broker, **filters)
+        try:
+            return runs(broker=target.broker, **filters)
+        except ValueError as error:  # of a cursor that is none
+            raise Refusal(str(error), Code.USAGE) from error
 
     if not watch:
         _print_page(target, look(), only_ids)
@@ -96,9 +99,18 @@ def list_verb(target: Target, /, only_ids: bool, watch: bool, interval: float, *
 
 
 def _again(look: Callable[[], RunPage], interval: float) -> Iterator[RunPage]:
+    """Looks, of which the first one has to succeed. That the state store is away later is told, and waited for."""
+    from dramatiq_clutch import Unavailable
+
+    yield look()
     while True:
-        yield look()
         time.sleep(interval)
+        try:
+            page = look()
+        except Unavailable as error:
+            tell(coloured("error", safe(error)))
+        else:
+            yield page
 
 
 def _print_page(target: Target, page: RunPage, only_ids: bool, indent: int | None = 2) -> None:
@@ -131,7 +143,7 @@ def run_row(run: RunSummary) -> Sequence[str]:
 
 @click.command("show")
 @target_options()
-@click.argument("run_id", metavar="RUN", shell_complete=ids)
+@click.argument("run_id", metavar="RUN", callback=named, shell_complete=ids)
 @click.option("--traceback", "-t", is_flag=True, help="Also the traceback of the first failure of each kind.")
 @click.pass_obj
 def show_verb(target: Target, /, run_id: str, traceback: bool) -> None:
@@ -149,16 +161,20 @@ def show_verb(target: Target, /, run_id: str, traceback: bool) -> None:
     run = Run(run_id, broker=target.broker)
     status = run.status()
     if target.json:
-        callbacks = [one.to_dict() for one in run.callbacks()]
-        more = {"waits_for": status.waits_for(), "children": _children(run), "callbacks": callbacks}
-        say_json({**status.to_dict(), **more})
+        say_json({**status.to_dict(), "waits_for": status.waits_for(), **_around(run)})
         return
     for line in shown(run, status, traceback=traceback, most=width()):
         say(line)
 
 
-def _children(run: Run) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(child) for child in run.children(limit=MOST_NESTED)]
+def _around(run: Run) -> dict[str, Any]:
+    """What `show` tells as JSON beside the status: the nested runs, where there are more of them, the callbacks."""
+    page = run.children(limit=MOST_NESTED)
+    return {
+        "children": [dataclasses.asdict(child) for child in page],
+        "children_cursor": page.cursor,
+        "callbacks": [one.to_dict() for one in run.callbacks()],
+    }
 
 
 def stage_of(given: str | None) -> int | str | None:
@@ -171,7 +187,7 @@ def stage_of(given: str | None) -> int | str | None:
 
 @click.command("members")
 @target_options()
-@click.argument("run_id", metavar="RUN", shell_complete=ids)
+@click.argument("run_id", metavar="RUN", callback=named, shell_complete=ids)
 @click.option("--stage", metavar="STAGE", help="The index or the name of a stage (the present one).")
 @click.option("--state", type=click.Choice(MEMBER_STATES), help="Only members in this state.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="How many at most.")

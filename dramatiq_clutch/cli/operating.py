@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import logging
 import socket
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from dramatiq_clutch.terminal import coloured, safe
 
-from .target import Code, Refusal, Target, target_options
+from .target import Code, Escaping, Refusal, Target, target_options
 from .text import say, say_json, tell, width, wrapped
 
 #: The version of the document that `doctor` prints as JSON.
@@ -108,7 +112,40 @@ def web_verb(target: Target, /, host: str, port: int, actions: bool) -> None:
             served = TrustedHostMiddleware(served, allowed_hosts=LOOPBACK, www_redirect=False)
         else:
             tell(coloured("warning", "It listens for other machines, too, and asks nobody who he is."))
-        uvicorn.Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+        server = uvicorn.Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1))
+        with _changes_told(), _quiet_in_the_end(server), contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _changes_told() -> Iterator[None]:
+    """Tell who changes what by the page, too, which is no warning."""
+    logger, handler = logging.getLogger("dramatiq_clutch.web"), logging.StreamHandler()
+    handler.setFormatter(Escaping())
+    handler.addFilter(lambda record: record.levelno < logging.WARNING)  # the others are told anyway
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _quiet_in_the_end(server: Any) -> Iterator[None]:
+    """Whoever still follows a page when the server ends is cut off, each of which uvicorn tells as an error."""
+
+    def works(_: logging.LogRecord) -> bool:
+        return not server.should_exit
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(works)
+    try:
+        yield
+    finally:
+        logger.removeFilter(works)
 
 
 def _listening(host: str, port: int) -> socket.socket:

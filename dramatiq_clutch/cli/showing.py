@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dramatiq_clutch.following import MOST_NESTED, tree
-from dramatiq_clutch.terminal import at, coloured, faint, safe
+from dramatiq_clutch.terminal import at, coloured, cut_line, faint, safe
 
 from .callbacks import callback_lines
 from .text import ago, lasting, letters, safe_lines, wrapped
@@ -30,14 +30,15 @@ def shown(run: Run, status: RunStatus, *, traceback: bool = False, most: int | N
     facts += [f"tags {', '.join(safe(tag) for tag in status.tags)}"] if status.tags else []
     facts += [f"begun {at(status.created)}, {ago(status.created)} ago", f"changed {ago(status.updated)} ago"]
     facts += [f"took {lasting(status.duration)}"] if status.duration is not None else []
-    yield faint("; ".join(facts))
+    yield from map(faint, wrapped("; ".join(facts), most))
     if status.parent:
         yield faint(f"nested in {safe(status.parent)}")
     yield ""
     yield from wrapped(safe(status.waits_for(at), 2_000), most)
     yield ""
     more = f"there are more nested runs: list --parent {safe(status.run_id)}"
-    yield from tree(status, partial(nested_in, run), letters=letters(), more=more)
+    lines = tree(status, partial(nested_in, run), letters=letters(), more=more, most=most)
+    yield from lines if most is None else (cut_line(line, most) for line in lines)
     for group in status.grouped_failures():
         yield ""
         yield from _told(group, most, traceback=traceback)
@@ -70,7 +71,8 @@ def _told(group: FailureGroup, most: int | None, *, traceback: bool) -> Iterator
     where = f" in {safe(group.actor)}" if group.actor else ""
     allowed = " (allowed)" if group.allowed else ""
     times = f"{count} x " if count > 1 else ""
-    yield coloured("failed" if not group.allowed else "waiting", f"{times}{safe(group.exception_type)}{where}{allowed}")
+    kind, title = "waiting" if group.allowed else "failed", f"{times}{safe(group.exception_type)}{where}{allowed}"
+    yield from (coloured(kind, line) for line in wrapped(title, most))
     yield from (f"  {line}" for line in wrapped(safe(first.exception_text), None if most is None else most - 2))
     facts = [_members(group)] if first.index is not None else ["the run itself"]
     facts += [f"{first.attempts} attempts" if first.attempts != 1 else "1 attempt"] if first.attempts else []

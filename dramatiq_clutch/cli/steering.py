@@ -15,7 +15,7 @@ from dramatiq_clutch.terminal import coloured, safe
 from .completing import ids
 from .looking import filter_options, stage_of
 from .target import Code, Refusal, Target, target_options
-from .text import say, say_json, tell, when
+from .text import at_a_terminal, named, say, say_json, tell, when
 
 if TYPE_CHECKING:
     from dramatiq_clutch import Run, RunSelection
@@ -39,7 +39,7 @@ class Verb:
 def steering_options(function: Function) -> Function:
     for add in reversed(
         (
-            click.argument("run_ids", metavar="[RUN]...", nargs=-1, shell_complete=ids),
+            click.argument("run_ids", metavar="[RUN]...", nargs=-1, callback=named, shell_complete=ids),
             click.option(
                 "--before", callback=when, metavar="WHEN", help="Only runs begun before: 15m, 2h, 7d, or a time."
             ),
@@ -199,18 +199,18 @@ def ask(question: str, yes: bool) -> None:
 
 def can_ask() -> bool:
     """Whether somebody sits at the terminal."""
-    return sys.stdin.isatty()
+    return at_a_terminal(sys.stdin)
 
 
 def _print(target: Target, verb: Verb, outcomes: Iterable[Outcome]) -> None:
-    from dramatiq_clutch import RunNotFound
+    from .command import refusal_for
 
-    counts, codes = Counter[str](), set[Code]()
+    counts, codes = Counter[str](), set[int]()
     for one in outcomes:
         word = "error" if one.error is not None else "done" if one.done else "nothing"
         counts[word] += 1
         if one.error is not None:
-            codes.add(Code.NO_SUCH_RUN if isinstance(one.error, RunNotFound) else Code.REFUSED)
+            codes.add(refusal_for(one.error).exit_code)
         if target.json:
             error = None if one.error is None else {"type": type(one.error).__name__, "text": str(one.error)}
             shown = {"run_id": one.run_id, "done": one.done, "error": error, "cursor": one.cursor}

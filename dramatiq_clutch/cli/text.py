@@ -11,14 +11,19 @@ import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 import click
 
 from dramatiq_clutch.terminal import FEW_LETTERS, LETTERS, coloured, cut, faint, padded, safe, width_of
 
+Given = TypeVar("Given", bound=str | tuple[str, ...])
+
 #: The widest that a text is made for, where nobody says how wide the terminal is.
 WIDTH = 80
+
+#: How narrow a column may become before the last one, which has the longest texts, does; and at all.
+ENOUGH, LEAST = 24, 8
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -48,7 +53,13 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def is_terminal() -> bool:
-    return sys.stdout.isatty()
+    """Whether somebody sees what is printed."""
+    return at_a_terminal(sys.stdout)
+
+
+def at_a_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal's; it is None if the command was started with a closed one."""
+    return stream is not None and stream.isatty()
 
 
 def width() -> int | None:
@@ -59,21 +70,34 @@ def width() -> int | None:
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, states: int | None = None, most: int | None
 ) -> list[str]:
-    """Lines with the heads and the rows, in columns as wide as they have to be. Where that is more than `most`, the
-    last column is cut off. `states` is the column that has states, which are coloured. All cells are escaped."""
+    """Lines with the heads and the rows, in columns as wide as they have to be. Where that is more than `most`, wide
+    cells are cut off, but for those of the first column, by which a row is known, and of `states`, the column that has
+    states, which are coloured. All cells are escaped."""
     cells = [list(heads), *([safe(cell) for cell in row] for row in rows)]
     widths = [max(width_of(row[column]) for row in cells) for column in range(len(heads))]
-    room = None if most is None else max(most - sum(widths[:-1]) - 2 * (len(widths) - 1), 8)
+    if most is not None:
+        _narrow(widths, [column for column in range(1, len(heads)) if column != states], most - 2 * (len(heads) - 1))
     lines = []
     for number, row in enumerate(cells):
-        last = row[-1] if room is None else cut(row[-1], room)
-        shown = [padded(cell, wide) for cell, wide in zip(row[:-1], widths, strict=False)] + [last]
+        shown = [padded(cut(cell, wide), wide) for cell, wide in zip(row, widths, strict=True)]
+        shown[-1] = shown[-1].rstrip()
         if number == 0:
             shown = [faint(cell) for cell in shown]
         elif states is not None:
             shown[states] = coloured(row[states], shown[states])
         lines.append("  ".join(shown).rstrip())
     return lines
+
+
+def _narrow(widths: list[int], columns: Sequence[int], room: int) -> None:
+    """Make columns narrower until all fit into the room, or it is enough: the widest first, and the last one only when
+    the others are no wider than `ENOUGH`."""
+    for some, least in ((columns[:-1], ENOUGH), (columns, LEAST)):
+        while sum(widths) > room and some:
+            widest = max(some, key=lambda column: widths[column])
+            if widths[widest] <= least:
+                break
+            widths[widest] -= 1
 
 
 def wrapped(text: str, most: int | None) -> list[str]:
@@ -112,9 +136,16 @@ def when(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dat
     `2026-11-28T14:00`."""
     if value is None:
         return None
-    if found := re.fullmatch(r"(\d+)([smhdw])", value, re.ASCII):
-        return timedelta(seconds=int(found[1]) * UNITS[found[2]])
     try:
+        if found := re.fullmatch(r"(\d+)([smhdw])", value, re.ASCII):
+            return timedelta(seconds=int(found[1]) * UNITS[found[2]])
         return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value)).astimezone()  # Python 3.10 knows no Z
-    except ValueError:
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{value!r} is neither how long ago, such as 90s, 15m, 2h or 7d, nor a time") from None
+
+
+def named(_ctx: click.Context, _param: click.Parameter, given: Given) -> Given:
+    """The id of a run, or several, none of which is empty: a variable of a script's may be."""
+    if "" in ((given,) if isinstance(given, str) else given):
+        raise click.BadParameter("the id of a run is empty")
+    return given

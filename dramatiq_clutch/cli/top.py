@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -21,7 +22,8 @@ from dramatiq_clutch.terminal import COLOURS, safe
 
 from .looking import RUN_HEADS, filter_options, member_table, run_row
 from .showing import shown
-from .target import Target, target_options
+from .target import Code, Refusal, Target, target_options
+from .text import at_a_terminal
 
 #: What is listed, in the order in which the key `f` goes through it: at first the runs at work.
 VIEWS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -59,8 +61,10 @@ def top_verb(target: Target, /, interval: float, **filters: Any) -> None:
       f      what is listed: at work, stalled, failed, cancelled, succeeded, all
       c r s d  cancel, retry, send again or delete the run, after a question
       Esc    back
-      q      end
+      q      end, as does Ctrl-C
     """
+    if not (at_a_terminal(sys.stdin) and at_a_terminal(sys.stderr)):  # where Textual reads keys, and draws
+        raise Refusal("top needs a terminal. In a pipe, there is `list --watch`, also with --json", Code.USAGE)
     count_runs(target.broker)  # whatever is wrong is told before the terminal is taken
     Top(target.broker, interval, filters).run()
 
@@ -210,11 +214,11 @@ class Listed(Looking):
         name, states = VIEWS[self.view]
         if self.filters["state"] is not None:
             name, states = self.filters["state"], (self.filters["state"],)
-        found: list[RunSummary] = []
+        by_id: dict[str, RunSummary] = {}  # a run may turn between two looks, and be found by both
         for state in states:
             asked: dict[str, Any] = {**self.filters, "state": state}
-            found += runs(broker=self.broker, limit=MOST, **asked)
-        found = sorted(found, key=lambda run: -run.created)[:MOST]
+            by_id |= {run.run_id: run for run in runs(broker=self.broker, limit=MOST, **asked)}
+        found = sorted(by_id.values(), key=lambda run: -run.created)[:MOST]
         return partial(self.show_runs, name, count_runs(self.broker), found)
 
     def show_runs(self, name: str, counts: dict[str, int], found: Sequence[RunSummary]) -> None:
@@ -288,6 +292,7 @@ class Top(App[None]):
     """The application of `top`."""
 
     ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
 
     def __init__(self, broker: Broker, interval: float, filters: dict[str, Any]) -> None:
         super().__init__()

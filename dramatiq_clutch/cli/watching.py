@@ -17,7 +17,7 @@ from dramatiq_clutch.terminal import safe
 from .completing import ids
 from .showing import nested_in, shown
 from .target import Code, Target, target_options
-from .text import is_terminal, say, say_json, width
+from .text import is_terminal, named, say, say_json, width
 
 if TYPE_CHECKING:
     from dramatiq_clutch import Run, RunStatus
@@ -28,7 +28,7 @@ ENDS = {"succeeded": Code.DONE, "failed": Code.REFUSED, "cancelled": Code.CANCEL
 
 @click.command("watch")
 @target_options()
-@click.argument("run_id", metavar="RUN", shell_complete=ids)
+@click.argument("run_id", metavar="RUN", callback=named, shell_complete=ids)
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Give up after so many seconds.")
 @click.pass_obj
 def watch_verb(target: Target, /, run_id: str, timeout: float | None) -> None:
