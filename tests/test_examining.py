@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -16,7 +18,8 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_clutch import Clutch, Finding, NotConfigured, detached, examine, sweep
 from dramatiq_clutch.backend import ClutchBackend
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.backends.redis.fitness import of_eviction, of_persistence, of_version
+from dramatiq_clutch.backends.redis import fitness, store
+from dramatiq_clutch.backends.redis.fitness import of_clock, of_eviction, of_persistence, of_version
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.examining import OVERDUE
 from tests.conftest import running_worker
@@ -53,6 +56,37 @@ def test_the_most_serious_comes_first(stub_broker: StubBroker, monkeypatch: pyte
 )
 def test_a_server_that_is_too_old_is_an_error(server: dict[str, Any], severity: str) -> None:
     assert [finding.severity for finding in of_version(server)] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({}, None),
+        ({"server_time_usec": 100_500_000}, None),
+        ({"server_time_usec": 94_900_000}, "5 s ahead of"),
+        ({"server_time_usec": 95_100_000}, None),
+        ({"server_time_usec": 160_900_000}, None),
+        ({"server_time_usec": 420_000_000}, "264 s behind"),
+    ],
+)
+def test_clocks_that_differ_are_told_however_long_the_answer_takes(server: dict[str, Any], said: str | None) -> None:
+    found = list(of_clock(server, asked=100.0, answered=156.0))
+    assert len(found) == (said is not None)
+    for finding in found:
+        assert finding.severity == "warning"
+        assert f"The clock of this host is {said} that of the state store's server" in finding.text
+
+
+@pytest.mark.parametrize("ahead", [0, 3_605, -3_605])
+def test_a_worker_and_an_examination_tell_of_a_clock_that_differs(
+    redis_broker: dramatiq.Broker, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    clock = SimpleNamespace(time=lambda: time.time() + ahead)
+    for module in (store, fitness):
+        monkeypatch.setattr(module, "time", clock)
+    for told in (" ".join(engine_of(redis_broker).backend.warnings()), texts(examine(), "warning")):
+        assert ("he clock of this host is 3,60" in told) == bool(ahead)
+        assert (" s ahead of that of the state store's server" in told) == (ahead > 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,9 +14,13 @@ from ...findings import Finding
 #: The oldest version of Redis that has all commands which are used. As Redis, every Valkey says it is 7.2.
 OLDEST = (6, 2)
 
+#: By how many seconds the clocks of a host and of the server may differ without a word.
+MOST_APART = 5
+
 
 def findings(client: Any, ask: Callable[[Callable[[], Any]], Any]) -> Iterator[Finding]:
     """What is to be said of the client's server. `ask` makes a call, and raises StateUnavailable."""
+    asked = time.time()
     try:
         known = {section: of_one_server(ask(partial(client.info, section))) for section in SECTIONS}
     except StateUnavailable as error:
@@ -26,6 +31,7 @@ def findings(client: Any, ask: Callable[[Callable[[], Any]], Any]) -> Iterator[F
         )
         return
     yield from of_version(known["server"])
+    yield from of_clock(known["server"], asked, time.time())
     yield from of_eviction(known["memory"])
     yield from of_persistence(known["persistence"], _setting(client, ask, "save"), _setting(client, ask, "appendfsync"))
 
@@ -57,6 +63,21 @@ def of_version(server: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("error", f"The server is {name}, which lacks commands", "Use Redis 6.2, any Valkey, or newer")
     else:
         yield Finding("info", f"The server is {name}")
+
+
+def of_clock(server: dict[str, Any], asked: float, answered: float) -> Iterator[Finding]:
+    """Whether this host's clock and the server's agree. The server was `asked` and has `answered` at these times, in
+    UNIX seconds by this host's clock."""
+    there = int(server.get("server_time_usec", 0)) / 1_000_000
+    ahead = max(asked - there, 0) - max(there - answered, 0)
+    if there and abs(ahead) > MOST_APART:
+        how = "ahead of" if ahead > 0 else "behind"
+        yield Finding(
+            "warning",
+            f"The clock of this host is {abs(ahead):,.0f} s {how} that of the state store's server; leases and "
+            "deadlines go by the clocks of hosts, so what one does another may do, too, or let fail too early",
+            "Have the clocks of all hosts set by NTP",
+        )
 
 
 def of_eviction(memory: dict[str, Any]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from .along import Along
 from .calling import At
 from .combining import Combining
 from .firings import RedisFirings
-from .fitness import OLDEST, findings, of_eviction
+from .fitness import OLDEST, findings, of_clock, of_eviction
 from .lazily import redis
 from .looking import RedisLooking
 from .outages import LARGE
@@ -81,6 +82,7 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         return isinstance(client, redis.Redis | redis.RedisCluster)
 
     def warnings(self) -> Sequence[str]:
+        asked = time.time()
         try:
             server: dict[str, Any] = self.calls.ask(lambda: self.client.info())
         except StateUnavailable:  # the server is away, or doesn't allow INFO, so its settings aren't known
@@ -91,8 +93,9 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
                 f"the server that should keep the state of runs is version {version}, which lacks commands that are "
                 "needed. Use Redis 6.2, any Valkey, or newer"
             )
-        evicts = (one for one in of_eviction(server) if one.severity == "error")
-        return [f"{one.text[:1].lower()}{one.text[1:]}. {one.way_out}" for one in evicts]
+        told = [one for one in of_eviction(server) if one.severity == "error"]
+        told += of_clock(server, asked, time.time())
+        return [f"{one.text[:1].lower()}{one.text[1:]}. {one.way_out}" for one in told]
 
     def fitness(self) -> Iterable[Finding]:
         return findings(self.client, self.calls.ask)
