@@ -88,13 +88,17 @@ class Closing:
 
     def _close_job(self, message: MessageProxy, job: Job) -> None:
         if job.exit == "unknown":
-            self._finish(job, lambda: report_gone(job.engine, job.tag.run_id, job.tag.generation))
+            self._finish(job, lambda: _tell_if_gone(job))
             return
         if job.exit == "abandoned":
             raise NotAcked(f"message {job} stays unacked: the worker stops before its run could be read")
-        if job.exit is None and not message.failed:
+        if job.exit in (None, "later") and not message.failed:
             if "eta" in message.options:
                 return  # it moves from the delay queue to its own queue, and wasn't processed
+            if job.retry_sent:  # another middleware has put it back, or has let no attempt begin: it comes again
+                sightings.ended(message, job, "attempted", "later")
+                self._finish(job, lambda: job.engine.wait_for(job.tag.run_id, job.due))
+                return
             raise NotAcked(f"no hook has told how the attempt of message {job} ended")
         is_acked = not message.failed
         self._finish(job, lambda: self._settle(message, job))
@@ -255,7 +259,14 @@ class Closing:
         """Send the next attempt, which Retries couldn't send because the broker was away."""
         attempt = message.copy(options={"retries": job.attempt + 1})
         job.engine.courier.send([(attempt, delay)])
-        job.retry_sent, job.due = True, job.engine.now() + delay
+        job.sent_on(delay)
+
+
+def _tell_if_gone(job: Job) -> None:
+    """Tell the parent of a nested run that the run is gone, whose job has no place. It may be there all the same: after
+    a failover the store may have forgotten that the run has come to the job's stage, and then it comes there again."""
+    if job.engine.backend.generation(job.tag.run_id) != job.tag.generation:
+        report_gone(job.engine, job.tag.run_id, job.tag.generation)
 
 
 def _retries_of(broker: Broker) -> Retries | None:

@@ -25,7 +25,7 @@ from .working import may_be_a_jobs, working
 #: can't be taken for that of the thread's next message.
 ATTRIBUTE = "_clutch_job"
 
-Exit = Literal["returned", "raised", "skipped", "done", "over", "unknown", "abandoned", "newer"]
+Exit = Literal["returned", "raised", "skipped", "later", "done", "over", "unknown", "abandoned", "newer"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,10 +36,11 @@ class Attempt:
     message says of itself; None if a newer release has written that. `exit`: how the attempt ended, or None until a
     hook has told. `done`, `over` and `unknown` are the guard's words for a job that is skipped; `abandoned` means that
     the message stays unacked, because its worker was told to stop before the guard could be asked; `newer` means that
-    the message is put back for a worker of a newer release. `error`: the exception that was raised. `retry_sent`: the
-    next attempt was sent, and is `due` then (UNIX milliseconds). `put_back`: the message was put back for a newer
-    release, with the `options` that it came with. `shown_at`: when observers were shown that it began, by this
-    process's monotonic clock; 0.0 if they weren't, or know how it ended.
+    the message is put back for a worker of a newer release; and `later` that a middleware has enqueued it again before
+    it skipped it. `error`: the exception that was raised. `retry_sent`: the next attempt was sent, or the same one
+    again, and is `due` then (UNIX milliseconds). `put_back`: the message was put back for a newer release, with the
+    `options` that it came with. `shown_at`: when observers were shown that it began, by this process's monotonic
+    clock; 0.0 if they weren't, or know how it ended.
     """
 
     engine: Engine
@@ -62,6 +63,10 @@ class Attempt:
     def is_next(self, message: Message[Any]) -> bool:
         """Whether a message that is enqueued during this attempt is the next attempt of the same message."""
         return message.message_id == self.message_id and message.actor_name == self.actor
+
+    def sent_on(self, delay: int) -> None:
+        """Note that the next attempt has been enqueued, with a delay of so many milliseconds."""
+        self.retry_sent, self.due = True, self.engine.now() + delay
 
 
 @dataclass(slots=True, kw_only=True)

@@ -41,7 +41,7 @@ from .settings import (
 )
 from .shortening import shortened
 from .stored.places import OPTION
-from .working import begin, end, worker_boots, worker_stops, working
+from .working import begin, end, enqueued, note_enqueued, worker_boots, worker_stops, working
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -56,8 +56,8 @@ class ClutchMiddleware(EngineMiddleware):
     Parameters:
       backend: where the state of runs is kept. Without it, a `RedisBroker`'s runs are kept by the broker's own client,
         and a `StubBroker`'s in memory. Any other broker needs a backend.
-      run_ttl: how long a run's keys live after its last activity, at least a minute. Default is 60 days, longer than
-        Dramatiq's default retries take.
+      run_ttl: how long a run's keys live after its last activity, at least a minute; the same in producers and workers,
+        for these put it off once in a tenth of theirs. Default is 60 days, longer than Dramatiq's default retries take.
       result_ttl: how long a succeeded run's result stays. Default is 10 minutes.
       history_ttl: how long its status stays, at least, for who looks through runs (see `runs`); None or 0: as long as
         its result. Default is 7 days. A run that has failed or was cancelled stays for `run_ttl`.
@@ -270,6 +270,8 @@ class ClutchMiddleware(EngineMiddleware):
         elif job is not None and job.exit is None and skip_is_an_abort():
             job.exit, job.error = "raised", Aborted(f"message {message.message_id} was aborted before it began")
             message.fail()
+        elif job is not None and job.exit is None and job.retry_sent:
+            job.exit = "later"
         elif job is not None and job.exit is None:
             job.exit = "skipped"
             if isinstance(job, Job) and not message.failed:
@@ -278,8 +280,9 @@ class ClutchMiddleware(EngineMiddleware):
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         attempt: Attempt | None = working.get()
         if attempt is not None and attempt.is_next(message):
-            attempt.retry_sent = True
-            attempt.due = attempt.engine.now() + (delay or 0)
+            attempt.sent_on(delay or 0)
+        elif attempt is None and OPTION in message.options:
+            note_enqueued(message, delay or 0)
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
@@ -304,6 +307,7 @@ class ClutchMiddleware(EngineMiddleware):
         try:
             self._closing.close(message, lambda: self._attempt_if_any(broker, message))
         finally:
+            enqueued.set(None)
             carrying.begin(None)
 
     def _attempt(self, broker: Broker, message: MessageProxy) -> Attempt | None:
@@ -316,6 +320,10 @@ class ClutchMiddleware(EngineMiddleware):
 
     def _attempt_if_any(self, broker: Broker, message: MessageProxy) -> Attempt | None:
         try:
-            return self._attempt(broker, message)
+            attempt = self._attempt(broker, message)
         except DamagedState:
             return None  # `before_process_message` has skipped it, and it becomes a dead letter
+        sent = enqueued.get()
+        if attempt is not None and sent is not None and attempt.is_next(sent[0]):
+            attempt.sent_on(sent[1])  # by a middleware that comes before this one, or because that has raised an error
+        return attempt

@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from dramatiq import Worker
+from dramatiq import Message, Worker
+from dramatiq.worker import _WorkerThread
 
 from .stored.places import CallbackTag, Tag, ancestors
 
@@ -24,6 +25,10 @@ class Working(Protocol):
 #: The attempt (`job.Attempt`) that is worked on; None if its message isn't of a clutch.
 working: ContextVar[Any] = ContextVar("dramatiq_clutch_attempt", default=None)
 
+#: The message of a clutch that this worker's thread has enqueued last, and its delay in milliseconds; None unless that
+#: was while it worked on a message whose attempt hasn't begun.
+enqueued: ContextVar[tuple[Message[Any], int] | None] = ContextVar("dramatiq_clutch_enqueued", default=None)
+
 #: Whether a message is worked on, of a clutch or not. It then holds a worker's thread.
 in_worker: ContextVar[bool] = ContextVar("dramatiq_clutch_in_worker", default=False)
 
@@ -32,11 +37,20 @@ def begin(attempt: Working | None) -> None:
     """Note that the attempt at a message begins; None stands for a message that isn't of a clutch."""
     working.set(attempt)
     in_worker.set(True)
+    enqueued.set(None)
 
 
 def end() -> None:
     working.set(None)
     in_worker.set(False)
+
+
+def note_enqueued(message: Message[Any], delay: int) -> None:
+    """Note that a message of a clutch is enqueued while no attempt is worked on. If a worker's thread does that, it may
+    be the very message that it works on, which a middleware that comes before ours has put back, or has not let
+    begin."""
+    if isinstance(threading.current_thread(), _WorkerThread):
+        enqueued.set((message, delay))
 
 
 def is_part_of(run_id: str) -> bool:

@@ -312,6 +312,18 @@ SCRIPTS = (
         "",
     ),
     Mutant(
+        "a stage that was never opened has sent what the one before had",
+        "After the retry of a run that was cancelled between two stages, each job's end counts, and nested runs start.",
+        "return total and limit_of(run.line) and run.sent or total",
+        "return limit_of(run.line) and run.sent or total",
+    ),
+    Mutant(
+        "what a job nests starts in the first epoch",
+        "What a job nests after a retry is started in the epoch of that.",
+        "then return {run.epoch} end",
+        "then return {0} end",
+    ),
+    Mutant(
         "a parent's retry comes twice",
         "A nested run is revived once for each retry() of its parent, however many duties say so.",
         "if tonumber(call('HGET', head, 'since')) >= tonumber(revived_in) then return answer('nothing') end",
@@ -834,8 +846,8 @@ SCRIPTS = (
     Mutant(
         "what a job has nested is not halted",
         "Cancelling a run cancels its nested runs, those that its jobs have nested too.",
-        "if not has_nested() then return 0 end",
-        "if not has_flag('r') then return 0 end",
+        "return has_nested() and sent_so_far() or 0",
+        "return has_flag('r') and sent_so_far() or 0",
     ),
     Mutant(
         "a cancelled parent cancels what it has revived since",
@@ -886,8 +898,20 @@ SCRIPTS = (
     Mutant(
         "what a retried run came to before breaks it off again",
         "What a job or a nested run came to before the retry of a run that broke off doesn't break it off again.",
-        "and epoch < run.taken_up and",
-        "and false and",
+        "return epoch < run.taken_up and",
+        "return false and",
+    ),
+    Mutant(
+        "what a job has nested breaks a retried run off again",
+        "That holds for what a job has nested, too.",
+        "(first ~= 'N' or waits(member))",
+        "first ~= 'N'",
+    ),
+    Mutant(
+        "what a job nests after a retry is told in vain",
+        "What a job's nested runs tell counts, though the job was sent before the retry.",
+        "(first ~= 'N' or waits(member))",
+        "true",
     ),
     Mutant(
         "what a run nests while it has broken off begins",
@@ -1003,7 +1027,7 @@ SCRIPTS = (
     Mutant(
         "a resend forgets the limit",
         "Sending again by hand sends nothing that a limit holds back.",
-        "(limit_of(run.line) and run.sent or total)",
+        "sent_so_far()",
         "total",
         file="resend",
     ),
@@ -1290,6 +1314,13 @@ SCRIPTS = (
         "tests/test_contract.py::test_a_duty_that_can_not_be_done_settles_the_stage_before_the_alarm_tells",
     ),
     Mutant(
+        "a stage that is done again still waits",
+        "A stage that is done again doesn't wait before it begins, even if it was cancelled while it waited.",
+        "math.min(number_in(line, 'from'), now)",
+        "number_in(line, 'from')",
+        "tests/test_contract.py::test_a_stage_that_is_done_again_while_it_waits_begins_at_once",
+    ),
+    Mutant(
         "a stage that is done again was settled before",
         "A rewind begins the times of its stages anew.",
         "'broken', '0', 'taken_up', 0,\n  't' .. stage, now)",
@@ -1431,9 +1462,44 @@ PYTHON = (
     python(
         "the attempt that Retries has sent is sent again",
         "An attempt that Dramatiq has sent isn't sent a second time.",
-        "attempt.retry_sent = True",
-        "attempt.retry_sent = False",
+        "attempt.sent_on(delay or 0)",
+        "pass",
         "tests/test_exits.py",
+    ),
+    python(
+        "a message that was put back has succeeded",
+        "A job whose message another middleware puts back and skips has not succeeded: it works later.",
+        "elif job is not None and job.exit is None and job.retry_sent:",
+        "elif False:",
+        "tests/test_exits.py",
+    ),
+    python(
+        "what a middleware before ours puts back has succeeded",
+        "That holds wherever the middleware stands; and a message that has met an error there is acked, too.",
+        "enqueued.set((message, delay))",
+        "pass",
+        "tests/test_exits.py",
+    ),
+    python(
+        "a child that is there is called gone",
+        "A nested run of which the store has forgotten a stage, by a failover, is no dead member of its parent.",
+        "if job.engine.backend.generation(job.tag.run_id) != job.tag.generation:",
+        "if True:",
+        "tests/test_identity.py::test_a_child_whose_store_has_forgotten_a_stage_is_not_called_gone",
+    ),
+    python(
+        "an application with a new name leaves its runs",
+        "Workers of an application that has been given another name finish what it has begun, and wait for nothing.",
+        "name in PRIVATE and not (generation and name in GIVEN)",
+        "name in PRIVATE",
+        "tests/test_identity.py::test_an_application_with_a_new_name_finishes_what_it_has_begun",
+    ),
+    python(
+        "what a job nests is of the first epoch",
+        "A cancel that is still under way when its run has been retried leaves alone what a job nests after that.",
+        "members.place(duty.member, duty.epoch)",
+        "members.place(duty.member, 0)",
+        "tests/test_nesting.py::test_a_late_cancel_of_before_a_retry_leaves_what_a_job_nests_alone",
     ),
     python(
         "an attempt that Retries couldn't send is lost",
@@ -1727,6 +1793,13 @@ PYTHON = (
         "reply = engine.backend.cancel(place.child_id, caller, bury=duty.epoch, generation=place.child_generation)",
         "reply = engine.backend.cancel(place.child_id, caller, generation=place.child_generation)",
         "tests/test_handover.py::test_a_nested_run_that_is_started_after_its_parent_was_cancelled_does_not_begin",
+    ),
+    python(
+        "a nested run that is done and not known works on",
+        "A nested run whose result its parent couldn't store is dead again at once when that is retried.",
+        'if reply.word == "unknown":\n        (found,)',
+        'if reply.word == "never":\n        (found,)',
+        "tests/test_nesting.py::test_a_nested_run_whose_result_could_not_be_stored_is_dead_again_when_it_is_retried",
     ),
     python(
         "a nested run that is gone stays gone",

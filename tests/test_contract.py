@@ -26,7 +26,17 @@ from dramatiq_clutch.news import News
 from dramatiq_clutch.register import Enlisted, Keeping, StageGlance
 from dramatiq_clutch.status import RunStatus, StageStatus, status_from
 from dramatiq_clutch.stored.attendance import Attendance
-from dramatiq_clutch.stored.duties import CallBack, Duty, OfRange, OfStage, OpenStage, SendAgain, SendMembers, Tell
+from dramatiq_clutch.stored.duties import (
+    CallBack,
+    Duty,
+    OfRange,
+    OfStage,
+    OpenStage,
+    SendAgain,
+    SendMembers,
+    StartNested,
+    Tell,
+)
 from dramatiq_clutch.stored.entries import label
 from dramatiq_clutch.stored.firings import CallbackEnding, Firings
 from dramatiq_clutch.stored.formats import Standing
@@ -2211,6 +2221,54 @@ def test_a_retry_halts_nothing_that_it_revives(store: Store) -> None:
     assert "halt" not in kinds(store.owed("sweeper"))
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_of_a_stage_that_was_not_opened_when_its_run_was_cancelled_nothing_was_sent(
+    store: Store, *, nested: bool
+) -> None:
+    """How many members the limit of the stage before had let go says nothing of this one."""
+    store.create(3, None, events=(), limit=2, nested=nested)
+    for member in range(3):
+        opened = store.record(member, "succeeded")
+    assert kinds(opened) == ["open"]  # and its holder dies
+    assert kinds(store.backend.cancel(store.run_id, store.caller())) == []
+    (duty,) = store.backend.retry(store.run_id, store.caller()).duties
+    assert members_of(*store.open(duty, 3).duties) == [0, 1]
+    for member in range(3):
+        assert store.record(member, "dead", stage=1).word == "counts"
+    assert store.status().state == "failed"
+
+
+def test_what_a_job_nests_after_a_retry_is_started_in_the_epoch_of_that(store: Store) -> None:
+    store.create(2, events=())
+    store.backend.cancel(store.run_id, store.caller())
+    store.backend.retry(store.run_id, store.caller())
+    (start,) = store.record(0, "succeeded", of=2, nested=b"plan").duties  # its first copy was at work meanwhile
+    assert isinstance(start, StartNested)
+    assert (start.id, start.epoch) == ("start:0:0", 1)
+
+
+def test_what_a_job_has_nested_before_a_retry_does_not_break_the_run_off_again(store: Store) -> None:
+    store.create(3, events=(), fail_fast=True)
+    store.record(0, "succeeded", nested=b"plan")
+    store.record(1, "dead")
+    assert store.status().state == "failed"
+    store.backend.retry(store.run_id, store.caller())
+    for ending in ("failing", "dead"):  # told before, and heard now
+        assert child(store, ending, 2).word == "stale"
+    assert store.standing(1) == ["waiting"]
+    assert child(store, "dead", 3, epoch=1).word == "counts"
+    assert store.status().state == "failed"
+
+
+def test_what_a_job_nests_after_a_retry_counts_whatever_its_epoch(store: Store) -> None:
+    """A worker of an older release may have started it, in the first one."""
+    store.create(2, events=())
+    store.backend.cancel(store.run_id, store.caller())
+    store.backend.retry(store.run_id, store.caller())
+    store.record(0, "succeeded", of=2, nested=b"plan")
+    assert child(store, "dead", 1).word == "counts"
+
+
 def test_a_cancelled_run_keeps_no_standing_of_a_nested_run_that_has_succeeded(store: Store) -> None:
     store.confirm(*store.create(2, nested=True).duties)
     child(store, "dead", 1, member=1)
@@ -2710,6 +2768,16 @@ def test_whatever_a_run_came_to_is_forgotten_when_its_stage_is_done_again(store:
     assert store.record(0, "failing", order=(0, 1), generation=LATER).word == "counts"
     reply = succeed_all(store, LATER, 3)
     assert kinds(reply) == ["send"]
+
+
+def test_a_stage_that_is_done_again_while_it_waits_begins_at_once(store: Store) -> None:
+    store.create(1, 1, events=(), keeps=True, generation=EARLIER, waits=(None, 60_000))
+    store.record(0, "succeeded", of=1, generation=EARLIER)
+    store.backend.cancel(store.run_id, store.caller())
+    confirm_all(store)
+    (duty,) = rewound(store, 1, EARLIER, LATER).duties
+    assert isinstance(duty, SendMembers)
+    assert StageLine.parse(duty.line).start_at == store.now
 
 
 def test_what_cannot_be_done_again_stays_as_it_is(store: Store) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.common import current_millis
-from dramatiq.middleware import AsyncIO, Middleware, Retries, SkipMessage
+from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, SkipMessage
 from dramatiq.rate_limits import ConcurrentRateLimiter
 from dramatiq.rate_limits.backends import StubBackend as RateLimits
 from dramatiq.results import Results
@@ -212,6 +212,44 @@ def is_skipped_before_we_see_it(broker: dramatiq.Broker) -> Any:
     return broker.get_actor("job")
 
 
+def is_put_back_by_a_middleware(broker: dramatiq.Broker) -> Any:
+    class Throttles(Middleware):
+        times = 0
+
+        def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            self.times += 1
+            if self.times <= 2:
+                broker.enqueue(message, delay=1)  # type: ignore[arg-type]
+                raise SkipMessage("too many are at work")
+
+    broker.add_middleware(Throttles())
+    return throws(broker)
+
+
+def is_put_back_before_we_see_it(broker: dramatiq.Broker) -> Any:
+    job = is_put_back_by_a_middleware(broker)
+    broker.middleware.insert(0, broker.middleware.pop())
+    return job
+
+
+def meets_an_error_before_we_see_it(broker: dramatiq.Broker) -> Any:
+    class Refuses(Middleware):
+        times = 0
+
+        def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            self.times += 1
+            if self.times == 1:
+                raise MiddlewareError("not yet")
+
+    broker.middleware.insert(0, Refuses())
+
+    @actor(**QUICK)  # type: ignore[untyped-decorator]
+    def job() -> int:
+        return 1
+
+    return job
+
+
 def is_too_old(broker: dramatiq.Broker) -> Any:
     @dramatiq.actor(max_age=100)
     def job() -> None:
@@ -260,6 +298,9 @@ TABLE: list[tuple[Callable[[dramatiq.Broker], Any], Records, str, int]] = [
     (skips_itself, [("succeeded", 0)], "succeeded", 0),
     (is_skipped_by_a_middleware, [("succeeded", 0)], "succeeded", 0),
     (is_skipped_before_we_see_it, [("succeeded", 0)], "succeeded", 0),
+    (is_put_back_by_a_middleware, [("dead", 0)], "failed", 1),
+    (is_put_back_before_we_see_it, [("dead", 0)], "failed", 1),
+    (meets_an_error_before_we_see_it, [("succeeded", 1)], "succeeded", 0),
     (is_too_old, [("dead", 0)], "failed", 1),
     (waits_in_the_delay_queue, [("succeeded", 0)], "succeeded", 0),
 ]
@@ -312,6 +353,40 @@ def test_an_unencodable_result_tells_the_encoders_error_and_fires_on_failure(
         at_rest(run)
         wait_until("the alert", lambda: alerts)
     assert "not JSON serializable" in alerts[0]["failures"][0]["exception_text"]
+
+
+@pytest.mark.parametrize("make", [is_put_back_before_we_see_it, meets_an_error_before_we_see_it])
+def test_no_message_stays_unacked_that_comes_again_before_we_see_it(
+    broker: dramatiq.Broker, engine: Engine, make: Callable[[dramatiq.Broker], Any]
+) -> None:
+    """It would count as prefetched for as long as its worker lives, which would then fetch ever less."""
+    run = Clutch().then(make(broker)).run()
+    with running_worker(broker):
+        at_rest(run)
+        queue_is_empty(broker)
+
+
+def test_a_callback_that_a_middleware_puts_back_has_not_ended(broker: dramatiq.Broker, engine: Engine) -> None:
+    class Throttles(Middleware):
+        times = 0
+
+        def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            if message.actor_name == "tell" and self.times < 2:
+                self.times += 1
+                broker.enqueue(message, delay=1)  # type: ignore[arg-type]
+                raise SkipMessage("too many are at work")
+
+    @dramatiq.actor(max_retries=0)
+    def tell(status: Any) -> None:
+        raise ValueError("nobody is told")
+
+    job = returns(broker)
+    broker.middleware.insert(0, Throttles())
+    run = Clutch(on_finish=tell).then(job).run()
+    with running_worker(broker):
+        at_rest(run)
+        wait_until("the callback has ended", lambda: run.callbacks()[0].state not in ("owed", "sent"))
+    assert run.callbacks()[0].state == "dead"
 
 
 def test_a_message_without_an_actor_here_is_dead(broker: dramatiq.Broker, engine: Engine, records: Records) -> None:

@@ -26,6 +26,7 @@ from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import ForeignRun, RunFailed, RunIdTaken
 from dramatiq_clutch.handover import report_gone
+from dramatiq_clutch.handover.members import job_message
 from dramatiq_clutch.stored.messages import to_row
 from dramatiq_clutch.stored.places import Tag, tag_of
 from dramatiq_clutch.stored.plan import Plan, Spec, StageLine
@@ -33,7 +34,7 @@ from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
 from tests.support.keyspace import clutch_keys, remove_keys
-from tests.support.messages import dead_letters
+from tests.support.messages import dead_letters, on_their_way
 from tests.support.server import Server
 
 LONG = 60.0
@@ -222,6 +223,27 @@ def test_where_applications_are_one_they_are_named_alike(redis_client: redis.Red
         run = Clutch(broker=shop).then(greeter(shop, "shop").message("you")).run(run_id="daily")
         assert Run("daily", broker=mail).cancel()
         assert run.status().state == "cancelled"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_application_with_a_new_name_finishes_what_it_has_begun(*, nested: bool) -> None:
+    """Its workers get messages of runs that have the old name."""
+    backend = StubBackend()
+    old, new = StubBroker(), StubBroker()
+    for broker, name in ((old, "shop"), (new, "mall")):
+        broker.add_middleware(ClutchMiddleware(backend, application=name))
+        greeter(broker, "somebody")
+    job = old.get_actor("greet").message("you")
+    inner = Clutch(broker=old).then(job) if nested else job
+    over = Clutch(broker=old).then(inner).run()
+    run = Clutch(broker=old).parallel(job, inner, enough=1).then(job).run()
+    over.cancel()
+    new.queues["default"] = old.queues["default"]
+    with running_worker(new):
+        assert run.get_result(block=True, timeout=LONG_MS) == "somebody greets you"
+        wait_until("all are acked", lambda: on_their_way(new) == 0)
+    if nested:
+        assert Run(f"{over.run_id}~0.0", broker=old).status().state == "cancelled"
 
 
 def test_an_application_without_a_name_is_called_so() -> None:
@@ -566,6 +588,24 @@ def test_a_lost_child_kills_no_member_of_another_parent(broker: dramatiq.Broker)
     assert new is not None
     report_gone(engine_of(broker), "daily~0.0", new)  # that one's word would count
     assert [failure.index for failure in run.status().failures] == [0]
+
+
+def test_a_child_whose_store_has_forgotten_a_stage_is_not_called_gone(stub_broker: dramatiq.Broker) -> None:
+    """After a failover a job may come of a stage that the child, as the store knows it, hasn't come to yet."""
+    jobs = Jobs(stub_broker)
+    jobs.script["it in child"] = ["wait"]
+    run = nested(jobs, "it").run(run_id="daily")
+    generation = engine_of(stub_broker).backend.generation("daily~0.0")
+    assert generation is not None
+    message, tag = jobs.job.message("it at the end"), Tag("daily~0.0", 1, 0, 1, generation=generation, actor="job")
+    with running_worker(stub_broker):
+        wait_until("the child is at work", lambda: "it in child" in jobs.began)
+        stub_broker.enqueue(job_message(message, tag, Spec(), StageLine(0, 1)))
+        wait_until("the dead letter", lambda: dead_letters(stub_broker) == 1)
+        wait_until("all else is done", lambda: on_their_way(stub_broker) == 1)
+        assert run.status().failures == ()
+        jobs.gates["it in child"].set()
+        assert run.get_result(block=True) == ["it at the end", "it beside"]
 
 
 def test_messages_whose_child_alone_is_lost_kill_the_member_that_it_was(broker: dramatiq.Broker) -> None:

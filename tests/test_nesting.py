@@ -11,12 +11,16 @@ import dramatiq
 import pytest
 from dramatiq import group, pipeline
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, CurrentMessage
 from dramatiq.results import ResultTimeout
 
 from dramatiq_clutch import Clutch, Run, current_run, previous_failures, previous_results
+from dramatiq_clutch.backend import Caller, Record, Reply
 from dramatiq_clutch.engine import engine_of
-from dramatiq_clutch.errors import NestingError, RunCancelled, RunFailed, RunIdTaken, RunNotFound
+from dramatiq_clutch.errors import NestingError, PayloadRefused, RunCancelled, RunFailed, RunIdTaken, RunNotFound
+from dramatiq_clutch.stored import owners
+from dramatiq_clutch.stored.places import Place
 from tests.conftest import result, running_worker
 from tests.support.awaiting import wait_until
 from tests.support.jobs import Jobs
@@ -712,6 +716,60 @@ def test_a_tolerant_stage_shows_its_dead_members_in_the_status(broker: dramatiq.
 def test_without_allowed_failures_there_are_no_previous_failures(broker: dramatiq.Broker, jobs: Jobs) -> None:
     result(broker, Clutch().then(jobs.job.message("a"), jobs.job.message("b")))
     assert jobs.missing == {"a": [], "b": []}
+
+
+def test_a_nested_run_whose_result_could_not_be_stored_is_dead_again_when_it_is_retried(
+    stub_broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has succeeded, so it doesn't work again; and nothing else would tell its parent, which would wait for it."""
+    jobs, backend = Jobs(stub_broker), engine_of(stub_broker).backend
+    works, refused = backend.record, list[Record]()
+
+    def record(record: Record, caller: Caller, *along: Any) -> Reply:
+        if record.of_run and record.ending == "succeeded":
+            refused.append(record)
+            raise PayloadRefused("the server refuses it")
+        return works(record, caller, *along)
+
+    monkeypatch.setattr(backend, "record", record)
+    run = Clutch().parallel(Clutch().then(jobs.job.message("a")), jobs.job.message("b")).run()
+    with running_worker(stub_broker):
+        wait_until("it has failed", lambda: run.status().state == "failed")
+        assert run.status().failures[0].exception_text == "the server refuses it"
+        wait_until("nothing more is owed", lambda: backend.generation(f"{run.run_id}~0.0") is None)
+        assert run.retry()
+        assert run.status().state == "failed"
+    assert "has succeeded, and its result isn't there any more" in run.status().failures[0].exception_text
+    assert (len(refused), jobs.counts()["a"]) == (1, 1)
+
+
+@pytest.mark.parametrize("comes", ["before it starts", "while it works"])
+def test_a_late_cancel_of_before_a_retry_leaves_what_a_job_nests_alone(stub_broker: StubBroker, comes: str) -> None:
+    """Who cancels the nested runs of a wide stage may still be at it when the run has been retried."""
+    jobs, engine = Jobs(stub_broker), engine_of(stub_broker)
+    jobs.script["inner"] = ["wait"]
+
+    @dramatiq.actor
+    def nests() -> Run:
+        return Clutch().then(jobs.job.message("inner")).nest()
+
+    run = Clutch().then(nests).run()
+    assert run.cancel()
+    assert run.retry()
+    place = Place(run.run_id, 0, 0, generation=engine.backend.generation(run.run_id) or "")
+
+    def cancel_late() -> str:
+        caller = engine.caller(owners.parent("halt", 0))
+        return engine.backend.cancel(place.child_id, caller, bury=0, generation=place.child_generation).word
+
+    if comes == "before it starts":
+        assert cancel_late() == "unknown"
+    with running_worker(stub_broker):
+        wait_until("it works", lambda: jobs.began == ["inner"])
+        if comes == "while it works":
+            assert cancel_late() == "over"
+        jobs.gates["inner"].set()
+        assert run.get_result(block=True) == "inner"
 
 
 def test_a_nested_run_that_is_gone_is_a_dead_member_and_comes_back_with_a_retry(redis_broker: RedisBroker) -> None:

@@ -91,7 +91,8 @@ class Transitions(abc.ABC):
         lease has lapsed. A sweeper is also given one share for anybody, if there is one.
 
         The word is `owing` if anything is owed, also to others; `clear` if not; `unknown` if there is no such run.
-        Raises ForeignRun for a run of another application.
+        Raises ForeignRun for a run of another application, unless the caller names the `generation`, as one does that
+        has a message or a duty of the run; and so do `cancel`, `retry` and `resend`.
         """
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dramatiq.logging import get_logger
 
-from ..backend import Record, Reply
+from ..backend import LAST, Record, Reply
 from ..engine import Engine
 from ..errors import DamagedState, PayloadRefused, is_final
 from ..failures import failure_details
@@ -24,11 +24,12 @@ logger: logging.Logger = get_logger(__name__)
 
 
 def start_nested(engine: Engine, run_id: str, duty: StartNested) -> Work:
-    """Start the runs that a job has nested, after the job has succeeded."""
+    """Start the runs that a job has nested, after the job has succeeded. They are of the present epoch, so that a
+    `Halt` of an earlier one, which may still be under way, leaves them alone."""
     members = Members(engine, run_id, duty)
     plan = members.nested([duty.member]).get(duty.member)
     if plan is not None:  # otherwise its stage is over, or its run was cancelled
-        yield start_run(engine, members.place(duty.member, 0), members.starting(plan))
+        yield start_run(engine, members.place(duty.member, duty.epoch), members.starting(plan))
 
 
 def start_run(engine: Engine, place: Place, plan: Plan) -> Work:
@@ -44,6 +45,9 @@ def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Wo
 
     Another process that was to start it in an earlier epoch may do so between the two calls here, and the run may then
     be cancelled for that epoch. So if it exists when it is to be started, it is revived again.
+
+    If it has succeeded, though the parent doesn't have that (its result couldn't be stored there, or a failover has
+    lost it), it is gone.
     """
     caller = engine.caller(owners.parent("revive", place.epoch))
     child, generation, backend = place.child_id, place.child_generation, engine.backend
@@ -60,6 +64,19 @@ def revive_run(engine: Engine, place: Place, plan: Plan, *, by_hand: bool) -> Wo
         if reply.word == "exists":
             reply = revived()
     yield Caused(child, reply, caller)
+    if reply.word == "unknown":
+        (found,) = backend.occupants([child])
+        if found is not None and (found.generation, found.state) == (generation, "gone"):
+            yield gone(engine, place, "has succeeded, and its result isn't there any more")
+
+
+def gone(engine: Engine, place: Place, how: str) -> Caused:
+    """Record that the run at a place is gone; the text tells `how`. It is a dead member of its parent then, unless the
+    parent has recorded its success."""
+    text, caller = f"nested run {place.child_id} {how}", engine.caller(owners.gone(place.stage, place.member))
+    details = failure_details(None, message_id=place.child_id, text=text, failed_at=engine.now())
+    reply = engine.backend.record(Record(tag_of_run(place), LAST, "dead", details, of_run=True), caller)
+    return Caused(place.run_id, reply, caller)
 
 
 def halt(engine: Engine, run_id: str, duty: Halt) -> Work:

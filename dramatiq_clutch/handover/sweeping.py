@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from dramatiq.logging import get_logger
 
 from .. import observing
-from ..backend import LAST, Record
 from ..engine import Engine
 from ..enlisting import strike_out
 from ..errors import ForeignRun, NewerRelease, StateUnavailable, Unavailable, is_expected
-from ..failures import failure_details
-from ..stored import owners
 from ..stored.duties import SendMembers
 from ..stored.formats import is_stalled, present_stage, result_in
 from ..stored.owners import SWEEPER
@@ -22,7 +19,7 @@ from ..stored.places import NOBODY, Place
 from ..stored.plan import StageLine
 from .doing import hand_over
 from .members import Members
-from .nesting import tag_of_run
+from .nesting import gone
 from .work import chunks
 
 #: A sweep ends after so many runs in a row for which nothing could be sent, because then the broker is away.
@@ -202,8 +199,5 @@ def report_gone(engine: Engine, run_id: str, generation: str) -> None:
     place = replace(place, generation=engine.backend.generation(place.run_id) or "")
     if place.child_generation != generation:
         return
-    text = f"nested run {run_id} is gone: it has expired or was removed"
-    details = failure_details(None, message_id=run_id, text=text, failed_at=engine.now())
-    tag, caller = tag_of_run(place), engine.caller(owners.gone(place.stage, place.member))
-    reply = engine.backend.record(Record(tag, LAST, "dead", details, of_run=True), caller)
-    hand_over(engine, place.run_id, reply, caller)
+    told = gone(engine, place, "is gone: it has expired or was removed")
+    hand_over(engine, told.run_id, told.reply, told.caller)

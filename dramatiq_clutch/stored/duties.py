@@ -105,11 +105,13 @@ class OpenStage(OfStage):
 
 @dataclass(frozen=True, slots=True)
 class StartNested(OfStage):
-    """Start the runs that a job, which is this `member`, has nested."""
+    """Start the runs that a job, which is this `member`, has nested. `epoch` is that in which the duty is given; it
+    isn't part of the id."""
 
     WORD: ClassVar[str] = "start"
 
     member: int
+    epoch: int = field(default=0, kw_only=True)
 
     @property
     def id(self) -> str:

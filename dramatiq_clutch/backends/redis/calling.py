@@ -22,6 +22,10 @@ WORKERS = ("guard", "record", "succeed", "confirm")
 #: The scripts that may be called only by the application that the run belongs to.
 PRIVATE = ("owed", "sweep", "cancel", "retry", "resend", "delete", "rewind")
 
+#: Those of them that follow from a message or a duty which a worker has been given, whose generation they then name. An
+#: application that has been given another name finishes what is left of the runs that it has started before.
+GIVEN = ("owed", "cancel", "retry", "resend")
+
 
 @dataclass(frozen=True, slots=True)
 class At:
@@ -52,7 +56,8 @@ class RedisCalling(RedisKeeping, RedisRegister):
         stage, found, version, app = fields
         if version is not None:
             refuse_newer(int(version), f"run {run_id!r}")
-        if name in PRIVATE and app is not None and app.decode() != caller.application:
+        is_private = name in PRIVATE and not (generation and name in GIVEN)
+        if is_private and app is not None and app.decode() != caller.application:
             raise foreign_run(run_id, app.decode(), caller.application)
         return At(run_id, int(stage or 0), generation or (found or b"").decode())
 

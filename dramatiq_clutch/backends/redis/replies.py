@@ -76,7 +76,10 @@ def duty_from(raw: Any, generation: str) -> Duty:
     more: dict[str, Any] = {}
     if snapshot:
         more["snapshot"] = decode_snapshot(json.loads(snapshot))
-    if needs:
+    ahead = None
+    if len(needs) == 1:
+        more["epoch"] = int(needs[0])
+    elif needs:
         spec, rows, previous, ahead = needs
         more = {"spec": spec or b"", "rows": tuple(rows)}
         more["previous"] = (previous[0].decode(), previous[1]) if previous else None
@@ -89,7 +92,7 @@ def duty_from(raw: Any, generation: str) -> Duty:
         line=line.decode(),
         **more,
     )
-    if isinstance(duty, SendMembers) and needs and ahead:
+    if isinstance(duty, SendMembers) and ahead:
         return replace(duty, ahead=_ahead_from(duty, ahead))
     return duty
 

@@ -1,5 +1,5 @@
 -- Record how an attempt ended, or how a nested run stands.
--- USES take, along, life, times, tombstone, expiry, clocking
+-- USES take, along, life, times, tombstone, expiry, clocking, waiting
 -- KEYS here.halted
 -- ARGV payload, renew flag, due number
 -- `clocking` has the others. `payload` is the result, or the failure's details. `renew`: renew the expiry of all keys
@@ -32,7 +32,7 @@ local stands, word, first = recorded[2], 'counts', string.sub(recorded[2] or '',
 if of_run and attempt == LAST then epoch = run.epoch end
 if first == 'S' or (first == 'N' and not of_run) then
   word = 'duplicate'
-elseif ending ~= 'succeeded' and first ~= 'N' and epoch < run.taken_up and tonumber(member) < run.taken_to then
+elseif ending ~= 'succeeded' and is_of_before(member, epoch, first) then
   word = 'stale' -- a run that broke off would break off again for it
 elseif ending == 'succeeded' and nested == '' then
   enter(member, 'S' .. payload, began)

@@ -7,7 +7,7 @@ local total = total_of(run.line)
 if run.state ~= 'running' or not total or total == 0 then return answer('nothing') end
 tells_by = true
 set('epoch', run.epoch + 1)
-owe('resend:' .. stage .. ':0:' .. (limit_of(run.line) and run.sent or total) .. ':' .. run.epoch)
+owe('resend:' .. stage .. ':0:' .. sent_so_far() .. ':' .. run.epoch)
 report('resent')
 touch()
 return answer('resent')

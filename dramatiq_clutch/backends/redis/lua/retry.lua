@@ -38,8 +38,7 @@ if revived then
     begin_deadlines(run.line, true)
   end
 end
-local limit = limit_of(run.line)
-local to = limit and run.sent or total
+local limit, to = limit_of(run.line), sent_so_far()
 if halted then -- these are sent again, so what else they come to in an earlier epoch doesn't count any more
   set('taken_up', run.epoch)
   set('taken_to', to or 0)

@@ -33,7 +33,8 @@ end
 for index = stage, run.stage do
   local line = line_of(index)
   if has_flag('m', line) then line = string.gsub(line, '^(%d+) %S+', '%1 ?') end
-  if index > stage then line = string.gsub(line, ' from=%d+', '') end -- `stage` itself has waited already
+  local from = index == stage and ' from=' .. math.min(number_in(line, 'from'), now) or ''
+  line = string.gsub(line, ' from=%d+', from) -- `stage` itself has waited already, or is to wait no longer
   call('HSET', head, 's' .. index, line)
   call('HDEL', head, 'd' .. index)
   call('HDEL', head, 'k' .. index)

@@ -11,7 +11,7 @@ if run.state == 'succeeded' or not has_nested() then return reply end
 for _, member in ipairs(call('ZRANGE', here.standing, 0, MOST_LOOKED_INTO - 1)) do reply[#reply + 1] = member end
 if not has_flag('r') then return reply end -- a job that has nested runs stands in `standing`
 local recorded = run.state == 'cancelled' and here.halted or here.members
-local sent = limit_of(run.line) and run.sent or total_of(run.line) or 0
+local sent = sent_so_far() or 0
 for member = 0, math.min(sent, MANY) - 1 do
   if #reply >= MOST_LOOKED_INTO + 2 then break end
   if call('HEXISTS', recorded, member) == 0 then reply[#reply + 1] = member end

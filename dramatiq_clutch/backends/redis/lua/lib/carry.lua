@@ -13,12 +13,14 @@ local function next_of(index)
   return row and #row <= LITTLE and {line, row} or {}
 end
 
--- For a `send` duty: the spec, the members' rows, the line and the result of the stage before if that has one member,
--- and the stage that follows. All are empty if the duty has too many members.
+-- For a `start` duty: the epoch. For a `send` duty: the spec, the members' rows, the line and the result of the stage
+-- before if that has one member, and the stage that follows. All are empty if the duty has too many members.
 local function needs(id, line)
+  if string.sub(id, 1, 6) == 'start:' then return {run.epoch} end
   local index, from, to = string.match(id, '^send:(%d+):(%d+):(%d+)')
+  if not index then return {} end
   local offset = string.match(line, '^%d+')
-  if not offset or to - from > FEW or has_flag('m', line) then return '', {}, {}, {} end
+  if not offset or to - from > FEW or has_flag('m', line) then return {'', {}, {}, {}} end
   index = tonumber(index)
   local rows, previous = call('LRANGE', plan, offset + from, offset + to - 1), {}
   local recorded = ({[stage] = before.members, [stage + 1] = here.members})[index]
@@ -28,5 +30,5 @@ local function needs(id, line)
       previous = {source, call('HGET', recorded, '0') or ''}
     end
   end
-  return call('HGET', head, 'spec'), rows, previous, total_of(line) == 1 and next_of(index) or {}
+  return {call('HGET', head, 'spec'), rows, previous, total_of(line) == 1 and next_of(index) or {}}
 end

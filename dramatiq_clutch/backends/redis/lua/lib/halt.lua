@@ -11,6 +11,5 @@ end
 
 -- For how many members of the stage nested runs may have to be cancelled: 0 if there are none.
 local function haltable()
-  if not has_nested() then return 0 end
-  return limit_of(run.line) and run.sent or total_of(run.line) or 0
+  return has_nested() and sent_so_far() or 0
 end

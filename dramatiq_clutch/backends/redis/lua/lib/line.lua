@@ -28,3 +28,9 @@ local function limit_of(line)
   local limit = tonumber(string.match(line, '^%d+ %S+ %S+ (%d+)'))
   return limit ~= 0 and limit or nil
 end
+
+-- How many members of the present stage are owed or sent; nil until it is opened, when `sent` may be that of another.
+local function sent_so_far()
+  local total = total_of(run.line)
+  return total and limit_of(run.line) and run.sent or total
+end

@@ -3,8 +3,8 @@
 -- The note is '', 'ends' (the run has succeeded and owes nothing, and no other run will have its id), 'rests' (it is at
 -- rest otherwise, and owes nothing), 'wakes' (it was at rest, and works or owes something again) or 'more' (there are
 -- shares for anybody that the caller wasn't given). A time may follow it, after a space: by when somebody has to look.
--- A duty is {id, lease, cursor, repeated, line, snapshot}. A `send` duty has four parts more: spec, {row...}, {line of
--- the stage before, field of its only member} or {}, and {line, row} of the stage that follows or {}; see `lib/carry`.
+-- A duty is {id, lease, cursor, repeated, line, snapshot}. A `start` duty also has the epoch, and a `send` duty (see
+-- `carry`) spec, {row...}, {line of the stage before, field of its only member} or {}, {line, row} of the next or {}.
 -- Behind the duties come {'turn', ...} for the register (see `lib/turn`), and {'news', {event, ...}, ...} (`lib/news`).
 
 -- Give a duty to the caller, under the caller's lease.
@@ -16,7 +16,7 @@ local function hand(id, duty)
   end
   local line = line_of(tonumber(string.match(id, '^%a[%a_]*:(%d+)')))
   local handed = {id, lease, duty.cursor, repeated, line, duty.snapshot or ''}
-  if string.sub(id, 1, 4) == 'send' then handed[7], handed[8], handed[9], handed[10] = needs(id, line) end
+  for _, part in ipairs(needs(id, line)) do handed[#handed + 1] = part end
   return handed
 end
 

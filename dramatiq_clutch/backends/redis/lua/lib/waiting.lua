@@ -20,3 +20,14 @@ local function work_again(members)
   call('ZREM', here.dead, unpack(members))
   call('ZADD', here.standing, unpack(standing))
 end
+
+local function waits(member)
+  local buried, stands = call('ZSCORE', here.dead, member), call('ZSCORE', here.standing, member)
+  return tonumber(buried or math.huge) < run.revival * SPAN or tonumber(stands or math.huge) < run.era * ERA
+end
+
+-- Whether what a member has come to is of before the retry that sends it again. What a job has nested may be of an
+-- earlier epoch, though it was started since: that is told by whether it waits. `first` begins the member's field.
+local function is_of_before(member, epoch, first)
+  return epoch < run.taken_up and tonumber(member) < run.taken_to and (first ~= 'N' or waits(member))
+end
