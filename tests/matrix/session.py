@@ -30,6 +30,17 @@ print(json.dumps(known | found))
 """
 
 
+#: Said by it, too: which server carries the messages, if that can be had.
+RELEASE = """
+from {module} import release
+from tests.support.programs import Missing
+try:
+    print(release())
+except Missing:
+    pass
+"""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of an environment: how many tests, with which versions; or why there were none."""
@@ -76,11 +87,16 @@ def run(session: nox.Session, environment: Environment) -> None:
     except Exception:
         Outcome(environment.name, missing="its packages can't be installed on this machine").keep()
         raise
-    known = json.loads(session.run("python", "-c", ASKS, *brokers_in(environment.packages), silent=True) or "{}")
-    versions = ", ".join([*(f"{name} {said}" for name, said in known.items()), version(program)])
-    report = CACHE / f"{environment.name}.xml"
     variables = {"CLUTCH_TESTS_SERVER": str(program), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}  # "" is none
     variables |= environment.variables
+    packages = dict.fromkeys([*brokers_in(environment.packages), *environment.beside])
+    known = json.loads(session.run("python", "-c", ASKS, *packages, silent=True) or "{}")
+    servers = [version(program)]
+    if environment.carrier:
+        asked = RELEASE.format(module=f"tests.support.{environment.carrier}")
+        servers += (session.run("python", "-c", asked, env=variables, silent=True) or "").splitlines()
+    versions = ", ".join([*(f"{name} {said}" for name, said in known.items()), *servers])
+    report = CACHE / f"{environment.name}.xml"
     if environment.brokers:
         variables["CLUTCH_TESTS_BROKERS"] = environment.brokers
     options = ("-q", "--all", "-n", "2", "-p", "no:cacheprovider", f"--junitxml={report}")

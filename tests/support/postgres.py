@@ -14,6 +14,13 @@ from tests.support.programs import Missing, own_suite, unpacked
 from tests.support.server import free_port
 
 
+def release() -> str:
+    """As "PostgreSQL 15.14". Raises Missing."""
+    env = {**os.environ, "LD_LIBRARY_PATH": libraries(programs())}
+    said = subprocess.run([programs() / "postgres", "--version"], env=env, capture_output=True, text=True, check=True)
+    return f"PostgreSQL {said.stdout.split()[2]}"
+
+
 class Postgres:
     """The PostgreSQL of this machine, or else Debian's, with a folder and a port of its own. A context manager.
 

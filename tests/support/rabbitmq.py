@@ -21,6 +21,12 @@ from tests.support.programs import own_suite, unpacked
 from tests.support.server import free_port
 
 
+def release() -> str:
+    """As "RabbitMQ 3.10.8". Raises Missing."""
+    (folder,) = unpacked(own_suite(), "rabbitmq-server").glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
+    return f"RabbitMQ {folder.name.partition('-')[2]}"
+
+
 class RabbitMQ:
     """Debian's RabbitMQ, with a folder, a name and ports of its own, which are kept over restarts. A context manager.
 
