@@ -178,7 +178,7 @@ VERSIONS = (
     _versions("3.14t", "2.2.1", "8.1.0"),
 )
 
-#: What takes longer, on the oldest and the newest alone. The tests of callbacks count on the order of messages that have
+#: What takes longer, on the oldest and the newest alone. The tests of callbacks count on the order of messages that
 #: come at once, which Dramatiq 1.17 doesn't keep.
 SUITES = (
     Environment(
