@@ -1481,6 +1481,13 @@ PYTHON = (
         "tests/test_exits.py",
     ),
     python(
+        "a run without stages can't be deleted",
+        "A run without stages is deleted, and makes room, like any other.",
+        'head.get(f"s{stage}", "0 0 -"), int(head.get("sent", 0))',
+        'head[f"s{stage}"], int(head.get("sent", 0))',
+        "tests/test_again.py::test_a_run_without_stages_makes_room_like_any_other",
+    ),
+    python(
         "a child that is there is called gone",
         "A nested run of which the store has forgotten a stage, by a failover, is no dead member of its parent.",
         "if job.engine.backend.generation(job.tag.run_id) != job.tag.generation:",

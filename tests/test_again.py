@@ -553,6 +553,16 @@ def test_a_nested_run_is_deleted_with_the_one_that_it_is_nested_in(broker: drama
         Run(f"{run.run_id}~0.0").delete()
 
 
+def test_a_run_without_stages_makes_room_like_any_other(stub_broker: dramatiq.Broker) -> None:
+    clutch = Clutch()
+    run = clutch.run(run_id="daily")
+    assert clutch.run(run_id="daily", if_exists="restart").started
+    assert clutch.run(run_id="daily", if_exists="replace").started
+    assert run.delete()
+    with pytest.raises(RunNotFound):
+        run.status()
+
+
 def test_a_run_of_many_members_is_deleted_in_steps_of_a_few(
     broker: dramatiq.Broker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

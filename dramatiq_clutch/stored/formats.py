@@ -266,10 +266,10 @@ def is_stalled(snapshot: Snapshot) -> bool:
 
 def present_stage(snapshot: Snapshot) -> tuple[int, str, int]:
     """The present stage, its line, and how many of its members were sent, which only means something if the line has a
-    limit."""
+    limit. The line is that of an empty stage where a run has no stages."""
     head = snapshot["head"]
     stage = int(head["stage"])
-    return stage, head[f"s{stage}"], int(head.get("sent", 0))
+    return stage, head.get(f"s{stage}", "0 0 -"), int(head.get("sent", 0))
 
 
 def is_done(answer: Any) -> bool:
