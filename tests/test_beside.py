@@ -287,9 +287,19 @@ class Old(redis.Redis):
         return {"redis_version": "6.0.16"}
 
 
-def test_a_worker_does_not_boot_with_a_server_that_is_too_old(server: Server, redis_client: redis.Redis) -> None:
+class Older(redis.Redis):
+    """One whose server doesn't know what redis-py begins with from its release 8 on, as Redis 5."""
+
+    def info(self, section: str | None = None, *args: str, **kwargs: Any) -> Any:
+        raise redis.ResponseError("unknown command `HELLO`, with args beginning with: `3`, ")
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Old, r"version 6\.0\.16"), (Older, "doesn't know HELLO")])
+def test_a_worker_does_not_boot_with_a_server_that_is_too_old(
+    server: Server, redis_client: redis.Redis, kind: type[redis.Redis], told: str
+) -> None:
     broker = StubBroker()
-    broker.add_middleware(ClutchMiddleware(RedisBackend(client=Old.from_url(server.url))))
-    with pytest.raises(NotConfigured, match=r"version 6\.0\.16.*Use Redis 6\.2"), running_worker(broker):
+    broker.add_middleware(ClutchMiddleware(RedisBackend(client=kind.from_url(server.url))))
+    with pytest.raises(NotConfigured, match=f"{told}.*Use Redis 6\\.2"), running_worker(broker):
         pass
     broker.close()

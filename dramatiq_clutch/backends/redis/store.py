@@ -85,7 +85,12 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         asked = time.time()
         try:
             server: dict[str, Any] = self.calls.ask(lambda: self.client.info())
-        except StateUnavailable:  # the server is away, or doesn't allow INFO, so its settings aren't known
+        except StateUnavailable as error:  # the server is away, or doesn't allow INFO, so its settings aren't known
+            if re.search("unknown command .?HELLO", str(error)):  # with which redis-py begins from its release 8 on
+                raise NotConfigured(
+                    "the server that should keep the state of runs doesn't know HELLO: it is older than Redis 6, and "
+                    "lacks other commands that are needed. Use Redis 6.2, any Valkey, or newer"
+                ) from error
             return ()
         version = str(server.get("redis_version", ""))
         if (found := re.match(r"(\d+)\.(\d+)", version)) and tuple(map(int, found.groups())) < OLDEST:
