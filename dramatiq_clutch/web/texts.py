@@ -70,7 +70,7 @@ def environment() -> Environment:
 
 def asset(name: str) -> bytes:
     """A file that the page loads."""
-    return resources.files(__package__).joinpath("static", name).read_bytes()
+    return (resources.files(__package__) / "static" / name).read_bytes()
 
 
 def cut(given: str, most: int) -> str:
