@@ -153,7 +153,8 @@ class Run(RunResults[R]):
         """Delete everything that is kept of a run at rest, the runs that are nested in it included, and free its id.
         What is left of its messages is skipped. Callbacks of it that are still to be sent are sent first; one that is
         attempted later has its status, but finds no result any more. For example, ``run.cancel()``, then
-        ``run.delete()``.
+        ``run.delete()``. What has failed, or was cancelled, inside a nested run that got along without it and has
+        succeeded isn't found: it stays until it expires.
 
         Returns whether there was a run; False if it had succeeded and expired before, and only its id was still
         claimed. If this is broken off in the middle, call it again.
