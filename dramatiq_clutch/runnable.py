@@ -71,11 +71,11 @@ class Runnable(Options, Generic[R]):
           NotConfigured: the broker has no ClutchMiddleware, or that has no backend.
           ValueError: nobody has declared the queue, an actor belongs to another broker, `run_id` isn't a valid id,
             `if_exists` or `unique` isn't one of these words or there is no `run_id`, or the `delay` is negative, or as
-            long as a deadline of the run or its first stage; the first stage pipes or maps, or that of a clutch in it,
-            though nothing comes before it and there are no `args`, or it maps over `args` that are no list; a wait has
-            no stage after it; the context is too large, or what is carried; an option belongs to one message alone, and
-            so can't be carried; there are too many tags, or one isn't valid; or a callable given to `parallel` has
-            returned an iterator that is used up.
+            long as the deadline of its first stage, or with all waits as long as that of the run; the first stage pipes
+            or maps, or that of a clutch in it, though nothing comes before it and there are no `args`, or it maps over
+            `args` that are no list; a wait has no stage after it; the context is too large, or what is carried; an
+            option belongs to one message alone, and so can't be carried; there are too many tags, or one isn't valid;
+            or a callable given to `parallel` has returned an iterator that is used up.
           ActorNotFound: nobody has declared an actor by the name that a callback was given as.
           RunIdTaken: another clutch, or this one with other `args`, was run under this id; or, with
             ``if_exists="refuse"``, any clutch was.
@@ -155,10 +155,14 @@ class Runnable(Options, Generic[R]):
         return mermaid.draw(self)
 
     def _check_delay(self, delay: int) -> None:
-        """Raises ValueError for a delay at whose end a deadline would be over."""
+        """Raises ValueError for a delay, or waits between stages, at whose end a deadline would be over."""
         first = self.stages[0].deadline if self.stages and not self.stages[0].wait else None
-        for whose, deadline in (("the run", self.deadline), ("its first stage", first)):
-            if deadline is not None and milliseconds(deadline, "deadline") <= delay:
-                raise ValueError(
-                    f"delay is {delay:,} ms, and by then the deadline of {whose} is over: {deadline:,} ms from run() on"
-                )
+        waits = sum(stage.wait for stage in self.stages)
+        of_all = f"delay and waits are {delay + waits:,} ms" if waits else f"delay is {delay:,} ms"
+        for text, time, whose, limit in (
+            (of_all, delay + waits, "the run", self.deadline),
+            (f"delay is {delay:,} ms", delay, "its first stage", first),
+        ):
+            deadline = None if limit is None else milliseconds(limit, "deadline")
+            if deadline is not None and deadline <= time:
+                raise ValueError(f"{text}, and by then the deadline of {whose} is over: {deadline:,} ms from run() on")

@@ -196,6 +196,10 @@ def test_a_delay_beyond_the_deadline_is_an_error(stub_broker: Any) -> None:
         Clutch(deadline=5_000).then(jobs.total).run(delay=5_000)
     with pytest.raises(ValueError, match="the deadline of its first stage is over"):
         Clutch().then(jobs.total, deadline=5_000).then(jobs.total).run(delay=timedelta(seconds=6))
+    waits = Clutch(deadline=5_000).then(jobs.total).wait(3_000).then(jobs.total)
+    with pytest.raises(ValueError, match=r"delay and waits are 5,000 ms, and by then the deadline of the run is over"):
+        waits.run(delay=2_000)
+    waits.run(delay=1_999)
     Clutch(deadline=5_001).then(jobs.total, deadline=5_001).then(jobs.total, deadline=1).run(delay=5_000)
     Clutch().wait(1).then(jobs.total, deadline=1).run(delay=5_000)  # counts from when the stage begins
 
