@@ -113,6 +113,7 @@ def test_a_cancelled_run_is_taken_up_again_by_a_retry(broker: dramatiq.Broker, j
     run = Clutch().parallel(jobs.job.message(name) for name in "abc").then(jobs.total).run()
     with running_worker(broker):
         wait_until("a and c have run", lambda: run.status().stages[0].succeeded == 2)
+        wait_until("b to have begun", lambda: "b" in jobs.began)
         run.cancel()
         jobs.gates["b"].set()
         wait_until("the queue is empty", lambda: on_their_way(broker) == 0)

@@ -38,7 +38,7 @@ class Jobs:
         self.events: list[tuple[int, str, str]] = []
         if not any(isinstance(known, CurrentMessage) for known in broker.middleware):
             broker.add_middleware(CurrentMessage())  # not among the defaults of older releases
-        self.statuses: list[dict[str, Any]] = []
+        self.told: list[tuple[int, dict[str, Any]]] = []
 
         def act(name: str, *args: Any) -> Any:
             self.began.append(name)
@@ -67,8 +67,8 @@ class Jobs:
             turn = int(
                 message.options["clutch"]["callback"].rpartition(":")[2]
             )  # several threads may hear them in another order
+            self.told.append((turn, status))
             self.events.append((turn, who, status["event"]))
-            self.statuses.append(status)
 
         @actor(broker=broker, throws=LookupError, **QUICK)  # type: ignore[untyped-decorator]
         def total() -> Any:
@@ -88,6 +88,11 @@ class Jobs:
         """What `who` has heard so far: F, D, S, X (it has failed) and E."""
         letters = {"on_failure": "F", "on_death": "D", "on_success": "S", "on_failed": "X", "on_finish": "E"}
         return " ".join(letters[event] for _, name, event in sorted(self.events) if name == who)
+
+    @property
+    def statuses(self) -> list[dict[str, Any]]:
+        """What callbacks were given, in the order in which they were sent."""
+        return [status for _, status in sorted(self.told, key=lambda one: one[0])]
 
     def counts(self) -> Counter[str]:
         return Counter(self.began)
