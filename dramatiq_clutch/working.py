@@ -89,6 +89,12 @@ def worker_stops(worker: Worker) -> None:
     _boots.pop(worker, None)
 
 
+def works_for(worker: Worker, thread: threading.Thread) -> bool:
+    """Whether a thread is one of those that work on a worker's messages. They are known by the consumers that they
+    share: a thread is put on its worker's list only after it has started, and may have worked by then."""
+    return getattr(thread, "consumers", None) is worker.consumers
+
+
 def may_be_a_jobs() -> bool:
     """Whether this may be a thread that a job of a clutch has started, though nothing says so: it has no job's context,
     and jobs of clutches are at work in this process.
@@ -100,6 +106,6 @@ def may_be_a_jobs() -> bool:
         return False
     thread = threading.current_thread()
     boots = list(_boots.items())
-    if any(thread in worker.workers or thread in worker.consumers.values() for worker, _ in boots):
+    if any(works_for(worker, thread) or thread in worker.consumers.values() for worker, _ in boots):
         return False
     return any(boot.at_work and thread not in boot.before for _, boot in boots)

@@ -222,6 +222,23 @@ def test_a_worker_that_does_not_listen_on_a_queue_fetches_nothing_from_it(
         assert run.get_result(block=True) == "last"
 
 
+def test_a_thread_fetches_what_its_very_first_job_sends(redis_broker: RedisBroker, consumers: Consumers) -> None:
+    """Dramatiq puts it on its worker's list only after it has started."""
+    jobs, first = Jobs(redis_broker), falls_asleep(redis_broker, consumers)
+    run = Clutch().then(first).then(jobs.job.message("a")).run()
+
+    class Listed(list[Any]):
+        def append(self, thread: Any) -> None:
+            wait_until("the run is done", lambda: run.status().state == "succeeded")
+            super().append(thread)
+
+    worker = dramatiq.Worker(redis_broker, worker_timeout=50, worker_threads=1)
+    worker.workers = Listed()
+    worker.start()
+    worker.stop()
+    assert consumers.fetched["consumer"] == 1
+
+
 def test_a_prefetch_of_one_is_kept_to(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """With it, Dramatiq fetches a message only when the one before is done."""
     monkeypatch.setattr("dramatiq.worker.QUEUE_PREFETCH", 1)

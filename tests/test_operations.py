@@ -174,7 +174,8 @@ def everything(broker: dramatiq.Broker, jobs: Jobs) -> None:
         assert tolerant.get_result(block=True) == ["bad"]
         series = Clutch().then(*map(jobs.job.message, ("x", "y", "z"))).run()
         assert series.get_result(block=True) == "z"
-        assert len(runs(state="succeeded")) == count_runs()["succeeded"] == 4
+        # The register hears of a run after those who wait for its result.
+        wait_until("all are listed", lambda: len(runs(state="succeeded")) == count_runs()["succeeded"] == 4)
         assert len(runs(parent=other.run_id)) == 0
         engine = engine_of(broker)
         few = Keeping(1, 10**9, 10**9)

@@ -22,6 +22,7 @@ from dramatiq import Message, MessageProxy, Worker
 from dramatiq.brokers.redis import RedisBroker
 
 from ...forks import renew_in_children
+from ...working import works_for
 from .astray import Astray, Missing
 
 
@@ -223,7 +224,7 @@ class Desk:
         """The worker of this thread, unless it is told to stop."""
         if self._here.worker is None:
             thread = threading.current_thread()
-            self._here.worker = next((worker for worker in self._workers if thread in worker.workers), None)
+            self._here.worker = next((worker for worker in self._workers if works_for(worker, thread)), None)
         return self._here.worker if self._here.worker in self._workers else None
 
 
