@@ -14,6 +14,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch.backends.redis.scripts import script
+from tests.benchmarks.workers import OtherWorker, WatchedWorker
 from tests.conftest import WATCH, RunWorker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
@@ -327,3 +328,16 @@ def test_a_proxy_is_as_slow_as_it_is_told(proxy: Proxy) -> None:
         assert time.monotonic() - began >= 0.1
         client.get("a")
         assert rule.met == 1
+
+
+@pytest.mark.process
+def test_what_benchmarks_measure_is_the_command_that_they_say(own_server: Server) -> None:
+    """Neither a process that others have prepared for tests, nor one with as many threads as those have."""
+    command = [sys.executable, "-c", "import time; print('mine', flush=True); time.sleep(600)"]
+    with OtherWorker(command, env={}) as other:
+        wait_until("it to say so", lambda: "mine" in other.log)
+    with WatchedWorker(ACTORS, threads=5, processes=2, env={"REDIS_URL": own_server.url}) as watched:
+        watched.wait_ready()
+        first, *others = watched.processes()
+        assert first.cmdline()[1:] == ["-m", "dramatiq", ACTORS, "-p", "2", "-t", "5"]
+        assert len(others) >= 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,7 @@ class WatchedWorker(Worker):
     """A `dramatiq` command with worker processes, one by default."""
 
     def __init__(self, module: str, *, threads: int = 8, processes: int = 1, env: Mapping[str, str]) -> None:
-        super().__init__(module, env=env)
-        self._command = [sys.executable, "-m", "dramatiq", module, "-p", str(processes), "-t", str(threads)]
+        super().__init__(module, threads=threads, processes=processes, env=env, prepared=False)
         self._processes = processes
 
     def processes(self) -> list[Any]:

@@ -39,6 +39,9 @@ class Worker:
       python: What it is run by, such as the Python of another environment.
       command: What it runs, such as `dramatiq-gevent`.
       options: More options of the command, which go before those above.
+      processes: How many worker processes it has.
+      prepared: Whether it may be a process that has imported the library already (see `Prepared`), where that makes no
+        difference but the time it takes.
     """
 
     def __init__(
@@ -51,13 +54,15 @@ class Worker:
         python: Path | str = sys.executable,
         command: Sequence[str] = USUAL,
         options: Sequence[str] = (),
+        processes: int = 1,
+        prepared: bool = True,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="clutch-worker-")
-        arguments = (module, "-p", "1", "-t", str(threads), *options)
+        arguments = (module, "-p", str(processes), "-t", str(threads), *options)
         self._command = [str(python), *command, *arguments]
         # As it is by default, a process is as well one that has imported the library already.
         usual = (root, str(python), tuple(command)) == (ROOT, sys.executable, USUAL) and not options
-        self._prepared = arguments if usual else None
+        self._prepared = arguments if usual and prepared else None
         self._env, self._root = {**os.environ, **(env or {})}, root
         self._process: subprocess.Popen[bytes] | Prepared | None = None
         self._starts = 0
