@@ -336,7 +336,8 @@ def test_what_benchmarks_measure_is_the_command_that_they_say(own_server: Server
     command = [sys.executable, "-c", "import time; print('mine', flush=True); time.sleep(600)"]
     with OtherWorker(command, env={}) as other:
         wait_until("it to say so", lambda: "mine" in other.log)
-    with WatchedWorker(ACTORS, threads=5, processes=2, env={"REDIS_URL": own_server.url}) as watched:
+    watched = WatchedWorker(ACTORS, threads=5, processes=2, env={"REDIS_URL": own_server.url})
+    with watched:
         watched.wait_ready()
         first, *others = watched.processes()
         assert first.cmdline()[1:] == ["-m", "dramatiq", ACTORS, "-p", "2", "-t", "5"]
