@@ -95,7 +95,7 @@ def _log_transition(run_id: str, news: News, now: int) -> None:
     line = news.released if released else news.line
     about = _about(run_id, news, now, news.stage + released, line)
     about |= {"succeeded": news.succeeded, "dead": news.dead, "total": _total(news.line)}
-    text, reason = RELEASED if released else LINE, tuple[str, ...]()
+    text, reason = (RELEASED if released else LINE), tuple[str, ...]()
     if news.failure:
         failure = failure_from(news.stage, None, news.failure)
         about |= {"exception_type": failure.exception_type, "exception_text": failure.exception_text}

@@ -158,11 +158,12 @@ class Runnable(Options, Generic[R]):
         """Raises ValueError for a delay, or waits between stages, at whose end a deadline would be over."""
         first = self.stages[0].deadline if self.stages and not self.stages[0].wait else None
         waits = sum(stage.wait for stage in self.stages)
-        of_all = f"delay and waits are {delay + waits:,} ms" if waits else f"delay is {delay:,} ms"
-        for text, time, whose, limit in (
-            (of_all, delay + waits, "the run", self.deadline),
-            (f"delay is {delay:,} ms", delay, "its first stage", first),
+        for what, time, whose, limit in (
+            ("delay and waits are", delay + waits, "the run", self.deadline),
+            ("delay is", delay, "its first stage", first),
         ):
             deadline = None if limit is None else milliseconds(limit, "deadline")
             if deadline is not None and deadline <= time:
-                raise ValueError(f"{text}, and by then the deadline of {whose} is over: {deadline:,} ms from run() on")
+                raise ValueError(
+                    f"{what} {time:,} ms, and by then the deadline of {whose} is over: {deadline:,} ms from run() on"
+                )

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from dramatiq import Message, Worker
-from dramatiq.worker import _WorkerThread
 
 from .stored.places import CallbackTag, Tag, ancestors
 
@@ -49,7 +48,7 @@ def note_enqueued(message: Message[Any], delay: int) -> None:
     """Note that a message of a clutch is enqueued while no attempt is worked on. If a worker's thread does that, it may
     be the very message that it works on, which a middleware that comes before ours has put back, or has not let
     begin."""
-    if isinstance(threading.current_thread(), _WorkerThread):
+    if _consumers_of(threading.current_thread()) is not None:
         enqueued.set((message, delay))
 
 
@@ -92,7 +91,12 @@ def worker_stops(worker: Worker) -> None:
 def works_for(worker: Worker, thread: threading.Thread) -> bool:
     """Whether a thread is one of those that work on a worker's messages. They are known by the consumers that they
     share: a thread is put on its worker's list only after it has started, and may have worked by then."""
-    return getattr(thread, "consumers", None) is worker.consumers
+    return _consumers_of(thread) is worker.consumers
+
+
+def _consumers_of(thread: threading.Thread) -> Any:
+    """The consumers of the worker on whose messages a thread works; None for any other thread."""
+    return getattr(thread, "consumers", None)
 
 
 def may_be_a_jobs() -> bool:

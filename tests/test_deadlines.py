@@ -192,12 +192,13 @@ def test_a_deadline_that_is_no_time_is_an_error(stub_broker: Any, wrong: Any) ->
 
 def test_a_delay_beyond_the_deadline_is_an_error(stub_broker: Any) -> None:
     jobs = Jobs(stub_broker)
-    with pytest.raises(ValueError, match=r"delay is 5,000 ms, and by then the deadline of the run is over: 5,000 ms"):
+    over = "and by then the deadline of the run is over: 5,000 ms"
+    with pytest.raises(ValueError, match=f"delay and waits are 5,000 ms, {over}"):
         Clutch(deadline=5_000).then(jobs.total).run(delay=5_000)
-    with pytest.raises(ValueError, match="the deadline of its first stage is over"):
+    with pytest.raises(ValueError, match=r"delay is 6,000 ms, .* the deadline of its first stage is over"):
         Clutch().then(jobs.total, deadline=5_000).then(jobs.total).run(delay=timedelta(seconds=6))
     waits = Clutch(deadline=5_000).then(jobs.total).wait(3_000).then(jobs.total)
-    with pytest.raises(ValueError, match=r"delay and waits are 5,000 ms, and by then the deadline of the run is over"):
+    with pytest.raises(ValueError, match=f"delay and waits are 5,000 ms, {over}"):
         waits.run(delay=2_000)
     waits.run(delay=1_999)
     Clutch(deadline=5_001).then(jobs.total, deadline=5_001).then(jobs.total, deadline=1).run(delay=5_000)
