@@ -27,7 +27,7 @@ from tests.support.jobs import Jobs, state_is
 
 Shape = Callable[[Jobs, bool], Clutch]
 
-# The shapes: something happens to "bad", the last member. One thread works on them, so the others have had their turn.
+# The shapes: something happens to "bad", the last member, after all others have ended.
 
 
 def series(jobs: Jobs, tolerant: bool) -> Clutch:
@@ -97,6 +97,20 @@ def script(jobs: Jobs, shape: Shape, *attempts: str) -> None:
         jobs.script["bad"] = list(attempts)
 
 
+def all_others_end(jobs: Jobs, shape: Shape, run: Run) -> None:
+    """Let the bad member end once all others of its stage have, which fixes the order of what is heard: even one thread
+    begins the members of a stage in any order."""
+    name = bad(jobs, shape)
+    wait_until("it works", lambda: name in jobs.began)
+
+    def others_have_ended() -> bool:
+        stage = run.status().stages[1 if shape is mapped else 0]
+        return stage.total == stage.succeeded + 1
+
+    wait_until("the others to have ended", others_have_ended)
+    jobs.gates[name].set()
+
+
 def check_child(jobs: Jobs, shape: Shape, letters: str) -> None:
     if shape in NESTED:
         jobs.wait_fired("child", letters)
@@ -105,9 +119,14 @@ def check_child(jobs: Jobs, shape: Shape, letters: str) -> None:
 def test_a_job_that_fails_once_then_succeeds_is_heard_of_as_failing_and_then_as_succeeded(
     broker: dramatiq.Broker, jobs: Jobs, shape: Shape
 ) -> None:
-    script(jobs, shape, "fail")
-    with running_worker(broker, threads=1):
-        state_is(shape(jobs, False).run(), "succeeded")
+    script(jobs, shape, "wait and fail", "wait again")
+    with running_worker(broker, threads=3):
+        run = shape(jobs, False).run()
+        all_others_end(jobs, shape, run)
+        jobs.wait_fired("root", "F")
+        check_child(jobs, shape, "F")
+        jobs.gates[f"{bad(jobs, shape)} again"].set()  # one that is healed before its parent hears of it is never told
+        state_is(run, "succeeded")
         jobs.wait_fired("root", "F S E")
         check_child(jobs, shape, "F S E")
 
@@ -115,9 +134,11 @@ def test_a_job_that_fails_once_then_succeeds_is_heard_of_as_failing_and_then_as_
 def test_a_job_that_dies_is_heard_of_as_failing_dead_and_finished(
     broker: dramatiq.Broker, jobs: Jobs, shape: Shape
 ) -> None:
-    script(jobs, shape, "die")
-    with running_worker(broker, threads=1):
-        state_is(shape(jobs, False).run(), "failed")
+    script(jobs, shape, "wait and die")
+    with running_worker(broker, threads=2):
+        run = shape(jobs, False).run()
+        all_others_end(jobs, shape, run)
+        state_is(run, "failed")
         jobs.wait_fired("root", "F D X E")
         check_child(jobs, shape, "F D X E")
 
@@ -125,9 +146,10 @@ def test_a_job_that_dies_is_heard_of_as_failing_dead_and_finished(
 def test_a_job_that_dies_where_failures_are_allowed_lets_the_run_succeed(
     broker: dramatiq.Broker, jobs: Jobs, shape: Shape
 ) -> None:
-    script(jobs, shape, "die")
-    with running_worker(broker, threads=1):
+    script(jobs, shape, "wait and die")
+    with running_worker(broker, threads=2):
         run = shape(jobs, True).then(jobs.total).run()
+        all_others_end(jobs, shape, run)
         state_is(run, "succeeded")
         assert None in run.get_result()
         jobs.wait_fired("root", "F D S E")
@@ -152,9 +174,10 @@ def test_a_run_that_is_cancelled_while_working_is_heard_of_as_finished_only(
 def test_a_job_that_dies_and_is_retried_is_heard_of_as_succeeded_after_all(
     broker: dramatiq.Broker, jobs: Jobs, shape: Shape
 ) -> None:
-    script(jobs, shape, "die")
-    with running_worker(broker, threads=1):
+    script(jobs, shape, "wait and die")
+    with running_worker(broker, threads=2):
         run = shape(jobs, False).run()
+        all_others_end(jobs, shape, run)
         state_is(run, "failed")
         jobs.wait_fired("root", "F D X E")
         assert run.retry()

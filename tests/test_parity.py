@@ -111,12 +111,13 @@ def test_a_queue_overrides_the_actors_own_for_every_job_and_callback_of_every_st
         world.clutch(queue="critical", on_failure=jobs.alert)
         .then(jobs.see_elsewhere.message("a"))
         .parallel(jobs.see.message("b"), jobs.see_elsewhere.message("c"))
-        .then(jobs.fail_times.message("d", 1))
+        .then(jobs.fail_times.message("d", 1, "gate"))
         .then(jobs.see_elsewhere.message("e"))
         .run()
     )
-    result(run)
     wait_until("the alert", lambda: "alert" in world.names())
+    world.open("gate")
+    result(run)
     assert set(world.names()) == {"a", "b", "c", "d", "e", "alert"}
     assert {entry["queue"] for entry in world.log()} == {"critical"}
 
@@ -127,11 +128,12 @@ def test_without_a_queue_each_actors_own_holds(world: World) -> None:
         world.clutch(on_failure=jobs.alert)
         .then(jobs.see_elsewhere.message("a"))
         .parallel(jobs.see.message("b"), jobs.see_elsewhere.message("c"))
-        .then(jobs.fail_times.message("d", 1))
+        .then(jobs.fail_times.message("d", 1, "gate"))
         .run()
     )
-    result(run)
     wait_until("the alert", lambda: "alert" in world.names())
+    world.open("gate")
+    result(run)
     queues = {entry["name"]: entry["queue"] for entry in world.log()}
     assert queues == {"a": "own", "b": "default", "c": "own", "d": "default", "alert": "own"}
 
@@ -140,9 +142,12 @@ def test_the_next_stage_is_not_enqueued_while_a_job_is_failing_and_the_run_goes_
     world: World,
 ) -> None:
     jobs = world.jobs
-    run = world.clutch(on_failure=jobs.alert).then(jobs.fail_times.message("a", 4)).then(jobs.see.message("b")).run()
-    assert result(run) == "b"
+    heals = jobs.fail_times.message("a", 4, "gate")
+    run = world.clutch(on_failure=jobs.alert).then(heals).then(jobs.see.message("b")).run()
     wait_until("the alert", lambda: "alert" in world.names())
+    assert "b" not in world.names()
+    world.open("gate")
+    assert result(run) == "b"
     names = world.names()
     assert names.count("alert") == 1
     assert [name for name in names if name != "alert"] == ["a"] * 5 + ["b"]
@@ -153,22 +158,25 @@ def test_on_failure_is_sent_once_however_many_of_a_stage_fail(world: World, fail
     jobs = world.jobs
     run: Run = (
         world.clutch(on_failure=jobs.alert)
-        .parallel(jobs.fail_times.message(f"bad {n}", 3) for n in range(failing))
+        .parallel(jobs.fail_times.message(f"bad {n}", 3, "gate 1") for n in range(failing))
         .run()
     )
+    wait_until("the alert", lambda: "alert" in world.names())
+    world.open("gate 1")
     result(run)
     run = (
         world.clutch(on_failure=jobs.alert)
         .parallel(
-            *(jobs.fail_times.message(f"worse {n}", 2) for n in range(failing)),
+            *(jobs.fail_times.message(f"worse {n}", 2, "gate 2") for n in range(failing)),
             jobs.see.message("good"),
             jobs.see.message("fine"),
         )
         .then(jobs.see.message("end"))
         .run()
     )
-    assert result(run) == "end"
     wait_until("both alerts", lambda: world.names().count("alert") >= 2)
+    world.open("gate 2")
+    assert result(run) == "end"
     assert world.names().count("alert") == 2
 
 
@@ -215,11 +223,12 @@ def test_all_options_hold_after_the_first_stage(world: World) -> None:
     run = (
         world.clutch(on_failure=jobs.alert)
         .then(jobs.see.message("a"), jobs.see.message("b"))
-        .then(jobs.fail_times.message("c", 1))
+        .then(jobs.fail_times.message("c", 1, "gate"))
         .run()
     )
-    result(run)
     wait_until("the alert", lambda: "alert" in world.names())
+    world.open("gate")
+    result(run)
     assert [entry["stage"] for entry in world.log() if entry["name"] == "alert"] == [2]
 
 
@@ -264,13 +273,17 @@ def test_the_callbacks_on_real_workers(world: World, kind: str, depth: int) -> N
             step = jobs.called("child").then(step)
         return jobs.called("root").then(step)
 
-    def both_heard(*events: str) -> None:
+    def both_heard(*events: str, forget: bool = True) -> None:
         heard(world, "root", *events)
         if nested:
             heard(world, "child", *events)
-        world.client.delete(HEARD)
+        if forget:
+            world.client.delete(HEARD)
 
-    result(clutch(jobs.fail_times.message("heals", 1)).run())
+    run = clutch(jobs.fail_times.message("heals", 1, "gate of the healed")).run()
+    both_heard(f"{F} failing", forget=False)
+    world.open("gate of the healed")
+    result(run)
     both_heard(f"{F} failing", f"{S} succeeded", f"{E} succeeded")
 
     run = clutch(jobs.dies_once.message("dies")).run()

@@ -195,12 +195,14 @@ class Actors:
 
         @dramatiq.actor(broker=broker, min_backoff=10, max_backoff=10)
         def fail_times(name: str, times: int, gate: str | None = None) -> str:
-            if gate is not None:
-                wait_for(gate)
+            """Heal after so many failures; with a gate, once it is open. Whoever waits for an alarm wants one: a job
+            that is healed by the time at which its failure is recorded, or told to a parent, raises none."""
             tries = begins(name)
             log(name, attempt=tries)
             if tries <= times:
                 raise ValueError(f"{name} fails")
+            if gate is not None:
+                wait_for(gate)
             return name
 
         @dramatiq.actor(broker=broker)

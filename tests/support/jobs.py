@@ -26,7 +26,8 @@ class Gates(dict[str, threading.Event]):
 
 class Jobs:
     """`script[name]` says what the attempts of job `name` do, one after the other: "ok" (the default), "fail", "die",
-    or "wait" until `gates[name]` is opened, and perhaps "wait and die". A job that dies has no retries left."""
+    or "wait" until `gates[name]` is opened, and perhaps "wait and fail" or "wait and die". A job that is to "wait again"
+    has a second gate, `gates[f"{name} again"]`. A job that dies has no retries left."""
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         self.broker = broker
@@ -44,11 +45,12 @@ class Jobs:
             self.began.append(name)
             self.sees[name], self.missing[name] = previous_results(), previous_failures()
             what = self.script[name].pop(0) if self.script[name] else "ok"
-            if what in ("wait", "wait and die"):
-                assert self.gates[name].wait(PATIENCE)
-            if what == "fail":
+            if what.startswith("wait"):
+                gate = f"{name} again" if what == "wait again" else name
+                assert self.gates[gate].wait(PATIENCE)
+            if what.endswith("fail"):
                 raise ValueError(f"{name} fails")
-            if what in ("die", "wait and die"):
+            if what.endswith("die"):
                 raise LookupError(f"{name} dies")
             return [name, *args] if args else name
 
@@ -99,7 +101,7 @@ class Jobs:
 
     def wait_fired(self, who: str, letters: str) -> None:
         wait_until(f"{who} to hear {letters}", lambda: len(self.fired(who)) >= len(letters))
-        assert self.fired(who) == letters
+        assert self.fired(who) == letters, f"{who} has heard {self.fired(who)}, not {letters}"
 
 
 def state_is(run: Run, state: str) -> None:
