@@ -96,17 +96,19 @@ class Engine:
 
     # The index
 
-    def look_again(self, run_id: str, at: int | None, *, known: bool = False) -> None:
+    def look_again(self, run_id: str, at: int | None, *, known: bool = False, instead: int | None = None) -> None:
         """Put a run down in the index, to be looked at `at` that time (UNIX milliseconds); None takes it out. With
-        `known`, a run that isn't in the index stays out of it."""
-        more = {"run_ttl": self.run_ttl, "application": self.application, "known": known}
+        `known`, a run that isn't in the index stays out of it. With `instead`, nothing changes unless it is put down
+        for that time."""
+        more = {"run_ttl": self.run_ttl, "application": self.application, "known": known, "instead": instead}
         self.backend.look_again(run_id, at, **more)  # type: ignore[arg-type]
 
-    def look_when_quiet(self, run_id: str, by: int = 0) -> None:
+    def look_when_quiet(self, run_id: str, by: int, *, instead: int) -> None:
         """Put down a run at work that owes nothing, so that a sweeper finds out later whether anything happens to it;
-        sooner if a deadline of it may be over `by` then (see `backend.Reply`)."""
+        sooner if a deadline of it may be over `by` then (see `backend.Reply`). The caller has put it down for the time
+        `instead`. If another has put it down since, that stays, because the run may owe something again by now."""
         quiet = self.now() + max(self.stalled_after // 2, 50)
-        self.look_again(run_id, min(quiet, by or quiet), known=True)
+        self.look_again(run_id, min(quiet, by or quiet), instead=instead)
 
     def note(self, run_id: str, note: Note, by: int = 0) -> None:
         """Change the index as a reply's `note` and its `by` ask (see `backend.Note` and `backend.Reply`)."""

@@ -73,7 +73,7 @@ def start(
     more: dict[str, Any] = {"start_at": engine.now() + delay if delay else None, "context": context, "carry": carry}
     claimed, run_id = run_id is not None, run_id or str(uuid4())
     while True:
-        plan, claim, draft, caller = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
+        plan, claim, draft, caller, put_down = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
         if claimed:
             _make_room(engine, run_id, if_exists or "join")
         try:
@@ -89,7 +89,7 @@ def start(
         raise RunIdTaken(_taken(run_id, if_exists))
     if reply.word == "exists" and if_exists == "refuse":
         raise RunIdTaken(f"this clutch was run as {run_id!r} already, and is to be refused then (if_exists='refuse')")
-    _hand_over(engine, run_id, reply, caller)
+    _hand_over(engine, run_id, reply, caller, put_down)
     run = Run(run_id, broker=broker)
     run.started = reply.word == "created"
     return run
@@ -127,9 +127,9 @@ def _check(run_id: Any, if_exists: Any, unique: Any) -> None:
 
 def _draft(
     engine: Engine, clutch: Description, run_id: str, *, claimed: bool, args: Any, carry: Context | None, **more: Any
-) -> tuple[Plan, str, str, Caller]:
+) -> tuple[Plan, str, str, Caller, int]:
     """Write the rows of the clutch's plan; `more` is for `read`. Returns the plan, whose rows are those; its claim; the
-    draft's name; and the caller that is to seal it."""
+    draft's name; the caller that is to seal it; and for when the run is put down in the index."""
     sees, item = (NOTHING, None) if args is NO_ARGS else (Sees.args(args), _encoded(engine, args))
     spec, lines, rows = read(clutch, engine.broker, sees=sees, **more)
     spec = dataclasses.replace(spec, generation=new_generation(), item=item)
@@ -137,17 +137,18 @@ def _draft(
     stored = with_defaults(spec, clutch, engine.broker, engine.defaults)
     fingerprint, draft, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
     carried: Context | None = None
+    put_down = 0
     for offset, chunk in chunks(rows):
         if carried is None:
             carried = captured(engine.broker, engine.carry, next(iter(chunk), None)).overlaid(carry)
             check_size(carried)
         caller = dataclasses.replace(caller, now=engine.now())
         times: dict[str, Any] = {"run_ttl": engine.run_ttl, "soonest": soonest_of(clutch)}
-        engine.backend.draft(run_id, draft, offset, chunk, caller, **times)
+        put_down = engine.backend.draft(run_id, draft, offset, chunk, caller, **times)
         if claimed:
             fingerprint.add(chunk)
     stored = dataclasses.replace(stored, carried=carried or None)
-    return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller
+    return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller, put_down
 
 
 def _encoded(engine: Engine, args: Any) -> bytes:
@@ -200,7 +201,7 @@ def _may_make_room(engine: Engine, run_id: str, if_exists: IfExists | None) -> b
     return if_exists == "restart" and (found is None or found.state != "running")
 
 
-def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
+def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller, put_down: int) -> None:
     """Do what the new run owes. Whatever error that meets, the run is stored, so a sweeper does it otherwise."""
     try:
         hand_over(engine, run_id, reply, caller)
@@ -208,7 +209,7 @@ def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> Non
         # must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
         leads = any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
         if reply.word == "created" and reply.note != "more" and not leads:
-            engine.look_when_quiet(run_id, reply.by)
+            engine.look_when_quiet(run_id, reply.by, instead=put_down)
     except Exception as error:
         logger.warning(
             "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=not is_expected(error)

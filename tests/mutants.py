@@ -1157,9 +1157,9 @@ SCRIPTS = (
     Mutant(
         "a run that works again is forgotten",
         "A run that was put down for another look meanwhile isn't taken out of the index.",
-        "if tonumber(redis.call('ZSCORE', index, run_id) or -1) ~= at then return 0 end",
+        "if tonumber(redis.call('ZSCORE', index, run_id) or -1) ~= instead then return 0 end",
         "",
-        file="forget",
+        file="put_down",
     ),
     # The register
     Mutant(
@@ -1384,9 +1384,16 @@ PYTHON = (
     python(
         "a run that is quiet is looked at late",
         "A deadline is kept though no message comes.",
-        "self.look_again(run_id, min(quiet, by or quiet), known=True)",
-        "self.look_again(run_id, quiet, known=True)",
+        "self.look_again(run_id, min(quiet, by or quiet), instead=instead)",
+        "self.look_again(run_id, quiet, instead=instead)",
         "tests/test_deadlines.py::test_a_deadline_is_kept_though_no_worker_listens_to_the_queue",
+    ),
+    python(
+        "what others have put down is put off",
+        "Who puts off a look at a quiet run leaves what others have put down since.",
+        "self.look_again(run_id, min(quiet, by or quiet), instead=instead)",
+        "self.look_again(run_id, min(quiet, by or quiet), known=True)",
+        "tests/test_sweeping.py::test_who_puts_off_a_look_leaves_what_others_have_put_down",
     ),
     python(
         "what is queued is let run for a second",

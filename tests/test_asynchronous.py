@@ -251,9 +251,9 @@ def test_a_call_that_has_begun_goes_on_when_its_task_is_cancelled(monkeypatch: p
         backend: Any = engine_of(broker).backend
         works = backend.draft
 
-        def draft(*args: Any, **more: Any) -> None:
+        def draft(*args: Any, **more: Any) -> Any:
             begun.set()
-            works(*args, **more)
+            return works(*args, **more)
 
         monkeypatch.setattr(backend, "draft", draft)
 

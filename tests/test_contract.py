@@ -2384,9 +2384,9 @@ def test_a_run_that_was_put_down_for_another_look_meanwhile_is_not_forgotten(sto
     index.look_again(store.run_id, 5, run_ttl=TTL, application=whose)
     assert list(index.due(10, 20, 100, application=whose)) == [store.run_id]  # and is put down for 20
     index.look_again(store.run_id, 30, run_ttl=TTL, application=whose)
-    index.forget(store.run_id, 20, application=whose)
+    index.look_again(store.run_id, None, run_ttl=TTL, application=whose, instead=20)
     assert list(index.due(30, 40, 100, application=whose)) == [store.run_id]
-    index.forget(store.run_id, 40, application=whose)
+    index.look_again(store.run_id, None, run_ttl=TTL, application=whose, instead=40)
     assert list(index.due(50, 60, 100, application=whose)) == []
 
 

@@ -61,7 +61,7 @@ NOT_A_WORKERS = {
 NOT_A_WORKERS |= Register.__abstractmethods__ - {"enlist"}
 
 #: What it may come to only when the run is over.
-LATE = {"due", "owed", "sweep", "look_again", "heard", "forget"}
+LATE = {"due", "owed", "sweep", "look_again", "heard"}
 
 #: Every other method, and the broker's: derived, so that a new one can't be forgotten.
 BOUNDARIES = [*sorted(ClutchBackend.__abstractmethods__ - NOT_A_WORKERS), "_send"]

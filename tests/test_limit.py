@@ -204,12 +204,12 @@ def test_a_stage_from_a_callable_is_written_in_chunks_and_never_held_as_a_whole(
 ) -> None:
     monkeypatch.setattr(planning, "CHUNK", 10)
     backend, yielded, written = engine_of(broker).backend, [0], [0]
-    draft: Callable[..., None] = backend.draft
+    draft: Callable[..., int] = backend.draft
 
-    def watched(run_id: str, name: str, offset: int, rows: Any, *args: Any, **kwargs: Any) -> None:
+    def watched(run_id: str, name: str, offset: int, rows: Any, *args: Any, **kwargs: Any) -> int:
         assert yielded[0] - written[0] <= 10
         written[0] = offset + len(rows)
-        draft(run_id, name, offset, rows, *args, **kwargs)
+        return draft(run_id, name, offset, rows, *args, **kwargs)
 
     def steps() -> Iterator[dramatiq.Message[Any]]:
         for message in named(jobs, 95):
@@ -252,11 +252,11 @@ def test_steps_that_come_slowly_are_written_before_the_others_expire(
     monkeypatch.setattr(planning, "PATIENCE", 0.0)
     offsets: list[int] = []
     backend = engine_of(broker).backend
-    draft: Callable[..., None] = backend.draft
+    draft: Callable[..., int] = backend.draft
 
-    def watched(run_id: str, name: str, offset: int, *args: Any, **kwargs: Any) -> None:
+    def watched(run_id: str, name: str, offset: int, *args: Any, **kwargs: Any) -> int:
         offsets.append(offset)
-        draft(run_id, name, offset, *args, **kwargs)
+        return draft(run_id, name, offset, *args, **kwargs)
 
     monkeypatch.setattr(backend, "draft", watched)
     run = Clutch().parallel(lambda: named(jobs, 3)).run()
@@ -293,9 +293,9 @@ def test_a_repeated_write_of_rows_counts_once(redis_broker: RedisBroker, monkeyp
     jobs, engine = Jobs(redis_broker), engine_of(redis_broker)
     backend, draft = engine.backend, engine.backend.draft
 
-    def twice(*args: Any, **kwargs: Any) -> None:
+    def twice(*args: Any, **kwargs: Any) -> int:
         draft(*args, **kwargs)
-        draft(*args, **kwargs)
+        return draft(*args, **kwargs)
 
     backend.draft = twice  # type: ignore[method-assign]
     run = Clutch().parallel(lambda: named(jobs, 101)).run()

@@ -239,7 +239,6 @@ def test_the_boundaries_are_all_that_the_backend_has() -> None:
         "snapshot",
         "due",
         "look_again",
-        "forget",
         "touch",
         "draft",
         "sweep",

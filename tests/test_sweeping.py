@@ -218,6 +218,31 @@ def test_another_applications_run_is_not_looked_at_for_ever(redis_client: redis.
 # The index
 
 
+@pytest.mark.parametrize("who", ["sweeper", "producer"])
+def test_who_puts_off_a_look_leaves_what_others_have_put_down(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Somebody else may be about to cancel the run, and die before that is done: it has put the run down for this."""
+    with make(sweep_interval=None) as app:
+        backend = app.engine.backend
+        works, soon = backend.look_again, int(time.time() * 1000) + 77_777
+        clutch = Clutch().then(Jobs(app.broker).job.message("a"))
+
+        def late(run_id: str, at: int | None, *, instead: int | None = None, **more: Any) -> None:
+            if instead is not None:
+                works(run_id, soon, **more)
+            works(run_id, at, instead=instead, **more)
+
+        run = clutch.run() if who == "sweeper" else None
+        monkeypatch.setattr(backend, "look_again", late)
+        if run is None:
+            run = clutch.run()
+        else:
+            works(run.run_id, 1, run_ttl=60_000, application=app.engine.application)
+            app.sweep()
+        assert app.index() == {run.run_id: soon}
+
+
 def finished(app: Application, jobs: Jobs, end: str) -> list[Run]:
     """Runs that come to this end while a worker works, with nested ones of both kinds."""
 

@@ -22,15 +22,18 @@ class Index(abc.ABC):
 
     @abc.abstractmethod
     def look_again(
-        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+        self,
+        run_id: str,
+        at: int | None,
+        *,
+        run_ttl: int,
+        application: str = "",
+        known: bool = False,
+        instead: int | None = None,
     ) -> None:
         """Put a run down in the index, to be looked at `at` that time (UNIX milliseconds); None takes it out. With
-        `known`, a run that isn't in the index stays out of it."""
-
-    @abc.abstractmethod
-    def forget(self, run_id: str, at: int, *, application: str = "") -> None:
-        """Take a run out of the index, unless it is put down for another time than `at`: then somebody may be starting
-        it."""
+        `known`, a run that isn't in the index stays out of it. With `instead`, nothing changes unless it is put down
+        for that time: otherwise somebody has put it down since, who may be starting it, or about to change it."""
 
     @abc.abstractmethod
     def attend(self, worker: Attendance, until: int, now: int, *, application: str = "") -> None:

@@ -27,10 +27,11 @@ class Transitions(abc.ABC):
         *,
         run_ttl: int,
         soonest: int | None = None,
-    ) -> None:
+    ) -> int:
         """Put the run down in the index, for when a lease has lapsed or its `soonest` deadline may be over; then write
         rows of its plan from `offset` on, under the draft's name. They expire within minutes of the last such call,
-        unless `create` seals them. Raises DamagedState if earlier rows have expired."""
+        unless `create` seals them. Returns for when the run is put down. Raises DamagedState if earlier rows have
+        expired."""
 
     @abc.abstractmethod
     def create(

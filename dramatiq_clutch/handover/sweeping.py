@@ -57,7 +57,7 @@ def sweep(engine: Engine, limit: int = 100, is_stopping: Callable[[], bool] = la
                 engine.look_again(run_id, engine.now() + 1)  # the next sweeper may be of the newer release
             except ForeignRun as error:  # it got into this index when this application tried to start or change it
                 logger.info("The sweeper lets go of run %s: %s", run_id, error)
-                engine.look_again(run_id, None)
+                engine.look_again(run_id, None, instead=at)
             except Exception as error:  # one run must not stop the others; it is looked at again later
                 failed += 1
                 if isinstance(error, Unavailable):
@@ -108,21 +108,21 @@ def _look_at(
     if reply.word == "unknown":
         strike_out(engine, run_id)
     if reply.word in ("unknown", "rests"):
-        engine.backend.forget(run_id, at, application=engine.application)
+        engine.look_again(run_id, None, instead=at)
     elif reply.word == "quiet":
         if not waits_for_jobs and _waits_for_jobs(engine, run_id):
             _look_at(engine, run_id, at, is_stopping, waits_for_jobs=True)
         else:
-            engine.look_when_quiet(run_id, reply.by)
+            engine.look_when_quiet(run_id, reply.by, instead=at)
     elif reply.word == "works":
         if engine.resend_stalled and _is_stalled(engine, run_id):
             _tell_stalled(engine, run_id)
-        engine.look_when_quiet(run_id, reply.by)
+        engine.look_when_quiet(run_id, reply.by, instead=at)
     elif reply.word == "stalled":
         _tell_stalled(engine, run_id)
-        engine.look_when_quiet(run_id, reply.by)
+        engine.look_when_quiet(run_id, reply.by, instead=at)
     elif reply.by and reply.by < at:  # others owe something, and a deadline may be over before the next look
-        engine.look_again(run_id, reply.by, known=True)
+        engine.look_again(run_id, reply.by, instead=at)
 
 
 def _is_stalled(engine: Engine, run_id: str) -> bool:

@@ -26,8 +26,8 @@ class Gates(dict[str, threading.Event]):
 
 class Jobs:
     """`script[name]` says what the attempts of job `name` do, one after the other: "ok" (the default), "fail", "die",
-    or "wait" until `gates[name]` is opened, and perhaps "wait and fail" or "wait and die". A job that is to "wait again"
-    has a second gate, `gates[f"{name} again"]`. A job that dies has no retries left."""
+    or "wait" until `gates[name]` is opened, and perhaps "wait and fail" or "wait and die". A job that is to "wait
+    again" has a second gate, `gates[f"{name} again"]`. A job that dies has no retries left."""
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         self.broker = broker

@@ -241,22 +241,29 @@ class RedisReading(ClutchBackend):
         return int(self.calls.ask(lambda: self.client.zcount(index(self.namespace, application), 0, now)))
 
     def look_again(
-        self, run_id: str, at: int | None, *, run_ttl: int, application: str = "", known: bool = False
+        self,
+        run_id: str,
+        at: int | None,
+        *,
+        run_ttl: int,
+        application: str = "",
+        known: bool = False,
+        instead: int | None = None,
     ) -> None:
-        runs = index(self.namespace, application)
+        runs, ttl = index(self.namespace, application), max(2 * run_ttl, INDEX_TTL)
+        if instead is not None:
+            put_down = script("put_down")
+            given = {"run_id": run_id, "instead": instead, "at": "" if at is None else at, "ttl": ttl}
+            self.calls.run(put_down, put_down.call({"index": runs}, given))
+            return
         with translated():
             if at is None:
                 self.client.zrem(runs, run_id)
                 return
             pipe = self.client.pipeline(transaction=False)
             pipe.zadd(runs, {run_id: at}, xx=known)
-            pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
+            pipe.pexpire(runs, ttl)
             pipe.execute()
-
-    def forget(self, run_id: str, at: int, *, application: str = "") -> None:
-        out = script("forget")
-        arguments = out.call({"index": index(self.namespace, application)}, {"run_id": run_id, "at": at})
-        self.calls.run(out, arguments)
 
     # Workers
 

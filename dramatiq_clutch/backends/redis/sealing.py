@@ -42,14 +42,14 @@ class RedisSealing(RedisCalling):
         *,
         run_ttl: int,
         soonest: int | None = None,
-    ) -> None:
-        write = script("draft")
+    ) -> int:
+        write, at = script("draft"), caller.now + _first_look(caller, soonest)
         arguments = write.call({"list": self._draft(run_id, draft)}, {"offset": offset, "ttl": DRAFT_TTL}, rows)
         runs = index(self.namespace, caller.application)
         with translated():
             # The index entry comes first: whatever happens from here on, a sweeper finds the run.
             pipe: Any = self.client.pipeline(transaction=False)
-            pipe.zadd(runs, {run_id: caller.now + _first_look(caller, soonest)})
+            pipe.zadd(runs, {run_id: at})
             pipe.pexpire(runs, max(2 * run_ttl, INDEX_TTL))
             is_small = resp.size_of(rows) < LARGE
             if is_small:  # by the script's text: a pipeline can't send that later if the server doesn't know the SHA
@@ -59,6 +59,7 @@ class RedisSealing(RedisCalling):
             answer = self.calls.evaluate(write, arguments)
         if answer == b"expired":
             raise _expired(run_id)
+        return at
 
     def create(
         self,
