@@ -89,6 +89,10 @@ class Courier:
     def ends(self, message: MessageProxy | None) -> None:
         """This thread is about to record how the attempt of this message has ended, until this is called with None."""
 
+    def begin_next(self) -> None:
+        """Have this thread's worker begin with the message that was fetched for it in the step that recorded this
+        thread's job, if any was."""
+
     def look_for_more(self) -> None:
         """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what
         the broker raises."""

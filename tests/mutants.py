@@ -1866,6 +1866,20 @@ PYTHON = (
         "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
     ),
     python(
+        "the next job begins in the midst of what the one before has to do",
+        "A message that is fetched with a job's record is given to the worker once the log has its line.",
+        "self._desk.hold(offer)",
+        "self._desk.take(offer, 1)",
+        "tests/test_desk.py::test_the_next_job_is_given_to_the_worker_once_the_log_has_its_line",
+    ),
+    python(
+        "a message that is held is forgotten",
+        "A message that was fetched with a job's record is given to the worker, whatever happens next.",
+        "        if message is None:\n            self.begin_next()\n",
+        "",
+        "tests/test_desk.py::test_a_message_that_is_held_is_given_to_the_worker_whatever_happens",
+    ),
+    python(
         "what may have been fetched is forgotten",
         "A message that was fetched in a step whose reply was lost is put back into its queue.",
         "self._astray.add({one.in_queue: one for offer in offers if offer for one in offer.missing()})",

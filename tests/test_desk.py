@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import Shutdown
 from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
 
 from dramatiq_clutch import Clutch, Run, previous_results
@@ -121,6 +123,48 @@ def test_a_stage_that_is_wider_than_the_worker_is_fetched_bit_by_bit(
     assert set(jobs.counts().values()) == {1}
     assert consumers.fetched["consumer"] == 1
     assert in_queue(redis_broker) == 0
+
+
+def test_the_next_job_is_given_to_the_worker_once_the_log_has_its_line(
+    redis_broker: RedisBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise another thread takes it in the midst of that, and the two are in each other's way."""
+    jobs, given = Jobs(redis_broker), list[tuple[int, int]]()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            thread: Any = threading.current_thread()
+            if record.event == "released":  # type: ignore[attr-defined]
+                prefetched = thread.consumers["default"].consumer.outstanding_message_count
+                given.append((thread.work_queue.unfinished_tasks, prefetched))
+
+    handler, logger = Handler(), logging.getLogger("dramatiq_clutch.runs")
+    run = Clutch().then(*(jobs.job.message(name) for name in "abc")).run()
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level("INFO", logger.name), running_worker(redis_broker, threads=4):
+            assert run.get_result(block=True) == "c"
+    finally:
+        logger.removeHandler(handler)
+    # The worker has only the message whose attempt the thread records, though the next one counts as prefetched, too.
+    assert given[1:] == [(1, 2)]  # the first hand-over is a step of its own
+
+
+def test_a_message_that_is_held_is_given_to_the_worker_whatever_happens(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, broken = Jobs(redis_broker), list[str]()
+
+    def log(run_id: str, news: Sequence[Any], *more: Any) -> None:
+        if not broken and any(one.event == "released" and one.stage == 1 for one in news):
+            broken.append(run_id)
+            raise Shutdown("as it is raised in a job's thread, at any moment")
+
+    monkeypatch.setattr("dramatiq_clutch.handover.doing.log", log)
+    run = Clutch().then(*(jobs.job.message(name) for name in "abc")).run()
+    with running_worker(redis_broker, threads=2):
+        assert run.get_result(block=True) == "c"
+    assert broken
 
 
 def test_what_a_worker_fetches_by_itself_is_unacked_on_the_server_until_it_has_ended(

@@ -103,9 +103,11 @@ def _all(lease: Lease, caused: Caused) -> Work:
 
 def _tell(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None:
     """Tell the log, observers and the register what a transition has done, before anything that may have to wait for a
-    broker."""
+    broker. Where the next job's message was sent and fetched by the transition, that begins before anything that may
+    have to wait for the store."""
     log(run_id, reply.news, caller.now)
     observing.tell(engine.broker, run_id, reply.news, caller.now)
+    engine.courier.begin_next()
     if reply.turn is not None:
         enlist(engine, run_id, reply.turn)
 

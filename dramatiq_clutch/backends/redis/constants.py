@@ -1,4 +1,4 @@
-"""The numbers that Lua and Python share. `scripts` puts each into the scripts that name it."""
+"""The numbers that Lua and Python share. `scripts` puts each in the place of its name."""
 
 from __future__ import annotations
 

@@ -117,7 +117,10 @@ class RedisCourier(Courier):
             if reply.acked:
                 self._desk.note_ack(along.ack[-1])
             if reply.sent is not None and offer is not None:
-                self._desk.take(offer, int(reply.kept))
+                if reply.kept:
+                    self._desk.hold(offer)
+                else:
+                    self._desk.take(offer, 0)
         if reply.sent is not None and prepared is not None:
             self._announce("after", [prepared])
         return reply
@@ -155,6 +158,11 @@ class RedisCourier(Courier):
 
     def ends(self, message: MessageProxy | None) -> None:
         self._desk.ending = message
+        if message is None:
+            self.begin_next()
+
+    def begin_next(self) -> None:
+        self._desk.give_held()
 
     def look_for_more(self) -> None:
         with self.translated():

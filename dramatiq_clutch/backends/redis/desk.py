@@ -36,11 +36,19 @@ class Room:
     threads: int
     ahead: int
 
-    def put(self, message: bytes) -> None:
-        """Give the worker a message that has been fetched for it."""
+    def hold(self, message: bytes) -> MessageProxy:
+        """Count a message that has been fetched for the worker as prefetched."""
         found: Message[Any] = Message.decode(message)
         self.consumer.queued_message_ids.add(found.message_id)
-        self.consumer_thread.handle_message(MessageProxy(found))
+        return MessageProxy(found)
+
+    def put(self, message: bytes) -> None:
+        """Give the worker a message that has been fetched for it."""
+        self.give(self.hold(message))
+
+    def give(self, held: MessageProxy) -> None:
+        """Give the worker a message that is held for it."""
+        self.consumer_thread.handle_message(held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +68,13 @@ class Offer:
 
 class _Here(threading.local):
     """What is known of this thread: the `worker` that it is one of; the message whose attempt it is about to record
-    (`ending`); and the id, in its queue, of the message that was `acked` with its record, and which Dramatiq is about
-    to ack once more."""
+    (`ending`); the id, in its queue, of the message that was `acked` with its record, and which Dramatiq is about to
+    ack once more; and the next message, which was fetched in the same step, and is `held` for its room."""
 
     worker: Worker | None = None
     ending: MessageProxy | None = None
     acked: str | None = None
+    held: tuple[Room, MessageProxy] | None = None
 
 
 class Desk:
@@ -168,6 +177,19 @@ class Desk:
             offer.room.put(message)
         if count < len(offer.messages):
             self._left.add(offer.queue)
+
+    def hold(self, offer: Offer) -> None:
+        """The only message of this offer has been fetched for the worker of this thread, which has something to do
+        before it is free. It is given the message then (`give_held`). Otherwise another thread would take it, and the
+        two would be in each other's way: that made the job begin later, and not sooner."""
+        self._here.held = offer.room, offer.room.hold(offer.messages[0])
+
+    def give_held(self) -> None:
+        """Give this thread's worker the message that is held for it, if there is one."""
+        held, self._here.held = self._here.held, None
+        if held is not None:
+            room, message = held
+            room.give(message)
 
     def look_for_more(self) -> None:
         """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:

@@ -11,6 +11,10 @@ Each piece has such a header of its own. Keys and arguments are bound to local v
 place is counted, in Lua or in Python. The last key may have a question mark: then a call may leave it out. An argument
 is a string, unless the header says that it is a `number`, or a `flag` (which is '1' or ''). An argument whose name ends
 with three dots is the list of all arguments that are left.
+
+The server runs the whole script for each call, so it makes all of its functions each time. That was a third of what the
+server did for a job, and is made cheaper in three ways: a script has only the functions of its pieces that it uses; the
+numbers of `constants` stand in the text itself; and most functions are made inside another one (see `_inside`).
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from .constants import CONSTANTS
 
@@ -32,6 +36,9 @@ PIECES = (
     *("callbacks", "halt", "rest", "deadline", "completion", "parent", "life", "tombstone", "history", "expiry"),
     *("revival", "entry", "called", "unsent", "atwork", "shown", "clocking"),
 )
+
+#: The first of them, which most others use: the others are made inside a function (see `_inside`).
+OUTER = 6
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.
 DISPATCH = "dispatch"
@@ -46,6 +53,14 @@ READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}
 def text_of(name: str) -> str:
     """The text of a file of Lua, by its path in the folder `lua`."""
     return (resources.files(__package__) / "lua" / name).read_text(encoding="utf-8")
+
+
+class Line(NamedTuple):
+    """A line of a script, and where it comes from."""
+
+    text: str
+    file: str
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +154,12 @@ def script(name: str, dispatch: str = "") -> Script:
     places = {slot: f"ARGV[{at}]" for at, slot in enumerate(slots, 1)}
     places |= {key: f"KEYS[{at}]" for at, key in enumerate(keys, 1)}
     bound: set[str] = set()
-    body = [line for source in sources for line in _lines(source, places, bound, len(slots) + 1)]
+    body = _used([line for source in sources for line in _lines(source, places, bound, len(slots) + 1)])
     optional = keys[-1].removesuffix("?") if _is_optional(keys[-1]) else ""
-    head = [(line, f"{name}.lua", 1) for line in (_constants(body), _tables(places)) if line]
-    lines = [*head, *_broker(body, dispatch), *body]
-    text = "\n".join(line for line, _, _ in lines)
+    tables = _tables(places)
+    head = [Line(tables, f"{name}.lua", 1)] if tables else []
+    lines = [*head, *_broker(body, dispatch), *_inside(body)]
+    text = "\n".join(line.text for line in lines)
     return Script(
         name=name,
         text=text,
@@ -152,7 +168,7 @@ def script(name: str, dispatch: str = "") -> Script:
         arguments=tuple(slot.split()[0] for slot in slots),
         rest=rests[0].removesuffix("...") if rests else None,
         sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
-        origin=tuple((file, at) for _, file, at in lines),
+        origin=tuple((line.file, line.at) for line in lines),
     )
 
 
@@ -172,10 +188,10 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
     return found
 
 
-def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: int) -> Iterator[tuple[str, str, int]]:
-    """The lines of a file of Lua without those that are comments, each with the file's name and the line's number.
-    Before them come lines that bind the file's keys (unless they are `bound` already) and arguments to local
-    variables."""
+def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: int) -> Iterator[Line]:
+    """The lines of a file of Lua without those that are comments, with the numbers that both languages know in place of
+    their names. Before them come lines that bind the file's keys (unless they are `bound` already) and arguments to
+    local variables."""
     plain = {key.removesuffix("?"): places[key] for key in source.keys if "." not in key and key not in bound}
     bound.update(source.keys)
     for slot in source.arguments:
@@ -183,34 +199,67 @@ def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: 
         if not slot.endswith("..."):
             plain[name] = READ[kind].format(places[slot])
     if plain:
-        yield f"local {', '.join(plain)} = {', '.join(plain.values())}", source.name, 1
+        yield Line(f"local {', '.join(plain)} = {', '.join(plain.values())}", source.name, 1)
     for slot in source.arguments:
         if slot.endswith("..."):
             name = slot.removesuffix("...")
             loop = f"for at = {rest_at}, #ARGV do {name}[#{name} + 1] = ARGV[at] end"
-            yield f"local {name} = {{}} {loop}", source.name, 1
+            yield Line(f"local {name} = {{}} {loop}", source.name, 1)
     for at, line in enumerate(source.lines, 1):
         if line.strip() and not line.lstrip().startswith("--"):
-            yield line, source.name, at
+            yield Line(re.sub(r"\b[A-Z_]{3,}\b", _number, line), source.name, at)
+
+
+def _number(found: re.Match[str]) -> str:
+    return str(CONSTANTS.get(found[0], found[0]))
+
+
+def _used(lines: Sequence[Line]) -> list[Line]:
+    """These lines without the functions that no line after them names. None is used before it is there."""
+    blocks, is_open = list[list[Line]](), False
+    for line in lines:
+        if is_open:
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+        begins = line.text.startswith("local function ") and not line.text.endswith(" end")
+        is_open = begins or (is_open and line.text != "end")
+    kept, words = list[Line](), set[str]()
+    for block in reversed(blocks):
+        function = re.match(r"local function (\w+)", block[0].text)
+        if function is None or function[1] in words:
+            kept[:0] = block
+            words.update(word for line in block for word in re.findall(r"\w+", line.text))
+    return kept
+
+
+def _inside(lines: Sequence[Line]) -> Iterator[Line]:
+    """These lines, with those that come after the `OUTER` pieces inside a function of their own, which is called.
+
+    To make a function that uses a local variable from around it, Lua looks for that variable among all that any
+    function uses so far, one after the other. Those that are outside of the function that is running are at hand.
+    """
+    outer = {f"lib/{name}.lua" for name in PIECES[:OUTER]}
+    is_inside = False
+    for line in lines:
+        if not is_inside and line.file not in outer:
+            is_inside = True
+            yield Line("return (function()", line.file, line.at)
+        yield line
+    if is_inside:
+        yield Line("end)()", line.file, line.at)
 
 
 def _is_optional(key: str) -> bool:
     return key.endswith("?")
 
 
-def _broker(body: Sequence[tuple[str, str, int]], dispatch: str) -> Iterator[tuple[str, str, int]]:
+def _broker(body: Sequence[Line], dispatch: str) -> Iterator[Line]:
     """The broker's script as a function, for a body that calls it; nil without that."""
-    if any(DISPATCH in line for line, _, _ in body):
+    if any(DISPATCH in line.text for line in body):
         function = [f"local function {DISPATCH}(KEYS, ARGV)", *dispatch.splitlines(), "end"]
         lines = function if dispatch else [f"local {DISPATCH}"]
-        yield from ((line, "the broker's script", at) for at, line in enumerate(lines))
-
-
-def _constants(body: Sequence[tuple[str, str, int]]) -> str:
-    """A line of Lua that defines the constants that occur in these lines; an empty string if there are none."""
-    words = {word for line, _, _ in body for word in re.findall(r"\b[A-Z_]{3,}\b", line)}
-    used = [name for name in CONSTANTS if name in words]
-    return f"local {', '.join(used)} = {', '.join(str(CONSTANTS[name]) for name in used)}" if used else ""
+        yield from (Line(line, "the broker's script", at) for at, line in enumerate(lines))
 
 
 def _tables(places: Mapping[str, str]) -> str:
