@@ -59,16 +59,22 @@ class Consumers:
 
     def __init__(self, broker: RedisBroker) -> None:
         self.asleep, self.outage = threading.Event(), threading.Event()
+        self._looks = threading.Lock()
         self._fetch: Any = broker.do_fetch
         broker.do_fetch = self  # type: ignore[attr-defined]
 
     def __call__(self, queue_name: str, prefetch: int) -> Any:
-        if isinstance(threading.current_thread(), _ConsumerThread):
-            if self.outage.is_set():
-                raise redis.ConnectionError("an outage")
-            if self.asleep.is_set():
-                return []
-        return self._fetch(queue_name, prefetch)
+        if not isinstance(threading.current_thread(), _ConsumerThread):
+            return self._fetch(queue_name, prefetch)
+        if self.outage.is_set():
+            raise redis.ConnectionError("an outage")
+        with self._looks:
+            return [] if self.asleep.is_set() else self._fetch(queue_name, prefetch)
+
+    def sleep(self) -> None:
+        """From now on they find nothing: none of them is in the midst of a look."""
+        with self._looks:
+            self.asleep.set()
 
     def fail(self, worker: dramatiq.Worker) -> None:
         """Begin an outage, and wait until all consumers of a worker have been replaced."""
@@ -105,7 +111,7 @@ def test_a_series_lets_others_pass_on_a_worker_with_one_thread(
         if number % 10 == 5:
             other.send(number)
             waits_in(workers[0], 1)
-            consumers.asleep.set()  # so that the series' next job can't have come to wait, too
+            consumers.sleep()  # so that the series' next job can't have come to wait, too
 
     with running_worker(redis_broker, threads=1) as worker:
         workers.append(worker)

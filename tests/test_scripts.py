@@ -85,6 +85,14 @@ def test_what_a_piece_defines_is_defined_before_it_is_used(name: str) -> None:
         assert used <= defined, line
 
 
+def test_a_script_has_only_functions_that_it_uses() -> None:
+    """The server makes all functions of a script again for each call."""
+    for name in script_names():
+        text = script(name).text
+        for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
+            assert len(re.findall(rf"\b{function}\b", text)) > 1, (name, function)
+
+
 def test_arguments_are_bound_by_name_and_counted_by_nobody() -> None:
     draft = script("draft")
     assert (draft.keys, draft.arguments, draft.rest) == (("list",), ("offset", "ttl"), "entries")

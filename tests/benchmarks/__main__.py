@@ -16,8 +16,8 @@ from tests.benchmarks.celery_contender import Chords
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import ON_DRAMATIQ
 from tests.benchmarks.further import installed
-from tests.benchmarks.measure import Measured, Setting, TooLong, measure, weigh
-from tests.benchmarks.report import Taken, comparison, overview
+from tests.benchmarks.measure import Measured, Setting, TooLong, measure, pings, weigh
+from tests.benchmarks.report import Taken, awake, comparison, overview
 from tests.benchmarks.shapes import Fan, Gaps, Handover, Nested, Results, Series, Shape, Small, Wide
 
 CONTENDERS: tuple[type[Contender], ...] = (*ON_DRAMATIQ, Chords)
@@ -103,6 +103,9 @@ def main() -> None:
     shapes = [shape for shape in all_shapes(given.jobs, given.beside, given.length) if shape.name in given.shapes]
     if any(isinstance(shape, Gaps) for shape in shapes):
         print(overview({shape: take(kinds, shape, given.repeat, setting) for shape in shapes}))
+        for shape in shapes:
+            if isinstance(shape, Handover):
+                print(awake(shape.seconds, pings(shape.hops, shape.seconds)))
         return
     for shape in shapes:
         print(compare(kinds, shape, given.repeat, setting), flush=True)

@@ -75,12 +75,11 @@ class Measured:
 
     @property
     def middle_gap(self) -> float:
-        return statistics.median(self.gaps)
+        return middle(self.gaps)
 
     @property
     def long_gap(self) -> float:
-        """No more than one in a hundred is longer."""
-        return statistics.quantiles(self.gaps, n=100, method="inclusive")[-1]
+        return long(self.gaps)
 
     @property
     def longest_gap(self) -> float:
@@ -176,6 +175,29 @@ def measure(kind: type[Contender], shape: Shape, setting: Setting) -> Measured:
         producing=producing / shape.jobs,
         gaps=gaps,
     )
+
+
+def pings(times: int, seconds: float) -> list[float]:
+    """How many seconds a bare PING takes, each time that nothing has happened for so many `seconds`. A machine that
+    sleeps takes a while to wake up, and a hand-over needs a round trip, so it can hardly take less than that."""
+    found = list[float]()
+    with Server() as server, server.client() as client:
+        client.ping()
+        for _ in range(times):
+            time.sleep(seconds)
+            began = time.perf_counter()
+            client.ping()
+            found.append(time.perf_counter() - began)
+    return found
+
+
+def middle(times: Sequence[float]) -> float:
+    return statistics.median(times)
+
+
+def long(times: Sequence[float]) -> float:
+    """No more than one in a hundred is longer."""
+    return statistics.quantiles(times, n=100, method="inclusive")[-1]
 
 
 def weigh(kind: type[Contender], shape: Shape) -> float:

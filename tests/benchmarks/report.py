@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from tests.benchmarks.contender import Contender
-from tests.benchmarks.measure import Measured
+from tests.benchmarks.measure import Measured, long, middle
 from tests.benchmarks.on_dramatiq import Clutches, Floor
 from tests.benchmarks.shapes import Gaps, Shape
 
@@ -52,6 +52,12 @@ def overview(taken: Mapping[Shape, Taken]) -> str:
     columns = [column for shape, of_shape in taken.items() for column in _columns(shape, of_shape)]
     titles = "\n".join(f"- {shape.title}" for shape in taken)
     return f"\n{titles}\n\n{_table(kinds, columns)}\n"
+
+
+def awake(seconds: float, times: Sequence[float]) -> str:
+    """How long a bare PING takes on this machine, each time after so many seconds: to compare a hand-over with."""
+    found = " / ".join(f"{figure(times) * 1e3:.1f}" for figure in (middle, long, max))
+    return f"For comparison, a bare PING after {seconds:g} s in which nothing happens: {found} ms."
 
 
 def _table(kinds: Sequence[type[Contender]], columns: Sequence[Column]) -> str:
