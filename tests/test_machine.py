@@ -866,14 +866,16 @@ def status_of(backend: ClutchBackend, run_id: str) -> Any:
 
 
 def unnumbered(answer: Any) -> Any:
-    """An answer whose snapshots don't say how many duties the run has had: what has gone onward never was one."""
+    """An answer whose snapshots don't say how many duties the run has had: what has gone onward never was one. The
+    failures of stages that are over come in no order from a server, and are put in order by who shows them."""
     if not isinstance(answer, Reply):
         return answer
     duties = list(answer.duties)
     for at, duty in enumerate(duties):
         if isinstance(duty, Tell | CallBack) and duty.snapshot:
             head = {name: value for name, value in duty.snapshot["head"].items() if name != "seq"}
-            duties[at] = replace(duty, snapshot={**duty.snapshot, "head": head})
+            kept = sorted(duty.snapshot["kept"])
+            duties[at] = replace(duty, snapshot={**duty.snapshot, "head": head, "kept": kept})
     return replace(answer, duties=tuple(duties))
 
 
