@@ -28,7 +28,7 @@ from .forks import renew_in_children
 from .handover import sweep
 from .job import Attempt
 from .waiting import waiter_of
-from .working import works_for
+from .working import is_of
 
 #: How long to wait between two tries while something is away, in milliseconds: at first, and at most.
 BACKOFF, MAX_BACKOFF = 100, 3_000
@@ -139,7 +139,7 @@ class Lives:
         thread = threading.current_thread()
         with self._lock:
             for worker, life in self._lives.items():
-                if works_for(worker, thread) or thread in worker.consumers.values():
+                if is_of(worker, thread):
                     return life.stopping
         return self._all_stopped
 

@@ -8,7 +8,7 @@ import logging
 import re
 import reprlib
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from uuid import uuid4
 
 from dramatiq import Broker
@@ -52,6 +52,17 @@ class _NoArgs:
 NO_ARGS: Any = _NoArgs()
 
 
+class Draft(NamedTuple):
+    """A plan that is written down and not sealed yet: its `name`; the `plan`, but for its rows, which are written; its
+    `claim`; the `caller` that is to seal it; and for when the run is `put_down` in the index (UNIX milliseconds)."""
+
+    name: str
+    plan: Plan
+    claim: str
+    caller: Caller
+    put_down: int
+
+
 def start(
     clutch: Description,
     broker: Broker,
@@ -73,12 +84,14 @@ def start(
     more: dict[str, Any] = {"start_at": engine.now() + delay if delay else None, "context": context, "carry": carry}
     claimed, run_id = run_id is not None, run_id or str(uuid4())
     while True:
-        plan, claim, draft, caller, put_down = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
+        draft = _draft(engine, clutch, run_id, claimed=claimed, args=args, **more)
         if claimed:
             _make_room(engine, run_id, if_exists or "join")
         try:
             says = {"frees": unique == "while_running", "keeps": keeps}
-            reply = engine.create(run_id, plan, caller, claim=claim, draft=draft, tags=tags, **says)
+            reply = engine.create(
+                run_id, draft.plan, draft.caller, claim=draft.claim, draft=draft.name, tags=tags, **says
+            )
         except Unavailable as error:
             raise OutcomeUnknown(f"run {run_id!r} may have started, or not: {error}", run_id) from error
         if reply.word != "taken" or not _may_make_room(engine, run_id, if_exists):
@@ -89,7 +102,7 @@ def start(
         raise RunIdTaken(_taken(run_id, if_exists))
     if reply.word == "exists" and if_exists == "refuse":
         raise RunIdTaken(f"this clutch was run as {run_id!r} already, and is to be refused then (if_exists='refuse')")
-    _hand_over(engine, run_id, reply, caller, put_down)
+    _hand_over(engine, run_id, reply, draft)
     run = Run(run_id, broker=broker)
     run.started = reply.word == "created"
     return run
@@ -127,15 +140,14 @@ def _check(run_id: Any, if_exists: Any, unique: Any) -> None:
 
 def _draft(
     engine: Engine, clutch: Description, run_id: str, *, claimed: bool, args: Any, carry: Context | None, **more: Any
-) -> tuple[Plan, str, str, Caller, int]:
-    """Write the rows of the clutch's plan; `more` is for `read`. Returns the plan, whose rows are those; its claim; the
-    draft's name; the caller that is to seal it; and for when the run is put down in the index."""
+) -> Draft:
+    """Write the rows of the clutch's plan; `more` is for `read`."""
     sees, item = (NOTHING, None) if args is NO_ARGS else (Sees.args(args), _encoded(engine, args))
     spec, lines, rows = read(clutch, engine.broker, sees=sees, **more)
     spec = dataclasses.replace(spec, generation=new_generation(), item=item)
     # What the middleware adds isn't part of the clutch: it makes no other claim on an id.
     stored = with_defaults(spec, clutch, engine.broker, engine.defaults)
-    fingerprint, draft, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
+    fingerprint, name, caller = Fingerprint(engine.backend.encoder), new_token(), engine.caller(owners.call("run"))
     carried: Context | None = None
     put_down = 0
     for offset, chunk in chunks(rows):
@@ -144,11 +156,12 @@ def _draft(
             check_size(carried)
         caller = dataclasses.replace(caller, now=engine.now())
         times: dict[str, Any] = {"run_ttl": engine.run_ttl, "soonest": soonest_of(clutch)}
-        put_down = engine.backend.draft(run_id, draft, offset, chunk, caller, **times)
+        put_down = engine.backend.draft(run_id, name, offset, chunk, caller, **times)
         if claimed:
             fingerprint.add(chunk)
     stored = dataclasses.replace(stored, carried=carried or None)
-    return Plan(stored, tuple(lines), ()), fingerprint.of(spec, lines) if claimed else "", draft, caller, put_down
+    claim = fingerprint.of(spec, lines) if claimed else ""
+    return Draft(name, Plan(stored, tuple(lines), ()), claim, caller, put_down)
 
 
 def _encoded(engine: Engine, args: Any) -> bytes:
@@ -201,15 +214,15 @@ def _may_make_room(engine: Engine, run_id: str, if_exists: IfExists | None) -> b
     return if_exists == "restart" and (found is None or found.state != "running")
 
 
-def _hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller, put_down: int) -> None:
+def _hand_over(engine: Engine, run_id: str, reply: Reply, draft: Draft) -> None:
     """Do what the new run owes. Whatever error that meets, the run is stored, so a sweeper does it otherwise."""
     try:
-        hand_over(engine, run_id, reply, caller)
+        hand_over(engine, run_id, reply, draft.caller)
         # If everything that was owed is done, a sweeper needs to look only after the run has been quiet for long. It
         # must look sooner if leaders or sweepers have shares to send, or if another call has created the run.
         leads = any(isinstance(duty, SendMembers) and duty.leaders for duty in reply.duties)
         if reply.word == "created" and reply.note != "more" and not leads:
-            engine.look_when_quiet(run_id, reply.by, instead=put_down)
+            engine.look_when_quiet(run_id, reply.by, instead=draft.put_down)
     except Exception as error:
         logger.warning(
             "Run %s is stored; a worker will send its first stage: %r", run_id, error, exc_info=not is_expected(error)

@@ -94,6 +94,11 @@ def works_for(worker: Worker, thread: threading.Thread) -> bool:
     return _consumers_of(thread) is worker.consumers
 
 
+def is_of(worker: Worker, thread: threading.Thread) -> bool:
+    """Whether a thread is one of a worker's: one that works on its messages, or one of its consumers."""
+    return works_for(worker, thread) or thread in worker.consumers.values()
+
+
 def _consumers_of(thread: threading.Thread) -> Any:
     """The consumers of the worker on whose messages a thread works; None for any other thread."""
     return getattr(thread, "consumers", None)
@@ -110,6 +115,6 @@ def may_be_a_jobs() -> bool:
         return False
     thread = threading.current_thread()
     boots = list(_boots.items())
-    if any(works_for(worker, thread) or thread in worker.consumers.values() for worker, _ in boots):
+    if any(is_of(worker, thread) for worker, _ in boots):
         return False
     return any(boot.at_work and thread not in boot.before for _, boot in boots)

@@ -218,27 +218,47 @@ def test_another_applications_run_is_not_looked_at_for_ever(redis_client: redis.
 # The index
 
 
+def puts_down_meanwhile(app: Application, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Have somebody else put a run down each time that one is to be put down in place of an earlier time, just before
+    that. Returns for when."""
+    backend: Any = app.engine.backend
+    works, soon = backend.look_again, int(time.time() * 1000) + 77_777
+
+    def late(run_id: str, at: int | None, *, instead: int | None = None, **more: Any) -> None:
+        if instead is not None:
+            works(run_id, soon, **more)
+        works(run_id, at, instead=instead, **more)
+
+    monkeypatch.setattr(backend, "look_again", late)
+    return soon
+
+
+def test_a_run_that_gets_into_the_index_while_a_strangers_leaves_it_stays_there(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with application(redis_client, application="shop") as shop:
+        run = Clutch().then(Jobs(shop.broker).job.message("a")).run(run_id="ours")
+    with application(redis_client, application="mail", sweep_interval=None) as mail:
+        mail.engine.look_again(run.run_id, 1)
+        soon = puts_down_meanwhile(mail, monkeypatch)
+        mail.sweep()
+        assert mail.index() == {run.run_id: soon}
+
+
 @pytest.mark.parametrize("who", ["sweeper", "producer"])
 def test_who_puts_off_a_look_leaves_what_others_have_put_down(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     """Somebody else may be about to cancel the run, and die before that is done: it has put the run down for this."""
     with make(sweep_interval=None) as app:
-        backend = app.engine.backend
-        works, soon = backend.look_again, int(time.time() * 1000) + 77_777
         clutch = Clutch().then(Jobs(app.broker).job.message("a"))
-
-        def late(run_id: str, at: int | None, *, instead: int | None = None, **more: Any) -> None:
-            if instead is not None:
-                works(run_id, soon, **more)
-            works(run_id, at, instead=instead, **more)
-
-        run = clutch.run() if who == "sweeper" else None
-        monkeypatch.setattr(backend, "look_again", late)
-        if run is None:
+        if who == "producer":
+            soon = puts_down_meanwhile(app, monkeypatch)
             run = clutch.run()
         else:
-            works(run.run_id, 1, run_ttl=60_000, application=app.engine.application)
+            run = clutch.run()
+            app.engine.look_again(run.run_id, 1)
+            soon = puts_down_meanwhile(app, monkeypatch)
             app.sweep()
         assert app.index() == {run.run_id: soon}
 

@@ -331,7 +331,7 @@ class World:
 
 
 class Still(RedisBackend):
-    """One for which the time stands still; but not for the server, which lets keys expire."""
+    """A store on a server for which the time stands still; but not for the server, which lets keys expire."""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client=client)

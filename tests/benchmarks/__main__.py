@@ -17,7 +17,7 @@ from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import ON_DRAMATIQ
 from tests.benchmarks.further import installed
 from tests.benchmarks.measure import Measured, Setting, TooLong, measure, pings, weigh
-from tests.benchmarks.report import Taken, awake, comparison, overview
+from tests.benchmarks.report import Taken, bare_pings, comparison, overview
 from tests.benchmarks.shapes import Fan, Gaps, Handover, Nested, Results, Series, Shape, Small, Wide
 
 CONTENDERS: tuple[type[Contender], ...] = (*ON_DRAMATIQ, Chords)
@@ -105,7 +105,7 @@ def main() -> None:
         print(overview({shape: take(kinds, shape, given.repeat, setting) for shape in shapes}))
         for shape in shapes:
             if isinstance(shape, Handover):
-                print(awake(shape.seconds, pings(shape.hops, shape.seconds)))
+                print(bare_pings(shape.seconds, pings(shape.hops, shape.seconds)))
         return
     for shape in shapes:
         print(compare(kinds, shape, given.repeat, setting), flush=True)

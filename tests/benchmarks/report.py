@@ -54,7 +54,7 @@ def overview(taken: Mapping[Shape, Taken]) -> str:
     return f"\n{titles}\n\n{_table(kinds, columns)}\n"
 
 
-def awake(seconds: float, times: Sequence[float]) -> str:
+def bare_pings(seconds: float, times: Sequence[float]) -> str:
     """How long a bare PING takes on this machine, each time after so many seconds: to compare a hand-over with."""
     found = " / ".join(f"{figure(times) * 1e3:.1f}" for figure in (middle, long, max))
     return f"For comparison, a bare PING after {seconds:g} s in which nothing happens: {found} ms."
