@@ -144,7 +144,7 @@ class Observer(Middleware):
 
 def is_observed(broker: Broker) -> bool:
     """Whether it is worth while to make a sighting."""
-    return any(isinstance(known, Observer) for known in broker.middleware)
+    return bool([known for known in broker.middleware if isinstance(known, Observer)])  # faster than `any`
 
 
 def tell(broker: Broker, run_id: str, news: Sequence[News], at: int) -> None:

@@ -347,10 +347,10 @@ engine, largest = engine_of(broker), [0]
 works = RedisCourier._send
 
 
-def send(courier, prepared, calls, along):
-    sizes = [len(call[-1]) for call in calls]
+def send(courier, ready, along):
+    sizes = [len(one.data) for one in ready]
     largest[0] = max(largest[0], sum(sizes) - sizes[-1])
-    return works(courier, prepared, calls, along)
+    return works(courier, ready, along)
 
 
 RedisCourier._send = send

@@ -147,13 +147,14 @@ def test_an_enqueue_that_fails_takes_no_confirmation_with_it(
     """The server goes on with the next command after an error."""
     broker, answers = redis_broker, list[list[Any]]()
     away, refused = threading.Event(), threading.Event()
-    send, dispatch = resp.send, broker.scripts["dispatch"]
+    dispatch: Any = broker.scripts["dispatch"].script
+    send, enqueue = resp.send, script("enqueue", dispatch.decode()).sha
     broken = broker.client.register_script("return redis.error_reply('OOM the memory is used up')")
     broker.client.script_load(broken.script)
 
     def watched(client: redis.Redis, commands: Sequence[resp.Command]) -> list[Any]:
         if away.is_set():
-            commands = [[broken.sha if part == dispatch.sha else part for part in command] for command in commands]
+            commands = [[broken.sha if part == enqueue else part for part in command] for command in commands]
         found = send(client, commands)
         if away.is_set() and len(found) == 3:  # what fetches the message goes behind the confirmation
             answers.append(found)

@@ -208,7 +208,7 @@ def test_a_message_whose_enqueue_lost_its_reply_is_sent_again_as_what_may_be_a_c
 
     def send(client: redis.Redis, commands: Sequence[resp.Packed]) -> list[Any]:
         answers = resp.send(client, commands)
-        if len(commands) >= 4 and not lost:  # the duty's confirmation goes with them, and what fetches one of them
+        if len(commands) >= 2 and not lost:  # the duty's confirmation goes with them, and what fetches one of them
             lost.append(3)
             raise redis.ConnectionError("the replies are lost")
         return answers

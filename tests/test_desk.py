@@ -7,7 +7,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -19,11 +21,15 @@ from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, an
 
 from dramatiq_clutch import Clutch, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
-from dramatiq_clutch.backends.redis import resp
-from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.backends.redis import bunches, resp
+from dramatiq_clutch.backends.redis.along import Along, Bunch
 from dramatiq_clutch.backends.redis.astray import Astray
+from dramatiq_clutch.backends.redis.bunches import Left
+from dramatiq_clutch.backends.redis.courier import RedisCourier
+from dramatiq_clutch.backends.redis.desk import Desk
 from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.engine import engine_of
+from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
@@ -387,6 +393,177 @@ def test_what_a_consumer_has_fetched_stays_its_own_though_a_reply_was_lost(
         wait_until("everything is acked", lambda: not unacked(redis_broker))
     assert losses
     assert jobs.counts() == dict.fromkeys("abc", 1)
+
+
+# Bunches
+
+
+@pytest.fixture
+def looks(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages each fetch has found that a thread of a worker has made by itself, in no other step."""
+    found: list[int] = []
+    fetch = RedisCourier._fetch  # noqa: SLF001
+
+    def watched(courier: RedisCourier, queue: str, count: int) -> Sequence[bytes]:
+        messages = fetch(courier, queue, count)
+        found.append(len(messages))
+        return messages
+
+    monkeypatch.setattr(RedisCourier, "_fetch", watched)
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_next_messages_of_a_wide_stage_come_in_the_steps_that_ack_one(
+    redis_broker: RedisBroker, consumers: Consumers, looks: list[int], threads: int
+) -> None:
+    jobs, most = 200, list[int]()
+    first = falls_asleep(redis_broker, consumers)
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        most.append(len(unacked(redis_broker)))
+        return number
+
+    with running_worker(redis_broker, threads=threads):
+        run = Clutch().then(first).parallel(job.message(number) for number in range(jobs)).run()
+        assert run.get_result(block=True) == list(range(jobs))
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert consumers.fetched["consumer"] == 1
+    assert len(most) == jobs
+    assert max(most) <= 2 * threads  # Dramatiq's prefetch
+    assert sum(looks) < jobs / 2
+    if threads == 1:
+        assert len(looks) <= 3
+
+
+def test_a_consumer_leaves_to_its_worker_s_threads_what_they_fetch(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it takes what they are about to fetch, a message or two at a time."""
+    monkeypatch.setattr(bunches, "JUST", 3_600.0)
+    asked: list[str] = []
+
+    def fetch(queue: str, count: int) -> Sequence[bytes]:
+        asked.append(queue)
+        return [b"a message"] * count
+
+    desk: Any = Desk(redis_broker, fetch)
+    has = SimpleNamespace(outstanding_message_count=8, prefetch=16)
+    worker: Any = SimpleNamespace(consumers={"default": threading.current_thread()})
+    desk.attend(worker)
+    desk._fetch_on_server = fetch  # noqa: SLF001
+    ask: Any = redis_broker.do_fetch
+    threading.current_thread().consumer = has  # type: ignore[attr-defined]
+    try:
+        assert ask("default", 2) == [b"a message"] * 2  # no thread was told what comes next
+        desk.bunches._first["default"] = time.monotonic(), ("an id",)  # noqa: SLF001
+        assert ask("default", 2) == []
+        assert ask("other", 2) == [b"a message"] * 2
+        has.outstanding_message_count = 7
+        assert ask("default", 2) == [b"a message"] * 2
+    finally:
+        del threading.current_thread().consumer  # type: ignore[attr-defined]
+    assert asked == ["default", "other", "default"]
+
+
+def test_a_bunch_whose_reply_is_lost_is_put_back(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise these messages would come again only when the process has ended."""
+    monkeypatch.setattr("dramatiq_clutch.backends.redis.astray.PAUSE", 0.02)
+    jobs, first, lost = Jobs(redis_broker), falls_asleep(redis_broker, consumers), list[str]()
+    backend: Any = engine_of(redis_broker).backend
+    runs: Any = backend._run  # noqa: SLF001
+
+    def run_script(name: str, keys: Any, given: Any, *rest: Any, **more: Any) -> Any:
+        answer = runs(name, keys, given, *rest, **more)
+        if name == "succeed" and given["fetches"] and len(answer[-1]) > 1 and not lost:
+            lost.append(given["first"])
+            raise redis.ConnectionError("the reply is lost")
+        return answer
+
+    monkeypatch.setattr(backend, "_run", run_script)
+    names = [f"job {number}" for number in range(20)]
+    with running_worker(redis_broker, threads=1):
+        run = Clutch().then(first).parallel(jobs.job.message(name) for name in names).then(jobs.total).run()
+        wait_until("a reply was lost", lambda: bool(lost))
+        consumers.wake()
+        assert run.get_result(block=True) == names
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert set(jobs.counts().values()) == {1}
+
+
+def test_a_worker_goes_on_with_what_others_have_put_between_its_messages(
+    redis_broker: RedisBroker, consumers: Consumers
+) -> None:
+    """Of those it doesn't know which messages they are by the ids that they have in their queue."""
+    began, first = list[str](), falls_asleep(redis_broker, consumers)
+
+    @dramatiq.actor
+    def plain() -> None:
+        began.append("plain")
+        consumers.wake()  # after a message of no clutch, it is the consumer that looks for more
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        if number == 3:
+            for _ in range(3):
+                plain.send()
+            Clutch().parallel(late.message() for _ in range(10)).run()
+        began.append(str(number))
+        return number
+
+    @dramatiq.actor
+    def late() -> None:
+        began.append("late")
+
+    with running_worker(redis_broker, threads=1):
+        Clutch().then(first).parallel(job.message(number) for number in range(20)).run()
+        wait_until("the jobs of both runs have begun", lambda: began.count("late") == 10)
+        wait_until("everything is acked", lambda: not unacked(redis_broker))
+    assert began == [*map(str, range(20)), *["plain"] * 3, *["late"] * 10]
+
+
+DISPATCH = """
+redis.call('RPUSH', 'called', ARGV[1])
+if ARGV[1] == 'fetch' then return {redis.call('LPOP', 'list'), redis.call('LPOP', 'list')} end
+"""
+
+
+@pytest.mark.parametrize("ids", [("one", "two"), ("two", "three"), ()])
+def test_a_bunch_is_fetched_only_while_it_is_first(redis_broker: RedisBroker, ids: tuple[str, ...]) -> None:
+    """By the script for the common case, and by no other."""
+
+    @dramatiq.actor
+    def job() -> None: ...
+
+    backend: Any = engine_of(redis_broker).backend
+    run = Clutch().parallel(job.message(), job.message()).run()
+    place: Any = {"of": 2, "generation": backend.generation(run.run_id), "actor": "job"}
+    records = [Record(Tag(run.run_id, 0, index, **place), 0, "succeeded", b"null") for index in range(2)]
+    redis_broker.client.rpush("list", "one", "two", "three", "four")
+    caller, bunch = engine_of(redis_broker).caller("somebody", touch=True), Bunch("queue", ids, 3)
+    fetch = ("fetch", len(ids)) if ids else ()
+    along = Along(DISPATCH, "key", ("ack", "an id"), "queue", fetch=fetch, queue="list", bunch=bunch)
+    assert backend.record(records[0], caller, along).acked
+    assert (bunch.done, bunch.messages) == (False, ())
+    backend.record(records[1], replace(caller, touch=False), along)
+    is_first = ids == ("one", "two")
+    assert (bunch.done, bunch.messages) == (True, [b"one", b"two"] if is_first else [])
+    assert bunch.first == (["three", "four"] if is_first else ["one", "two", "three"])
+    assert redis_broker.client.lrange("called", 0, -1) == [b"ack", *[b"fetch"] * is_first]
+
+
+def test_what_is_sent_while_a_queue_is_looked_at_isn_t_forgotten() -> None:
+    left = Left()
+    left.add("default")
+    mark = left.mark("default")
+    left.add("default")  # by another thread
+    left.discard("default", mark)
+    assert left.queues() == ["default"]
+    left.discard("default", left.mark("default"))
+    assert not left
 
 
 # Acks

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import dramatiq
 import pytest
@@ -16,6 +17,7 @@ from dramatiq_clutch import Clutch, Run, news
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.news import News, log
+from dramatiq_clutch.remarks import UNTRUE
 from dramatiq_clutch.testing import stubbed
 from tests.conftest import running_worker
 from tests.support.awaiting import wait_until
@@ -276,3 +278,25 @@ def test_of_a_callback_it_says_which_one_and_of_other_messages_what_it_always_di
     assert of_plain.getMessage() == "Failed to process message plain(1) with unhandled exception."
     assert not hasattr(of_plain, "run_id")
     assert of_callback.getMessage().endswith(f"with unhandled exception. [run {run.run_id}, callback on_success:0:1]")
+
+
+def test_dramatiqs_warning_of_a_value_that_is_discarded_is_dropped_for_jobs_and_for_nothing_else(
+    redis_broker: dramatiq.Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line still says which of Dramatiq's own lines has logged it, and whoever replaces the method hears of it."""
+
+    @dramatiq.actor
+    def job(number: int) -> int:
+        return number
+
+    run = Clutch().then(job.message(1)).then(job.message(2)).run()
+    with running_worker(redis_broker, threads=1):
+        assert run.get_result(block=True) == 2
+        job.send(3)
+        wait_until("it has warned", lambda: UNTRUE in caplog.text)
+        with patch("logging.Logger.warning") as warning:
+            job.send(4)
+            wait_until("it is told", lambda: warning.called)
+    assert UNTRUE in warning.call_args.args[0]
+    (warned,) = [one for one in caplog.records if UNTRUE in one.getMessage()]
+    assert (warned.name, warned.module) == ("dramatiq.worker.WorkerThread", "worker")

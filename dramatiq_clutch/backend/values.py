@@ -63,6 +63,11 @@ class Reply:
     by: int = 0
     turn: Turn | None = None
 
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether nothing has to be done, or to be told to anybody, because of it."""
+        return not (self.duties or self.note or self.news or self.by or self.turn or self.kept)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

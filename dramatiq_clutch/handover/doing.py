@@ -48,7 +48,9 @@ def hand_over(engine: Engine, run_id: str, reply: Reply, caller: Caller) -> None
     An error that is known to be final fails the run. All other errors are raised: Unavailable, NewerRelease, and faults
     in this package or in a hook. What wasn't done then stays owed. A detached broker leaves all duties to workers.
     """
-    if not reply.duties:  # as for most jobs
+    if reply.asks_for_nothing:  # as for most jobs in parallel
+        return
+    if not reply.duties:
         _tell(engine, run_id, reply, caller)
         _heed(engine, run_id, reply, caller)
         return

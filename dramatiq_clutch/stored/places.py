@@ -134,15 +134,21 @@ class Tag:
         """The tag that an option holds. Raises DamagedState if `to_option` can't have written it, and NewerRelease if a
         newer release has written it."""
         run_id, generation = _names_in(option)
-        numbers: list[Any] = [option.get(name) for name in ("stage", "member", "of")]
-        numbers += [option.get(name, 0) for name in ("epoch", "batch")]
-        if any(type(number) is not int or not 0 <= number < 2**31 for number in numbers):
-            raise DamagedState(f"a message's option {OPTION}={option!r} names no place in a run")
-        stage, member, of, epoch, batch = numbers
+        get = option.get
+        numbers = stage, member, of, epoch, batch = (
+            get("stage"),
+            get("member"),
+            get("of"),
+            get("epoch", 0),
+            get("batch", 0),
+        )
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < 2**31:
+                raise DamagedState(f"a message's option {OPTION}={option!r} names no place in a run")
         if member >= of:
             raise DamagedState(f"a message's option {OPTION}={option!r} names a member beyond the end of its stage")
-        flags = ("repeated", "leads", "wary", "exact", "args", "timed")
-        repeated, leads, *terms = (bool(option.get(name)) for name in flags)
+        repeated, leads = bool(get("repeated")), bool(get("leads"))
+        terms = bool(get("wary")), bool(get("exact")), bool(get("args")), bool(get("timed"))
         return cls(run_id, stage, member, of, epoch, repeated, leads, batch, generation, actor, *terms)
 
 
@@ -194,7 +200,8 @@ def _names_in(option: Any) -> tuple[str, str]:
     """The run that an option names, and its generation."""
     if not isinstance(option, dict):
         raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
-    refuse_newer(option.get("v", 1), f"a message's option {OPTION}={option!r}")
+    if option.get("v", 1) != 1:
+        refuse_newer(option["v"], f"a message's option {OPTION}={option!r}")
     run_id, generation = option.get("run"), option.get("gen")
     if not (isinstance(run_id, str) and run_id and isinstance(generation, str)):
         raise DamagedState(f"a message's option {OPTION}={option!r} names no run")

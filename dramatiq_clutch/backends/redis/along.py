@@ -9,6 +9,30 @@ from typing import Any
 from ...stored.duties import SendMembers
 
 
+@dataclass(slots=True)
+class Bunch:
+    """Messages that a worker fetches along with a record, if they still are the first in their queue; and what has come
+    of it.
+
+    Parameters:
+      queue: the name of the queue.
+      ids: the ids in that queue of the messages, in order. If there are none, nothing is fetched.
+      looks: how many of those that are first in the queue afterwards are told.
+
+    `asked`: whether the server may have been asked; it is asked only once, though a record may be made again. `done`:
+    whether it has answered. Then `messages` are those that it has fetched (None for one of which only the id was
+    there): all of them or none; and `first` has the ids that are first in the queue now.
+    """
+
+    queue: str
+    ids: Sequence[str]
+    looks: int
+    asked: bool = False
+    done: bool = False
+    messages: Sequence[bytes | None] = ()
+    first: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Along:
     """What goes along with a record: the broker's own `script` is called, with one `key`, once for each of the lists of
@@ -19,9 +43,10 @@ class Along:
       acked_in: the name of that queue.
       duty: the duty that the record may cause, and whose message is then sent.
       enqueue: arguments to send the duty's message.
-      fetch: arguments to fetch it at once, for a worker of this process.
-      queue: the key of the list in which the duty's message then stands.
-      in_queue: its id in that list.
+      fetch: arguments to fetch it at once, for a worker of this process; or to fetch the `bunch`.
+      queue: the key of the list in which the duty's message then stands, or those of the `bunch` do.
+      in_queue: the id of the duty's message in that list.
+      bunch: the messages that are fetched along with a record in the common case.
     """
 
     script: str
@@ -33,3 +58,4 @@ class Along:
     fetch: Sequence[Any] = ()
     queue: str = ""
     in_queue: str = ""
+    bunch: Bunch | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -44,24 +45,23 @@ class Combining(Generic[Item, Answer]):
     def renew(self) -> None:
         """Begin anew in a forked child: the threads whose calls waited don't exist there."""
         self._turn = threading.Lock()
-        self._waiting: list[Call[Item, Answer]] = []
-        self._lock = threading.Lock()
+        self._waiting: deque[Call[Item, Answer]] = deque()
 
     def __call__(self, item: Item) -> Answer:
         """Have `perform` called with this item, and return its answer. Raises what `perform` raises."""
         call: Call[Item, Answer] = Call(item)
-        with self._lock:
-            self._waiting.append(call)
+        self._waiting.append(call)
         with self._turn:
             if not call.done:
-                self._go()
+                self._go(call)
         if call.error is not None:
             raise call.error
         return cast(Answer, call.answer)
 
-    def _go(self) -> None:
-        with self._lock:
-            calls, self._waiting = self._waiting, []
+    def _go(self, own: Call[Item, Answer]) -> None:
+        calls = [self._waiting.popleft() for _ in range(len(self._waiting))]  # others may append meanwhile
+        if own not in calls:  # a thread that was interrupted in the line above has taken it away
+            calls.append(own)
         try:
             answers = self._perform([call.item for call in calls])
         except Exception as error:
@@ -69,8 +69,7 @@ class Combining(Generic[Item, Answer]):
                 call.error = error
         except BaseException:  # an interrupt concerns this thread only, so it must not become the others' error
             if self._interrupted is None:
-                with self._lock:
-                    self._waiting = calls + self._waiting
+                self._waiting.extendleft(reversed(calls))
             else:
                 for call in calls:
                     call.done, call.error = True, self._interrupted()

@@ -1,6 +1,7 @@
 """How messages get to a `RedisBroker`: many in a round trip, the confirmation of their duty in the same one, and where
 one job follows another, in the very step that records the first. In that step the first one's message is acked, too,
-and the next one is fetched for the worker that sends it, if that has a thread for it: see `desk`.
+and the next one is fetched for the worker that sends it, if that has a thread for it: see `desk`. Of jobs side by side
+the next ones are fetched in the step that records one: see `bunches`.
 
 Every hook of every middleware is called for every message, as it is when the broker enqueues a message itself.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from dramatiq import Message, MessageProxy, Middleware, Worker
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.common import current_millis, dq_name
+from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 from redis.exceptions import NoScriptError
 
@@ -23,19 +24,15 @@ from ...backend import Caller, ClutchBackend, Record, Reply
 from ...courier import Courier, Outgoing, encoded
 from ...stored.duties import SendMembers
 from ...stored.formats import is_done
-from ...stored.messages import changed
-from ...tokens import new_token
 from . import resp
 from .along import Along
+from .batches import MAINTAINS, Ready, batches, groups, prepared
+from .bunches import OWN
 from .desk import Desk, Offer
 from .outages import is_outage, way_out
 from .redelivery import Redelivery
-from .scripts import script
+from .scripts import Script, script
 from .store import RedisBackend
-
-#: How many messages travel in one round trip at most, and how many bytes (a single message may have more). So the
-#: memory that sending takes doesn't grow with the number of messages to send.
-CHUNK, MOST_BYTES = 500, 1_000_000
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -77,8 +74,8 @@ class RedisCourier(Courier):
             super().send(outgoing)
             return
         with self.translated():
-            for prepared, calls in self._batches(outgoing):
-                self._send(prepared, calls, [])
+            for batch in batches(self._ready(outgoing)):
+                self._send(batch, [])
 
     def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:
         queues = {message.queue_name for message, _ in outgoing}
@@ -87,13 +84,12 @@ class RedisCourier(Courier):
             return False
         confirmed = False
         with self.translated():
-            for prepared, calls in self._batches(outgoing):
+            for batch in batches(self._ready(outgoing)):
                 along: list[resp.Command] = []
-                if len(prepared) == len(outgoing):
-                    ids = [message.options["redis_message_id"] for message, _ in prepared]
-                    queue = f"{self.broker.namespace}:{prepared[0][0].queue_name}"
-                    along.append(self._store.confirmation(run_id, duty, caller, queue, ids))
-                (answer,) = self._send(prepared, calls, along) or [None]
+                if len(batch) == len(outgoing):
+                    queue = f"{self.broker.namespace}:{batch[0].message.queue_name}"
+                    along.append(self._store.confirmation(run_id, duty, caller, queue, [one.id for one in batch]))
+                (answer,) = self._send(batch, along) or [None]
                 confirmed = is_done(answer)
         return confirmed
 
@@ -101,17 +97,19 @@ class RedisCourier(Courier):
         self, record: Record, caller: Caller, duty: SendMembers | None = None, outgoing: Outgoing | None = None
     ) -> Reply:
         assert self._store is not None  # `records` says so
-        along, offer, prepared = self._ack_of(record), None, None
+        along, offer, ready = self._ack_of(record), None, None
         if duty is not None and outgoing is not None:
             try:
-                prepared = _prepared(*outgoing)
-                self._announce("before", [prepared])
-                along, offer = self._onward(along, duty, prepared)
+                ready = prepared(*outgoing)
+                self._announce("before", [ready])
+                along, offer = self._onward(along, duty, ready)
             except Exception as error:
                 # The duty is then owed, and whoever does it meets the error, which fails the run.
                 logger.debug("The message of duty %s can't go with the record before it: %r", duty.id, error)
         if along is None:
             return self._store.record(record, caller)
+        if along.duty is None:
+            return self._record_and_fetch(record, caller, along)
         with self._desk.offering(offer):
             reply = self._store.record(record, caller, along)
             if reply.acked:
@@ -121,9 +119,27 @@ class RedisCourier(Courier):
                     self._desk.hold(offer)
                 else:
                     self._desk.take(offer, 0)
-        if reply.sent is not None and prepared is not None:
-            self._announce("after", [prepared])
+        if reply.sent is not None and ready is not None:
+            if offer is None:
+                self._desk.note_left([ready[0].queue_name])
+            self._announce("after", [ready])
         return reply
+
+    def _record_and_fetch(self, record: Record, caller: Caller, along: Along) -> Reply:
+        """Record an attempt, and ack its message. If other messages of its queue are next, this worker fetches a bunch
+        of them in the same step."""
+        assert self._store is not None
+        try:
+            bunch = self._desk.bunches.begin(along.acked_in) if record.is_common and not caller.touch else None
+            if bunch is not None:
+                fetch = self._arguments("fetch", bunch.queue, len(bunch.ids)) if bunch.ids else ()
+                along = replace(along, bunch=bunch, fetch=fetch, queue=f"{self.broker.namespace}:{bunch.queue}")
+            reply = self._store.record(record, caller, along)
+            if reply.acked:
+                self._desk.note_ack(along.ack[-1])
+            return reply
+        finally:
+            self._desk.bunches.end()
 
     def _ack_of(self, record: Record) -> Along | None:
         """What acks the message whose attempt this thread records: a success, for any other may be a dead letter."""
@@ -131,12 +147,12 @@ class RedisCourier(Courier):
         if ended is None or record.ending != "succeeded" or not self._desk.acks_along:
             return None
         queue = ended.queue_name
-        ack = self._arguments("ack", queue, ended.options["redis_message_id"])
+        ack = self._arguments("ack", queue, ended.options["redis_message_id"], maintains=0)  # as for the broker's acks
         return Along(self._text, self.broker.namespace, ack, queue)
 
-    def _onward(self, along: Along | None, duty: SendMembers, prepared: Outgoing) -> tuple[Along, Offer | None]:
+    def _onward(self, along: Along | None, duty: SendMembers, ready: Outgoing) -> tuple[Along, Offer | None]:
         """What sends the message of a duty with the record before it, and offers it to this thread's worker."""
-        message = prepared[0]
+        message = ready[0]
         arguments = self._enqueue(message)
         offer = next(iter(self._desk.offers([(message, arguments[-1])], acks=along is not None)), None)
         return replace(
@@ -165,8 +181,9 @@ class RedisCourier(Courier):
         self._desk.give_held()
 
     def look_for_more(self) -> None:
-        with self.translated():
-            self._desk.look_for_more()
+        if self._desk.may_look:
+            with self.translated():
+                self._desk.look_for_more()
 
     def redeliver(self) -> None:
         with self.translated():
@@ -184,7 +201,7 @@ class RedisCourier(Courier):
         the other half leaves room for clocks that differ. A copy that something else enqueues, such as the delay queue,
         has an id in its queue that doesn't begin as this package's ids do.
         """
-        if not str(message.options.get("redis_message_id")).startswith(_own_copy(message.message_id)):
+        if not str(message.options.get("redis_message_id")).startswith(f"{message.message_id}{OWN}"):
             return False
         age = current_millis() - message.message_timestamp
         return bool(0 <= age < self.broker.heartbeat_timeout / 2)
@@ -197,44 +214,38 @@ class RedisCourier(Courier):
 
     # Batches, and the wire
 
-    def _batches(self, outgoing: Sequence[Outgoing]) -> Iterator[tuple[Sequence[Outgoing], list[list[Any]]]]:
-        """Yields the messages in batches, ready to be sent, each batch with the arguments of the broker's script for
-        each of its messages. Calls the hook `before_enqueue`."""
-        prepared, calls, size = list[Outgoing](), list[list[Any]](), 0
+    def _ready(self, outgoing: Sequence[Outgoing]) -> Iterator[Ready]:
+        """The messages, ready to be sent. Calls the hook `before_enqueue`."""
         is_awaited = self._is_awaited("before_enqueue")
         for message, delay in outgoing:
-            one = _prepared(message, delay)
+            one = prepared(message, delay)
             if is_awaited:
                 self.broker.emit_before("enqueue", *one)
-            prepared.append(one)
-            calls.append(self._enqueue(one[0]))
-            size += len(calls[-1][-1])
-            if len(calls) == CHUNK or size >= MOST_BYTES:
-                yield prepared, calls
-                prepared, calls, size = [], [], 0
-        if calls:
-            yield prepared, calls
+            yield Ready.of(*one)
 
-    def _send(self, prepared: Sequence[Outgoing], calls: list[list[Any]], along: Sequence[resp.Command]) -> list[Any]:
-        """Run the broker's script for all calls in one round trip, and what goes along with it, whose answers it
-        returns. After a SCRIPT FLUSH, those that found no script have done nothing and are repeated.
+    def _send(self, ready: Sequence[Ready], along: Sequence[resp.Command]) -> list[Any]:
+        """Send messages in one round trip, and what goes along with them, whose answers it returns.
 
         This thread's worker fetches in the same round trip what it has threads for."""
-        sent = [(message, call[-1]) for (message, delay), call in zip(prepared, calls, strict=True) if delay is None]
-        offers = self._desk.offers(sent)
+        at_once = [(one.message, one.data) for one in ready if one.delay is None]
+        offers = self._desk.offers(at_once)
         behind = [*along, *map(self._keep, offers)]
         with self._desk.offering(*offers):
-            answers = self._dispatch(calls, behind)
+            answers = self._enqueue_all(ready, behind)
+            if len(at_once) > sum(len(offer.ids) for offer in offers):
+                self._desk.note_left({message.queue_name for message, _ in at_once})
             for offer, kept in zip(offers, answers[len(along) :], strict=True):
                 self._take(offer, kept)
-        self._announce("after", prepared)
+        self._announce("after", [(one.message, one.delay) for one in ready])
         return answers[: len(along)]
 
-    def _dispatch(self, calls: list[list[Any]], behind: Sequence[resp.Command]) -> list[Any]:
-        broker, dispatch = self.broker, self.broker.scripts["dispatch"]
+    def _enqueue_all(self, ready: Sequence[Ready], behind: Sequence[resp.Command]) -> list[Any]:
+        """Send messages, and the commands that stand `behind` them, whose answers it returns. After a SCRIPT FLUSH,
+        calls that found no script have done nothing and are repeated."""
+        client, called = self.broker.client, script("enqueue", self._text)
+        calls = [("EVALSHA", called.sha, *self._call_of(called, group)) for group in groups(ready)]
         for last_try in (False, True):
-            commands = [("EVALSHA", dispatch.sha, 1, broker.namespace, *arguments) for arguments in calls]
-            answers = resp.send(broker.client, [*commands, *behind])
+            answers = resp.send(client, [*calls, *behind])
             answers, others = answers[: len(calls)], answers[len(calls) :]
             errors = [answer for answer in answers if isinstance(answer, Exception)]
             calls = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
@@ -242,8 +253,15 @@ class RedisCourier(Courier):
                 raise next(error for error in errors if last_try or not isinstance(error, NoScriptError))
             if not calls:
                 break
-            broker.client.script_load(dispatch.script)
+            client.script_load(called.text)
         return others
+
+    def _call_of(self, called: Script, group: Sequence[Ready]) -> tuple[Any, ...]:
+        """What sends messages of one queue in one call."""
+        common = self._arguments("enqueue", group[0].message.queue_name)
+        messages = [part for one in group for part in (one.id, one.data)]
+        given = {"common": len(common), "once": MAINTAINS}
+        return called.call({"broker": self.broker.namespace}, given, [*common, *messages])
 
     def _fetch(self, queue: str, count: int) -> Sequence[bytes]:
         """Fetch messages of a queue. In a round trip with what other threads send, for these threads record what they
@@ -304,10 +322,10 @@ class RedisCourier(Courier):
         text: Any = self.broker.scripts["dispatch"].script
         return _decoded(text) if isinstance(text, bytes) else text
 
-    def _announce(self, when: Literal["before", "after"], prepared: Sequence[Outgoing]) -> None:
+    def _announce(self, when: Literal["before", "after"], messages: Sequence[Outgoing]) -> None:
         emit = self.broker.emit_before if when == "before" else self.broker.emit_after
         if self._is_awaited(f"{when}_enqueue"):
-            for message, delay in prepared:
+            for message, delay in messages:
                 emit("enqueue", message, delay)
 
     def _is_awaited(self, hook: str) -> bool:
@@ -319,20 +337,3 @@ class RedisCourier(Courier):
 @cache
 def _decoded(text: bytes) -> str:
     return text.decode()
-
-
-def _own_copy(message_id: str) -> str:
-    """What the id of a message in its queue begins with if this package has put it there. It tells these copies from
-    those that anything else enqueues."""
-    return f"{message_id}:"
-
-
-def _prepared(message: Message[Any], delay: int | None) -> Outgoing:
-    """A message as `RedisBroker.enqueue` would prepare it: each copy gets an id of its own, and an eta if it is
-    delayed."""
-    in_queue = _own_copy(message.message_id) + new_token(12)
-    options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
-    if delay is None:
-        return changed(message, options=options), None
-    options["eta"] = current_millis() + delay
-    return changed(message, queue_name=dq_name(message.queue_name), options=options), delay

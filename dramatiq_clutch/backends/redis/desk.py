@@ -7,6 +7,7 @@ the message in the very step that sends it, and one that records how a job ended
 All else is as the consumer does it. The message is unacked on the server until then, so that it is redelivered when the
 process dies. It counts as prefetched, and comes into the worker's own queue by the consumer's own method. It is fetched
 only while it is the first in its queue and the worker has a thread for it, so nothing else has to wait for longer.
+Those that follow it are fetched as the consumer would, up to its prefetch (see `bunches`).
 """
 
 from __future__ import annotations
@@ -24,31 +25,8 @@ from dramatiq.brokers.redis import RedisBroker
 from ...forks import renew_in_children
 from ...working import works_for
 from .astray import Astray, Missing
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Place that a worker has for messages of one queue: so many `threads` have nothing to do, or are about to, and its
-    consumer may fetch so many `ahead`."""
-
-    consumer_thread: Any
-    consumer: Any
-    threads: int
-    ahead: int
-
-    def hold(self, message: bytes) -> MessageProxy:
-        """Count a message that has been fetched for the worker as prefetched."""
-        found: Message[Any] = Message.decode(message)
-        self.consumer.queued_message_ids.add(found.message_id)
-        return MessageProxy(found)
-
-    def put(self, message: bytes) -> None:
-        """Give the worker a message that has been fetched for it."""
-        self.give(self.hold(message))
-
-    def give(self, held: MessageProxy) -> None:
-        """Give the worker a message that is held for it."""
-        self.consumer_thread.handle_message(held)
+from .bunches import Bunches, Left
+from .rooms import Room, consumer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +73,8 @@ class Desk:
         self._workers: list[Worker] = []
         self._here = _Here()
         self._astray = Astray(self._broker, self._has)
-        self._left: set[str] = set()  # the queues in which messages are left that this process has sent
+        self._left = Left()
+        self.bunches: Bunches = Bunches(self._worker, self._left, self._astray)
         self._looking = threading.Lock()
 
     def attend(self, worker: Worker) -> None:
@@ -107,6 +86,9 @@ class Desk:
         if "do_ack" not in vars(self._broker):
             self._ack_on_server: Any = self._broker.do_ack
             self._broker.do_ack = self._ack  # type: ignore[attr-defined]
+        if "do_fetch" not in vars(self._broker):
+            self._fetch_on_server: Any = self._broker.do_fetch
+            self._broker.do_fetch = self._fetch_if_needed  # type: ignore[attr-defined]
 
     def leave(self, worker: Worker) -> None:
         """It is told to stop: it takes nothing more."""
@@ -139,6 +121,14 @@ class Desk:
 
     # Messages for this thread's worker
 
+    def _fetch_if_needed(self, queue_name: str, count: int) -> Any:
+        """What a consumer fetches: nothing where threads of its worker fetch bunches."""
+        thread = threading.current_thread()
+        is_asking = any(worker.consumers.get(queue_name) is thread for worker in list(self._workers))
+        if is_asking and self.bunches.are_enough(queue_name, getattr(thread, "consumer", None)):
+            return []
+        return self._fetch_on_server(queue_name, count)
+
     def offers(self, sent: Iterable[tuple[Message[Any], bytes]], *, acks: bool = False) -> list[Offer]:
         """Which of the messages that are being sent, in this order, are offered to this thread's worker.
 
@@ -157,9 +147,14 @@ class Desk:
             if room and chosen:
                 offers.append(Offer(room, queue, *zip(*chosen, strict=True)))
                 taken += len(chosen)
-            if len(chosen) < len(messages) and any(queue in worker.consumers for worker in self._workers):
-                self._left.add(queue)
         return offers
+
+    def note_left(self, queues: Iterable[str]) -> None:
+        """Not all of the messages that were just sent to these queues were offered. It is told only once they are
+        there: whoever looks before that finds nothing, and notes that nothing is left."""
+        for queue in queues:
+            if any(queue in worker.consumers for worker in self._workers):
+                self._left.add(queue)
 
     @contextmanager
     def offering(self, *offers: Offer | None) -> Iterator[None]:
@@ -191,6 +186,12 @@ class Desk:
             room, message = held
             room.give(message)
 
+    @property
+    def may_look(self) -> bool:
+        """Whether this thread's worker has nothing to do, though something is left in a queue."""
+        worker = self._worker() if self._left else None
+        return worker is not None and worker.work_queue.empty()
+
     def look_for_more(self) -> None:
         """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:
         its consumer may sleep. A prefetch of no more messages than there are threads is kept to exactly, and that only
@@ -202,13 +203,14 @@ class Desk:
         if worker is None or not self._looking.acquire(blocking=False):
             return
         try:
-            for queue in list(self._left):
+            for queue in self._left.queues():
                 room = self._room(queue, acked=True)
                 if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
+                mark = self._left.mark(queue)
                 found = self._fetch(queue, room.ahead)
                 if len(found) < room.ahead:
-                    self._left.discard(queue)
+                    self._left.discard(queue, mark)
                 for message in found:
                     room.put(message)
         finally:
@@ -223,10 +225,10 @@ class Desk:
         worker, ending = self._worker(), self._here.ending
         if worker is None:
             return None
-        thread: Any = worker.consumers.get(queue)
-        consumer: Any = getattr(thread, "consumer", None)
-        if not hasattr(consumer, "queued_message_ids") or thread.paused or not thread.running:
+        found = consumer_of(worker, queue)
+        if found is None:
             return None
+        thread, consumer = found
         consumers = [getattr(worker.consumers.get(name), "consumer", None) for name in self._broker.queues]
         busy = sum(known.outstanding_message_count for known in consumers if known is not None)
         busy = max(busy, worker.work_queue.unfinished_tasks - acked)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby, islice
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from ...errors import PayloadRefused
 from ...forks import renew_in_children
@@ -25,18 +25,30 @@ from .outages import LARGE, LENGTH, LIMITS, in_words, refuses
 
 Command = Sequence[Any]
 
-#: How many commands a call may have to share a round trip with those of other threads. A call with more commands makes
-#: a round trip of its own, so that nobody else waits for them.
-FEW = 10
+#: How many commands, and how many bytes, a call may have to share a round trip with those of other threads. A larger
+#: call makes a round trip of its own, so that nobody else waits for it.
+FEW, FEW_BYTES = 10, 20_000
 
 #: How long to wait between two tries to send a large command, in seconds. If the connection is closed at the last try,
 #: too, the server has refused the command.
 PAUSES = (0.1, 0.5)
 
+#: For how many seconds at most a connection is kept from one round trip to the next, without being given back to its
+#: pool. What the pool does for that takes a quarter of a round trip's processor time. Whether the server has closed the
+#: connection is looked at here, too. One that was kept for longer is given back after the round trip that needs it,
+#: because after a pause somebody may be waiting for that.
+KEPT_FOR = 1.0
+
+#: How many connections a pool may have at least, if one is kept. A pool with fewer may have been counted out.
+MANY = 100
+
 #: A command as it goes over the wire.
 Packed = bytes
 
 _wires: WeakKeyDictionary[redis.Redis, Combining[Sequence[Packed], list[Any]]] = WeakKeyDictionary()
+
+#: The connection that is kept of each client's pool, if one is, and until when (of the monotonic clock).
+_kept: WeakKeyDictionary[redis.Redis, list[tuple[Any, float]]] = WeakKeyDictionary()
 
 
 def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
@@ -49,7 +61,7 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     ready = [packed(command) for command in commands]
     if any(len(one) >= LARGE for one in ready):
         return _send_apart(client, commands, ready)
-    if len(ready) > FEW:
+    if len(ready) > FEW or sum(map(len, ready)) > FEW_BYTES:
         return _send(client, ready)
     wire = _wires.get(client)
     if wire is None:
@@ -87,6 +99,8 @@ class _Pools:
     """The pools of all clients that commands were sent for, to be renewed in forked children."""
 
     def renew(self) -> None:
+        for kept in list(_kept.values()):
+            kept.clear()  # they are the parent's
         for client in list(_wires):
             renew_pool(client)
 
@@ -190,19 +204,69 @@ def _interrupted() -> Exception:
 
 
 def _send(client: redis.Redis, ready: Sequence[Packed]) -> list[Any]:
-    pool: Any = client.connection_pool
-    connection = pool.get_connection() if redis.VERSION >= (5, 3) else pool.get_connection("EVALSHA")
+    connection, until = _connection(client)
     try:
         connection.send_packed_command([b"".join(ready)])
         answers = [_answer(connection) for _ in ready]
     except BaseException:
         connection.disconnect()  # otherwise the next user of the connection would read these answers
+        until = 0.0
         raise
     else:
         if isinstance(answers[-1], redis.ResponseError) and LENGTH.search(str(answers[-1])):
             connection.disconnect()  # after a protocol error the server closes its end, too
+            until = 0.0
         return answers
     finally:
+        _give_back(client, connection, until)
+
+
+def _connection(client: redis.Redis) -> tuple[Any, float]:
+    """A connection for a round trip, and until when it may be kept: the one that is kept, or else one of the pool."""
+    pool: Any = client.connection_pool
+    kept, now = _kept_of(client), time.monotonic()
+    try:
+        connection, until = kept.pop()
+    except IndexError:
+        pass
+    else:
+        try:
+            if not connection.can_read():  # otherwise the server has closed it, or has sent what nobody has asked for
+                return connection, until if now < until else 0.0
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            connection.disconnect()  # the server has closed it while it was kept; the pool opens it again
+        except BaseException:
+            pool.release(connection)
+            raise
+        pool.release(connection)
+    connection = pool.get_connection() if redis.VERSION >= (5, 3) else pool.get_connection("EVALSHA")
+    return connection, now + KEPT_FOR if pool.max_connections >= MANY else 0.0
+
+
+def _give_back(client: redis.Redis, connection: Any, until: float) -> None:
+    """Keep a connection, unless another one is kept or it may not be; then the pool gets it back."""
+    kept = _kept_of(client)
+    if until and not kept:
+        kept.append((connection, until))
+    else:
+        client.connection_pool.release(connection)
+
+
+def _kept_of(client: redis.Redis) -> list[tuple[Any, float]]:
+    """The connection that is kept of a client's pool, if one is. Once the client is gone, its pool, which others may
+    share, gets it back."""
+    kept = _kept.get(client)
+    if kept is None:
+        new: list[tuple[Any, float]] = []
+        kept = _kept.setdefault(client, new)
+        if kept is new:
+            finalize(client, _let_go, client.connection_pool, kept).atexit = False
+    return kept
+
+
+def _let_go(pool: Any, kept: list[tuple[Any, float]]) -> None:
+    while kept:
+        connection, _ = kept.pop()
         pool.release(connection)
 
 

@@ -34,7 +34,7 @@ PIECES = (
     *("run", "times", "timings", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot"),
     *("firings", "news", "carry", "outbox", "awaited", "timing", "along", "take", "release", "limit", "waiting"),
     *("callbacks", "halt", "rest", "deadline", "completion", "parent", "life", "tombstone", "history", "expiry"),
-    *("revival", "entry", "called", "unsent", "atwork", "shown", "clocking"),
+    *("revival", "entry", "called", "unsent", "atwork", "shown", "clocking", "bunch"),
 )
 
 #: The first of them, which most others use: the others are made inside a function (see `_inside`).
@@ -44,7 +44,7 @@ OUTER = 6
 DISPATCH = "dispatch"
 
 #: The scripts that call it, if they are put together with it.
-WITH_BROKER = ("keep", "record", "succeed")
+WITH_BROKER = ("enqueue", "keep", "record", "succeed")
 
 #: How an argument is read, by its kind.
 READ = {"": "{}", "number": "tonumber({})", "flag": "{} == '1'"}

@@ -37,6 +37,9 @@ from .sealing import RedisSealing
 #: A record in the common case, what goes along with it, and when it was at work, or ''.
 Common: TypeAlias = tuple[Record, "Along | None", str]
 
+#: The replies of the common case.
+COUNTED, ACKED = Reply("counts"), Reply("counts", acked=True)
+
 
 class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
     """Keeps runs in Redis, or in a server that speaks its protocol.
@@ -121,7 +124,7 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         if record.is_common and not caller.touch:
             word = self._count(record, along, caller.now)
             if word == b"counts":
-                return Reply("counts", acked=along is not None and bool(along.ack))
+                return ACKED if along is not None and along.ack else COUNTED
             if word == b"last":  # the whole transition finds it applied
                 return replace(self._record(record, caller), word="counts")
         elif along is not None:
@@ -149,27 +152,39 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         """The common case for several records: one call for each stage that they are of, and each way to ack them."""
         groups: dict[tuple[Any, ...], list[Common]] = defaultdict(list)
         for one in common:
-            tag, along, timed = one[0].tag, one[1], bool(one[2])
-            at = At(tag.run_id, tag.stage, self._known(tag))
-            groups[(at, timed, along.script, along.key, along.acked_in) if along else (at, timed)].append(one)
+            tag, along, times = one[0].tag, one[1], one[2]
+            acks = (along.script, along.key, along.acked_in) if along else None
+            groups[tag.run_id, tag.stage, tag.generation, times == "", acks].append(one)
         words: dict[int, bytes] = {}
-        for (at, *_), of_stage in groups.items():
+        for of_stage in groups.values():
+            tag = of_stage[0][0].tag
+            at = At(tag.run_id, tag.stage, self._known(tag))
             for batch in _batches(of_stage):
                 words |= zip(map(id, batch), self._succeed_of_stage(at, batch), strict=True)
         return [words[id(one)] for one in common]
 
     def _succeed_of_stage(self, at: At, common: Sequence[Common]) -> Sequence[bytes]:
         record, along, timed = common[0]
+        fetching = next((its for _, its, _ in common if its and its.bunch and not its.bunch.asked), None)
         results: list[Any] = list(along.ack[:-1]) if along else []
         began = min((record.began for record, *_ in common if record.began), default="")
         given = {"total": record.tag.of, "batch": record.tag.batch, "acks": len(results), "began": began}
-        given["timed"] = "1" if timed else ""
+        given |= {"timed": "1" if timed else "", "queue": "", "first": "", "fetches": 0, "looks": 0}
+        if fetching and fetching.bunch:
+            given |= {"queue": fetching.queue, "first": " ".join(fetching.bunch.ids)}
+            given |= {"fetches": len(fetching.fetch), "looks": fetching.bunch.looks}
+            results += fetching.fetch
+            fetching.bunch.asked = True
         for record, its, times in common:
             results += [record.tag.member, success(record.payload), its.ack[-1] if its and its.ack else ""]
             results += [times] if timed else []
         keys = self._of_stage(at, "members", "times") | ({"broker": along.key} if along else {})
         dispatch = along.script if along else ""
-        return cast("list[bytes]", self._run("succeed", keys, given, results, dispatch=dispatch))
+        words = self._run("succeed", keys, given, results, dispatch=dispatch)
+        if fetching and fetching.bunch:
+            (first, *found), bunch = words.pop(), fetching.bunch
+            bunch.messages, bunch.first, bunch.done = found, first.decode().split(), True
+        return cast("list[bytes]", words)
 
     def _of_stage(self, at: At, *parts: str) -> dict[str, str]:
         return {part: self._key(at.run_id, f"{part}:{at.stage}", at.generation) for part in parts}
@@ -198,10 +213,12 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         if along is None:
             raw = self._call("record", at, caller, given)
         else:
+            arguments: list[Any] = []
             if along.duty is not None:
                 given |= {"onward_duty": along.duty.id, "onward_queue": along.queue, "onward_id": along.in_queue}
                 given |= {"enqueues": len(along.enqueue), "fetches": len(along.fetch)}
-            arguments, keys = [*along.enqueue, *along.fetch, *along.ack], {"broker": along.key}
+                arguments = [*along.enqueue, *along.fetch]
+            arguments, keys = [*arguments, *along.ack], {"broker": along.key}
             # What is sent goes alone: one by one it reaches an idle worker sooner than all at once.
             alone = along.duty is not None
             raw = self._call("record", at, caller, given, arguments, keys=keys, dispatch=along.script, alone=alone)

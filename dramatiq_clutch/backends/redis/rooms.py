@@ -1,0 +1,43 @@
+"""What place a worker has for messages that are fetched for it, and how it gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dramatiq import Message, MessageProxy, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Place that a worker has for messages of one queue: so many `threads` have nothing to do, or are about to, and its
+    consumer may fetch so many `ahead`."""
+
+    consumer_thread: Any
+    consumer: Any
+    threads: int
+    ahead: int
+
+    def hold(self, message: bytes) -> MessageProxy:
+        """Count a message that has been fetched for the worker as prefetched."""
+        found: Message[Any] = Message.decode(message)
+        self.consumer.queued_message_ids.add(found.message_id)
+        self.consumer.misses = 0  # as if it had found the message itself: so it looks again soon
+        return MessageProxy(found)
+
+    def put(self, message: bytes) -> None:
+        """Give the worker a message that has been fetched for it."""
+        self.give(self.hold(message))
+
+    def give(self, held: MessageProxy) -> None:
+        """Give the worker a message that is held for it."""
+        self.consumer_thread.handle_message(held)
+
+
+def consumer_of(worker: Worker, queue: str) -> tuple[Any, Any] | None:
+    """The thread of a worker's consumer of a queue, and the consumer; None if there is none, or it doesn't fetch at
+    present."""
+    thread: Any = worker.consumers.get(queue)
+    consumer: Any = getattr(thread, "consumer", None)
+    is_there = hasattr(consumer, "queued_message_ids") and not thread.paused and thread.running
+    return (thread, consumer) if is_there else None
