@@ -615,13 +615,20 @@ def test_when_there_are_too_many_the_oldest_keep_only_their_results(make: Make) 
     with make(history_max=5, result_ttl=3_600_000) as app:
         jobs = Jobs(app.broker)
         with running_worker(app.broker, threads=1):
-            done = [Clutch().then(jobs.job.message("a")).run() for _ in range(12)]
-            for run in done:
-                run.get_result(block=True)
+            done: list[Run] = []
+            for _ in range(12):
+                done.append(Clutch().then(jobs.job.message("a")).run())
+                done[-1].get_result(block=True)
+                ended = app.engine.now()  # of two that end in one millisecond either counts as the older one
+                wait_until("the next millisecond begins", partial(later, app, ended))
             wait_until("the last five are left", lambda: set(all_ids()) == {run.run_id for run in done[-5:]})
             lives = [False] * 7 + [True] * 5  # a status is shortened after its run has left the register
             wait_until("the first seven to be shortened", lambda: [is_long(app, run) for run in done] == lives)
         assert done[0].get_result() == "a"
+
+
+def later(app: Application, than: int) -> bool:
+    return app.engine.now() > than
 
 
 def is_long(app: Application, run: Run) -> bool:
