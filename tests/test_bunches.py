@@ -19,6 +19,7 @@ from dramatiq.middleware import Shutdown
 
 from dramatiq_clutch import Clutch
 from dramatiq_clutch.backends.redis import resp
+from dramatiq_clutch.backends.redis.along import Bunch
 from dramatiq_clutch.backends.redis.astray import Missing
 from dramatiq_clutch.backends.redis.batches import prepared
 from dramatiq_clutch.backends.redis.bunches import Bunches, Left
@@ -29,7 +30,7 @@ from dramatiq_clutch.backends.redis.store import RedisBackend
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import PayloadRefused
 from tests.conftest import running_worker
-from tests.support.awaiting import wait_until
+from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.jobs import Jobs
 from tests.test_desk import in_queue, unacked
 
@@ -66,6 +67,20 @@ class Here:
         bunch.done, bunch.first = True, self.ids
         self.bunches.end()
 
+    def begin(self) -> Bunch:
+        """This thread has its turn, and the bunch of what is first."""
+        self.look()
+        bunch = self.bunches.begin(QUEUE)
+        assert bunch is not None
+        assert bunch.ids == self.ids
+        return bunch
+
+    def arrive(self) -> None:
+        """The messages of a bunch have come."""
+        bunch = self.begin()
+        bunch.asked = bunch.done = True
+        bunch.messages = self.data
+
     def is_free(self) -> bool:
         """Whether the next thread can have its turn, and the consumer counts what the worker has, and nothing else."""
         assert self.consumer.outstanding_message_count == len(self.given)
@@ -80,20 +95,14 @@ def here(redis_broker: RedisBroker) -> Here:
 
 
 def test_a_turn_ends_whatever_happens_in_it(here: Here) -> None:
-    here.look()
-    bunch = here.bunches.begin(QUEUE)
-    assert bunch is not None
-    assert bunch.ids == here.ids
+    here.begin()
     here.bunches.end()  # as after an error before the server was asked
     assert here.is_free()
     assert not here.astray
 
 
 def test_a_bunch_whose_reply_is_lost_is_astray(here: Here) -> None:
-    here.look()
-    bunch = here.bunches.begin(QUEUE)
-    assert bunch is not None
-    bunch.asked = True
+    here.begin().asked = True
     here.bunches.end()
     assert {one: missing.message_id for one, missing in here.astray.items()} == {
         one: message.message_id for one, message in zip(here.ids, here.messages, strict=True)
@@ -103,11 +112,8 @@ def test_a_bunch_whose_reply_is_lost_is_astray(here: Here) -> None:
 
 def test_what_cannot_be_given_to_the_worker_is_astray_and_the_turn_ends(here: Here) -> None:
     """An interrupt may come between two messages of a bunch."""
-    here.look()
-    bunch = here.bunches.begin(QUEUE)
-    assert bunch is not None
-    bunch.asked = bunch.done = True
-    bunch.messages, taken = here.data, here.put
+    here.arrive()
+    taken = here.put
 
     def put(message: Any) -> None:
         taken(message)
@@ -123,15 +129,12 @@ def test_what_cannot_be_given_to_the_worker_is_astray_and_the_turn_ends(here: He
 
 def test_messages_of_a_bunch_count_as_prefetched_all_the_time(here: Here) -> None:
     """Otherwise the consumer, or the next thread, would fetch others in their place."""
-    here.look()
-    bunch = here.bunches.begin(QUEUE)
-    assert bunch is not None
-    bunch.asked = bunch.done = True
-    bunch.messages, counts, taken = here.data, list[int](), here.put
+    here.arrive()
+    counts, others, taken = list[int](), list[Bunch | None](), here.put
 
     def put(message: Any) -> None:
         counts.append(here.consumer.outstanding_message_count)
-        other = threading.Thread(target=lambda: counts.append(len(here.data) if here.bunches.begin(QUEUE) else 3))
+        other = threading.Thread(target=lambda: others.append(here.bunches.begin(QUEUE)))
         other.start()
         other.join()
         taken(message)
@@ -139,6 +142,7 @@ def test_messages_of_a_bunch_count_as_prefetched_all_the_time(here: Here) -> Non
     here.put = put
     here.bunches.end()
     assert min(counts) >= len(here.data)
+    assert others == [None] * len(here.data)
 
 
 def test_a_consumer_leaves_it_to_threads_only_if_they_have_just_been_told_what_is_next(
@@ -239,7 +243,7 @@ def test_a_consumer_fetches_messages_that_are_not_of_clutches_as_ever(redis_brok
     @dramatiq.actor(priority=1)  # of messages that have come at once, older releases run any first
     def waits(name: str) -> None:
         began.append(name)
-        gates[name].wait(20)
+        gates[name].wait(PATIENCE)
 
     @dramatiq.actor
     def first() -> None:

@@ -135,14 +135,9 @@ class Tag:
         newer release has written it."""
         run_id, generation = _names_in(option)
         get = option.get
-        numbers = stage, member, of, epoch, batch = (
-            get("stage"),
-            get("member"),
-            get("of"),
-            get("epoch", 0),
-            get("batch", 0),
-        )
-        for number in numbers:
+        stage, member, of = get("stage"), get("member"), get("of")
+        epoch, batch = get("epoch", 0), get("batch", 0)
+        for number in (stage, member, of, epoch, batch):
             if type(number) is not int or not 0 <= number < 2**31:
                 raise DamagedState(f"a message's option {OPTION}={option!r} names no place in a run")
         if member >= of:
@@ -200,7 +195,7 @@ def _names_in(option: Any) -> tuple[str, str]:
     """The run that an option names, and its generation."""
     if not isinstance(option, dict):
         raise DamagedState(f"a message's option {OPTION}={option!r} names no run")
-    if option.get("v", 1) != 1:
+    if "v" in option:  # otherwise the text of the error needn't be made, for each job comes here
         refuse_newer(option["v"], f"a message's option {OPTION}={option!r}")
     run_id, generation = option.get("run"), option.get("gen")
     if not (isinstance(run_id, str) and run_id and isinstance(generation, str)):

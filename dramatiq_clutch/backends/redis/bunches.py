@@ -40,6 +40,7 @@ JUST = 0.05
 #: What is known of a queue of which nothing is known.
 NOTHING: tuple[float, Sequence[str]] = (float("-inf"), ())
 
+#: The only key of the dict that has the turn.
 TURN = "turn"
 
 
@@ -76,7 +77,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class FetchTurn:
     """A thread's turn to fetch a bunch, for a room. `mark` is what the queue had among those with messages left."""
 
     thread: int
@@ -99,8 +100,8 @@ class Bunches:
         # What is first in a queue, as the server has told last, and when that was (of the monotonic clock).
         self._first: dict[str, tuple[float, Sequence[str]]] = {}
         # The turn, if a thread has it. A lock wouldn't tell whose it is, and an interrupt may come right after a thread
-        # has taken it. `setdefault` takes it and says whose it is in one.
-        self._turns: dict[str, Turn] = {}
+        # has taken it. `setdefault` takes it, and says who has it, in a single step.
+        self._turns: dict[str, FetchTurn] = {}
 
     def begin(self, queue: str) -> Bunch | None:
         """What this thread's worker may fetch in the step that acks a message of this queue; None if it has no place
@@ -119,7 +120,7 @@ class Bunches:
             return None
         _, first = self._first.get(queue, NOTHING)
         bunch = Bunch(queue, first[:place], min(max(consumer.prefetch // 2, 1), MOST))
-        turn = Turn(threading.get_ident(), bunch, Room(thread, consumer, 0, place), self._left.mark(queue))
+        turn = FetchTurn(threading.get_ident(), bunch, Room(thread, consumer, 0, place), self._left.mark(queue))
         if self._turns.setdefault(TURN, turn) is not turn:
             return None
         consumer.queued_message_ids.update(bunch.ids)  # so that the consumer doesn't fetch others in their place
@@ -154,7 +155,7 @@ class Bunches:
         has, may_have = getattr(consumer, "outstanding_message_count", 0), getattr(consumer, "prefetch", 0)
         return has >= max(may_have // 2, 1) and time.monotonic() - told < JUST
 
-    def _heed(self, turn: Turn) -> None:
+    def _heed(self, turn: FetchTurn) -> None:
         """Keep what the server has told."""
         bunch = turn.bunch
         self._first.pop(bunch.queue, None)
