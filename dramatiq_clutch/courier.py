@@ -4,12 +4,13 @@ by one. `dramatiq_clutch.backends.redis.courier` has a faster one for Redis.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple, TypeVar
 
-from dramatiq import Broker, Message, MessageProxy, Worker
+from dramatiq import Broker, Message, MessageProxy, Worker, get_encoder
 from dramatiq.middleware import MiddlewareError
 
 from .backend import Caller, Record, Reply
@@ -20,19 +21,39 @@ from .stored.duties import SendMembers
 #: A message, and its delay in milliseconds, or None.
 Outgoing = tuple[Message[Any], int | None]
 
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+#: The fields of a message.
+FIELDS = fields(Message)
+
 #: The ids of messages that a broker has begun to work on inside its `enqueue`, while this thread is in there.
 _begun: ContextVar[list[str] | None] = ContextVar("dramatiq_clutch_begun", default=None)
+
+
+class Written(NamedTuple):
+    """A message as bytes, to be sent at once. A courier may put an id for this copy of it between `before` and
+    `after`."""
+
+    queue: str
+    message_id: str
+    before: bytes
+    after: bytes
 
 
 class Courier:
     """Takes messages to one broker by the broker's own `enqueue`.
 
-    `records` says that it has the store record attempts, for it can do more in the same step; `sends_onward`, that it
-    can also send a message in the step that records the job before it.
+    `takes_written` says that it takes messages as bytes at present, because no hook is to see them. `records` says that
+    it has the store record attempts, for it can do more in the same step; `sends_onward`, that it can also send a
+    message in the step that records the job before it.
     """
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
+
+    @property
+    def takes_written(self) -> bool:
+        return False
 
     @property
     def records(self) -> bool:
@@ -55,6 +76,11 @@ class Courier:
         with self.translated():
             for message, delay in outgoing:
                 self.enqueue(message, delay)
+
+    def send_written(self, messages: Sequence[Written]) -> None:
+        """Send messages as they are written. Only for a courier who `takes_written`. Raises BrokerUnavailable and
+        PayloadRefused."""
+        raise NotImplementedError
 
     def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:  # noqa: ARG002
         """Enqueue the messages that a duty asks for. A courier may confirm the duty in the same round trip, if the
@@ -96,6 +122,19 @@ class Courier:
     def look_for_more(self) -> None:
         """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what
         the broker raises."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether records are deferred: the replies to them said that they count, but they are still to be made."""
+        return False
+
+    def catch_up(self) -> None:
+        """Make records that are deferred, if this thread has nothing better to do, or there are enough of them. Raises
+        what the store raises; then they are still to be made."""
+
+    def make_way(self, message: MessageProxy) -> None:
+        """Make records that are deferred before this message is worked on, unless that is known not to take long.
+        Raises what `catch_up` raises."""
 
     def redeliver(self) -> None:
         """Have the broker redeliver what dead workers have left unacked, where it doesn't see to that soon enough by
@@ -162,6 +201,12 @@ class Courier:
             raise BrokerUnavailable(text, is_known=is_known) from error
 
 
+def of_others(hook: Hook) -> Hook:
+    """Marks a hook that is called for what others enqueue. A courier needn't call it for what it sends."""
+    hook.of_others = True  # type: ignore[attr-defined]
+    return hook
+
+
 def works_inside(broker: Broker) -> NotConfigured:
     """The error of a broker that is its own worker."""
     return NotConfigured(
@@ -173,6 +218,8 @@ def works_inside(broker: Broker) -> NotConfigured:
 def encoded(message: Message[Any]) -> bytes:
     """A message as bytes. Raises HandOverFailed if that can't be done."""
     try:
+        if type(message) is Message and len(vars(message)) == len(FIELDS):
+            return get_encoder().encode(vars(message))  # as `Message.encode` does, which looks for the fields first
         return message.encode()
     except Exception as error:
         raise HandOverFailed(

@@ -21,7 +21,8 @@ from dramatiq.threading import Interrupt
 from . import sightings
 from .aborts import is_abort
 from .backend import Caller, Ending, Record, Reply
-from .errors import NewerRelease, PayloadRefused, is_final
+from .engine import Engine
+from .errors import NewerRelease, PayloadRefused, Unavailable, is_final
 from .failures import arguments_in, failure_details
 from .handover import hand_over, report_gone
 from .job import Attempt, Job
@@ -73,6 +74,28 @@ class Closing:
             raise
         except (Exception, Interrupt) as error:
             raise NotAcked(f"message {message.message_id} isn't acked: its end isn't recorded: {error!r}") from error
+
+    def make_way(self, engine: Engine | None, message: MessageProxy) -> None:
+        """Make records that are deferred before a message is worked on that may take long."""
+        if engine is not None and engine.courier.is_behind:
+            try:
+                engine.courier.make_way(message)
+            except Unavailable as error:
+                logger.debug("What is deferred isn't recorded yet: %s", error)
+
+    def catch_up(self, engine: Engine | None, attempt: Attempt | None) -> None:
+        """Make records that are deferred, if this thread has nothing better to do, whatever it has worked on. After an
+        `attempt` of a clutch, it waits through outages, as it would to record that. Raises nothing: what isn't made
+        stays deferred, and if its worker stops, it stays unacked."""
+        if engine is None or not engine.courier.is_behind:
+            return
+        try:
+            if attempt is None:
+                engine.courier.catch_up()
+            else:
+                self._lives.patiently(attempt, engine.courier.catch_up)
+        except (Exception, Interrupt) as error:
+            logger.debug("What is deferred isn't recorded yet: %r", error)
 
     def _close(self, message: MessageProxy, attempt: Attempt) -> None:
         courier = attempt.engine.courier
@@ -196,7 +219,7 @@ class Closing:
             due = job.due if ending in ("failing", "attempted") else 0
             record = Record(job.tag, job.attempt, ending, payload, nested, due=due, **_when(job))
             reply = record_onward(job.engine, record, caller)
-            sightings.ended(message, job, ending, reply.word)
+            sightings.ended(message, job, ending, reply.word, deferred=reply.deferred)
             return reply
         except PayloadRefused as error:
             if ending != "succeeded":

@@ -73,13 +73,15 @@ class Attempt:
 class Job(Attempt):
     """One attempt of a job. `result`: the encoded result. `nested`: the plans of the runs that it starts if it
     succeeds. `wrapper`: the encoded plan of a run that has all of these in one stage, and then stands in the job's
-    place. `began_at`: when it began to work, by the store's clock in UNIX milliseconds; 0 if it hasn't."""
+    place. `began_at`: when it began to work, by the store's clock in UNIX milliseconds; 0 if it hasn't. `deferred`: its
+    record was shown to observers, and is still to be made."""
 
     tag: Tag
     result: bytes = b""
     nested: list[Plan] = field(default_factory=list)
     wrapper: bytes = b""
     began_at: int = 0
+    deferred: bool = False
 
     @property
     def owner(self) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from .backend import ClutchBackend
 from .beginning import Beginning, is_fresh
 from .brokers import application_of, backend_of, check, courier_of, warnings_at_boot
 from .callbacks import CALLBACKS, Callbacks, Defaults, OnSuccess
+from .courier import of_others
 from .durations import Duration, milliseconds
 from .ending import Closing
 from .engine import DEFAULT_HISTORY_MAX, DEFAULT_STALLED_AFTER, Engine, EngineMiddleware
@@ -198,6 +200,7 @@ class ClutchMiddleware(EngineMiddleware):
         carrying.keep(message)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        self._closing.make_way(self._engines.get(broker), message)
         begin(None)
         carrying.keep(message)
         carrying.begin(message)
@@ -277,6 +280,7 @@ class ClutchMiddleware(EngineMiddleware):
             if isinstance(job, Job) and not message.failed:
                 job.conclude(None)
 
+    @of_others
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         attempt: Attempt | None = working.get()
         if attempt is not None and attempt.is_next(message):
@@ -287,8 +291,12 @@ class ClutchMiddleware(EngineMiddleware):
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
 
+    def after_nack(self, broker: Broker, message: MessageProxy) -> None:
+        self._closing.catch_up(self._engines.get(broker), message.__dict__.get(jobs.ATTRIBUTE))
+
     def after_ack(self, broker: Broker, message: MessageProxy) -> None:
         attempt: Attempt | None = message.__dict__.get(jobs.ATTRIBUTE)
+        self._closing.catch_up(self._engines.get(broker), attempt)
         if attempt is None:
             return
         try:
@@ -298,6 +306,9 @@ class ClutchMiddleware(EngineMiddleware):
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         self._close(broker, message)
+
+    def before_worker_thread_shutdown(self, broker: Broker, thread: Thread) -> None:
+        self._closing.catch_up(self._engines.get(broker), None)
 
     # What the hooks do
 

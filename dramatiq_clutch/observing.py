@@ -64,8 +64,9 @@ class AttemptBegan(OfJob):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded(OfJob):
-    """An attempt has ended and is recorded. `ending`: `succeeded`, `failing` (it will be attempted again), `attempted`
-    (the same, and the job has asked for it) or `dead`. `seconds`: from its beginning until it was recorded."""
+    """An attempt has ended and is recorded, or will be in a moment. `ending`: `succeeded`, `failing` (it will be
+    attempted again), `attempted` (the same, and the job has asked for it) or `dead`. `seconds`: from its beginning to
+    that moment."""
 
     ending: str
     seconds: float

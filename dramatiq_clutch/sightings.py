@@ -35,13 +35,17 @@ def begins(message: MessageProxy, job: Job) -> None:
         show(broker, AttemptBegan(**_about(message, job), waited=max(current_millis() - since, 0) / 1000))
 
 
-def ended(message: MessageProxy, job: Job, ending: str, word: str) -> None:
-    """Show that an attempt was recorded, and whether that has changed nothing."""
+def ended(message: MessageProxy, job: Job, ending: str, word: str, *, deferred: bool = False) -> None:
+    """Show that an attempt was recorded, and whether that has changed nothing. If its record is `deferred`, that isn't
+    known yet: this is called once more, unless it simply counts."""
     if job.shown_at:
         seconds = time.monotonic() - job.shown_at
         job.shown_at = 0.0  # a record may be repeated, for the sake of what follows
         show(job.engine.broker, AttemptEnded(**_about(message, job), ending=ending, seconds=seconds))
-        absorbed(message, job, word)
+    elif not job.deferred:
+        return
+    job.deferred = deferred
+    absorbed(message, job, word)
 
 
 def absorbed(message: MessageProxy, job: Job, word: str) -> None:

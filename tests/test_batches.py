@@ -35,7 +35,8 @@ def courier(redis_broker: RedisBroker) -> Courier:
 def test_messages_that_go_to_one_queue_are_grouped_up_to_a_number_and_a_size() -> None:
     sizes = [0] * (TOGETHER + 1) + [TOGETHER_BYTES // 2] * 2 + [2 * TOGETHER_BYTES, 0]
     sent = [message(number, size=size) for number, size in enumerate(sizes)] + [message(len(sizes), "other")]
-    found = [[one.message.args[0] for one in group] for group in groups(Ready.of(one, None) for one in sent)]
+    ready = [Ready.of(*prepared(one, None)) for one in sent]
+    found = [[Message.decode(one.data).args[0] for one in group] for group in groups(ready)]
     assert [number for group in found for number in group] == list(range(len(sent)))
     assert list(map(len, found)) == [TOGETHER, 2, 1, 1, 1, 1]
 

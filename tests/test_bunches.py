@@ -18,7 +18,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Shutdown
 
 from dramatiq_clutch import Clutch
-from dramatiq_clutch.backends.redis import resp
+from dramatiq_clutch.backends.redis import deferring, resp
 from dramatiq_clutch.backends.redis.along import Bunch
 from dramatiq_clutch.backends.redis.astray import Missing
 from dramatiq_clutch.backends.redis.batches import prepared
@@ -145,6 +145,17 @@ def test_messages_of_a_bunch_count_as_prefetched_all_the_time(here: Here) -> Non
     assert others == [None] * len(here.data)
 
 
+@pytest.mark.parametrize(("has", "acks", "fetched"), [(15, 1, 2), (16, 1, None), (16, 2, 2), (16, 4, 3), (14, 1, 3)])
+def test_no_more_is_fetched_than_there_is_place_for(here: Here, has: int, acks: int, fetched: int | None) -> None:
+    """Of a prefetch of 16, once the messages are acked in the same step."""
+    here.look()
+    here.consumer.queued_message_ids = {str(number) for number in range(has)}
+    bunch = here.bunches.begin(QUEUE, acks)
+    assert (bunch and len(bunch.ids)) == fetched
+    here.bunches.end()
+    here.consumer.queued_message_ids = set()
+
+
 def test_a_consumer_leaves_it_to_threads_only_if_they_have_just_been_told_what_is_next(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,25 +195,33 @@ def test_an_interrupt_between_the_step_and_its_end_leaves_no_turn_behind(
         wait_until("no turn is left behind", lambda: not courier._desk.bunches._turns)  # noqa: SLF001
 
 
+@pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("error", [PayloadRefused("too much at once"), Shutdown("at any moment"), None])
 def test_a_bunch_is_not_lost_if_the_step_that_has_fetched_it_is_done_again(
-    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, deferred: bool
 ) -> None:
     """It travels with the steps of others, which are done again if one of them is refused or interrupted."""
+    monkeypatch.setattr(deferring, "BRIEF", 3_600_000)  # however busy the machine is
+    monkeypatch.setattr(deferring, "WIDE", 16 if deferred else 100)
+    # Nothing interrupts the thread that makes late records.
+    monkeypatch.setattr(deferring.Deferring, "_make_late", lambda one: None)
     jobs, broken, backend = Jobs(redis_broker), list[int](), engine_of(redis_broker).backend
     assert isinstance(backend, RedisBackend)
-    together = backend._succeed._perform  # noqa: SLF001
+    together = backend.succeed_together
 
     def breaks(common: Sequence[Any]) -> Sequence[bytes]:
         words = together(common)
-        if not broken and any(along and along.bunch and along.bunch.messages for _, along, _ in common):
+        if not broken and any(along and along.bunch and along.bunch.messages for _, along, *_ in common):
             broken.append(len(common))
             if error is None:  # another thread has made the round trip, was interrupted, and leaves it to the next
                 return together(common)
             raise error
         return words
 
-    monkeypatch.setattr(backend._succeed, "_perform", breaks)  # noqa: SLF001
+    if deferred:
+        monkeypatch.setattr(backend, "succeed_together", breaks)
+    else:
+        monkeypatch.setattr(backend._succeed, "_perform", breaks)  # noqa: SLF001
     names = [f"job {number}" for number in range(60)]
     with running_worker(redis_broker, threads=2):
         run = Clutch().then(jobs.job.message("first")).parallel(map(jobs.job.message, names)).then(jobs.total).run()

@@ -19,6 +19,7 @@ from dramatiq_clutch.backend import LAST, Caller, ClutchBackend, Ending, Occupan
 from dramatiq_clutch.backends import RedisBackend, StubBackend
 from dramatiq_clutch.backends.redis.along import Along
 from dramatiq_clutch.backends.redis.firings import RedisFirings
+from dramatiq_clutch.backends.redis.succeeding import Success
 from dramatiq_clutch.errors import DamagedState, ForeignRun, NewerRelease
 from dramatiq_clutch.failures import failure_details
 from dramatiq_clutch.firings import CallbackStatus, callbacks_of
@@ -3241,7 +3242,7 @@ def test_records_that_are_counted_together_tell_the_earliest_beginning(store: St
     store.confirm(*store.create(3).duties)
     assert isinstance(store.backend, RedisBackend)
     records = [Record(Tag(store.run_id, 0, member, 3), 0, "succeeded", b"1", began=9 - member) for member in (0, 2, 1)]
-    words = store.backend._succeed_together([(record, None, "") for record in records])  # noqa: SLF001
+    words = store.backend.succeed_together([Success(record, None, "", "") for record in records])
     assert words == [b"counts", b"counts", b"look"]
     assert times_of(store.status())[0][1] == 7
 

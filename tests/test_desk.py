@@ -25,8 +25,8 @@ from dramatiq_clutch.backends.redis import bunches, resp
 from dramatiq_clutch.backends.redis.along import Along, Bunch
 from dramatiq_clutch.backends.redis.astray import Astray
 from dramatiq_clutch.backends.redis.bunches import Left
-from dramatiq_clutch.backends.redis.courier import RedisCourier
 from dramatiq_clutch.backends.redis.desk import Desk
+from dramatiq_clutch.backends.redis.dispatching import Dispatch
 from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.places import Tag
@@ -129,6 +129,29 @@ def test_a_stage_that_is_wider_than_the_worker_is_fetched_bit_by_bit(
     assert set(jobs.counts().values()) == {1}
     assert consumers.fetched["consumer"] == 1
     assert in_queue(redis_broker) == 0
+
+
+def test_what_a_thread_looks_for_counts_as_prefetched_meanwhile(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise others fetch in its place, and the worker has more than it may."""
+    jobs, first, fetch, counts = Jobs(redis_broker), falls_asleep(redis_broker, consumers), Dispatch.fetch, list[int]()
+
+    def watched(dispatch: Dispatch, queue: str, count: int) -> Sequence[bytes]:
+        counts.append(consumer().outstanding_message_count)
+        return fetch(dispatch, queue, count)
+
+    def consumer() -> Any:
+        thread: Any = worker.consumers["default"]
+        return thread.consumer
+
+    monkeypatch.setattr(Dispatch, "fetch", watched)
+    names = [f"job {number}" for number in range(12)]
+    with running_worker(redis_broker, threads=1) as worker:
+        run = Clutch().then(first).parallel(map(jobs.job.message, names)).then(jobs.total).run()
+        assert run.get_result(block=True) == names
+        wait_until("nothing counts any more", lambda: not consumer().outstanding_message_count)
+    assert set(counts) == {2}
 
 
 def test_the_next_job_is_given_to_the_worker_once_the_log_has_its_line(
@@ -404,14 +427,14 @@ def test_what_a_consumer_has_fetched_stays_its_own_though_a_reply_was_lost(
 def looks(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many messages each fetch has found that a thread of a worker has made by itself, in no other step."""
     found: list[int] = []
-    fetch = RedisCourier._fetch  # noqa: SLF001
+    fetch = Dispatch.fetch
 
-    def watched(courier: RedisCourier, queue: str, count: int) -> Sequence[bytes]:
-        messages = fetch(courier, queue, count)
+    def watched(dispatch: Dispatch, queue: str, count: int) -> Sequence[bytes]:
+        messages = fetch(dispatch, queue, count)
         found.append(len(messages))
         return messages
 
-    monkeypatch.setattr(RedisCourier, "_fetch", watched)
+    monkeypatch.setattr(Dispatch, "fetch", watched)
     return found
 
 

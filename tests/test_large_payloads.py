@@ -15,6 +15,7 @@ from dramatiq_clutch import Clutch, previous_failures, previous_results, with_re
 from dramatiq_clutch.backend import Record
 from dramatiq_clutch.backends.redis import resp
 from dramatiq_clutch.backends.redis.outages import LARGE
+from dramatiq_clutch.backends.redis.succeeding import Success
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import PayloadRefused
 from dramatiq_clutch.stored.places import Tag
@@ -290,7 +291,8 @@ def test_records_of_middling_size_share_a_call_only_as_long_as_it_is_small(proxi
 
     backend._run = counted  # noqa: SLF001
     tags = [Tag(run.run_id, 0, member, 9, 0) for member in range(8)]
-    words = backend._succeed_together([(Record(tag, 0, "succeeded", b"x" * (LARGE // 5)), None, "") for tag in tags])  # noqa: SLF001
+    records = [Record(tag, 0, "succeeded", b"x" * (LARGE // 5)) for tag in tags]
+    words = backend.succeed_together([Success(record, None, "", "") for record in records])
     assert words == [b"counts"] * 8
     assert len(calls) == 4
     assert max(calls) < LARGE

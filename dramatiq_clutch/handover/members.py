@@ -7,19 +7,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from dramatiq import Message
+from dramatiq import JSONEncoder, Message
 from dramatiq.common import current_millis
 
 from ..about import Context
 from ..carrying import check_size, laid
-from ..courier import Outgoing
+from ..courier import Outgoing, Written
 from ..engine import Engine
 from ..errors import DamagedState, HandOverFailed, ResultsGone
 from ..forks import cached_property
 from ..shortening import beginning_of
 from ..stored.duties import OfStage, OpenStage, SendMembers
 from ..stored.formats import result_in
-from ..stored.messages import changed
+from ..stored.messages import changed, plain
 from ..stored.places import OPTION, Place, Tag
 from ..stored.plan import Plan, Spec, StageLine, from_row
 from .work import CHUNK
@@ -41,6 +41,8 @@ class Members:
         self.stage: int = duty.stage
         self.sent: SendMembers | None = duty if isinstance(duty, SendMembers) else None
         self.line: StageLine = StageLine.parse(duty.line)
+        self._read: tuple[int, int] = 0, 0  # from where to where the rows were read last, which are
+        self._found: Sequence[bytes] = ()
 
     @cached_property
     def spec(self) -> Spec:
@@ -154,12 +156,36 @@ class Members:
 
     def outgoing(self, member: int, message: Message[Any], epoch: int, *, repeated: bool) -> Outgoing:
         leads = self.sent is not None and member < self.sent.start + self.sent.leaders
+        tag = self._tag(member, message.actor_name, epoch, repeated=repeated, leads=leads)
+        delay = delay_of(message, self.spec, self.line, self.engine.now())
+        return job_message(message, tag, self.spec, self.line), delay
+
+    def written(self, start: int, end: int) -> list[Written] | None:
+        """The members `start` ≤ i < `end` as the bytes that `outgoing` would come to, which takes a fifth of the time.
+        None unless all of them are jobs that can be sent at once, and without being decoded. Raises DamagedState."""
+        line, spec, sent = self.line, self.spec, self.sent
+        if sent is None or sent.repeated or start < sent.start + sent.leaders or line.mapped or line.piped:
+            return None
+        if spec.queue or spec.carried or spec.start_at or line.start_at:
+            return None
+        rows = [found for row in self._bytes(start, end) if (found := plain(row))]
+        if len(rows) < end - start:
+            return None
+        tag, now = self._tag(start, "", 0, repeated=False, leads=False), current_millis()
+        before, after = _around_member(tag)
+        messages = list[Written]()
+        for member, (queue, actor, body) in enumerate(rows, start):
+            message_id = tag.id_of(member, actor)
+            begins = b'%b,"options":%b%d%b,"redis_message_id":"' % (body, before, member, after)
+            ends = b'"},"message_id":"%b","message_timestamp":%d}' % (message_id.encode(), now)
+            messages.append(Written(queue, message_id, begins, ends))
+        return messages
+
+    def _tag(self, member: int, actor: str, epoch: int, *, repeated: bool, leads: bool) -> Tag:
         line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
-        whose = (self.duty.generation, message.actor_name)
         has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
-        wary = line.wary or self.spec.deadline is not None
-        tag = Tag(*place, epoch, repeated, leads, line.batch, *whose, wary, line.exact, has_args, self.spec.timed)
-        return job_message(message, tag, self.spec, line), delay_of(message, self.spec, line, self.engine.now())
+        terms = line.wary or self.spec.deadline is not None, line.exact, has_args, self.spec.timed
+        return Tag(*place, epoch, repeated, leads, line.batch, self.duty.generation, actor, *terms)
 
     def starting(self, plan: Plan) -> Plan:
         """The plan of a nested run among the members, as it is started: it begins when its stage does, and not before
@@ -195,20 +221,36 @@ class Members:
         return replace(step, spec=replace(step.spec, item=self.engine.reader.encode(value)))
 
     def _rows(self, start: int, end: int) -> list[Message[Any] | Plan]:
+        return [from_row(row) for row in self._bytes(start, end)]
+
+    def _bytes(self, start: int, end: int) -> Sequence[bytes]:
         sent = self.sent
         if sent and sent.rows and len(sent.rows) == sent.end - sent.start:
-            return [from_row(row) for row in sent.rows[start - sent.start : end - sent.start]]
+            return sent.rows[start - sent.start : end - sent.start]
+        if (start, end) == self._read:
+            return self._found
         first, generation = self.line.offset, self.duty.generation
         rows = self.engine.backend.rows(self.run_id, first + start, first + end, generation=generation)
         if len(rows) < end - start:
             raise DamagedState(f"the plan of run {self.run_id!r} lacks messages of stage {self.stage}")
-        return [from_row(row) for row in rows]
+        self._read, self._found = (start, end), rows
+        return rows
 
 
 @lru_cache(maxsize=16)
 def _spec_from(data: bytes) -> Spec:
     """The decoded spec. It is cached, because it comes along with each duty of a series."""
     return Spec.from_bytes(data)
+
+
+def _around_member(tag: Tag) -> tuple[bytes, bytes]:
+    """What stands in a message before and behind the number of the member, from its options on: what all members of the
+    stage have in common."""
+    option, encode = tag.to_option(), JSONEncoder().encode
+    names = list(option)
+    at = names.index("member")
+    before, after = [{name: option[name] for name in some} for some in (names[:at], names[at + 1 :])]
+    return b'{"%b":%b,"member":' % (OPTION.encode(), encode(before)[:-1]), b",%b" % encode(after)[1:]
 
 
 def _ignores(step: Message[Any] | Plan) -> bool:

@@ -20,6 +20,9 @@ from .members import Members
 from .nesting import revive_run, start_run
 from .work import Caused, Work, chunks
 
+#: How many messages are worth not being decoded.
+MANY = 20
+
 #: The duties that `send_range` does: each concerns some of the members of a range.
 Range: TypeAlias = Resume | Resend | Revive
 
@@ -41,13 +44,16 @@ def send_members(
         engine.look_again(run_id, engine.now() + engine.lease_ms)
     for start, end in chunks(max(duty.start, duty.cursor), duty.end):
         outgoing, starting = [], []
-        for member, step in enumerate(members.read(start, end), start):
+        written = members.written(start, end) if end - start >= MANY and engine.courier.takes_written else None
+        for member, step in enumerate(members.read(start, end) if written is None else (), start):
             if isinstance(step, Plan):
                 starting.append((member, step))
             else:
                 outgoing.append(members.outgoing(member, step, 0, repeated=duty.repeated))
         confirmed = False
-        if end == duty.end and not (starting or duty.leaders):
+        if written is not None:
+            engine.courier.send_written(written)
+        elif end == duty.end and not (starting or duty.leaders):
             confirmed = deliver_all(engine, run_id, outgoing, duty, caller)
         else:
             deliver(engine, run_id, outgoing)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
-from dramatiq import Message, get_encoder
+from dramatiq import JSONEncoder, Message, get_encoder
 
 from ..errors import DamagedState
 from .formats import MESSAGE, WITH_RESULT
+
+#: How the row of a message begins whose names need no escaping, and how one ends whose message has no options.
+_BEGINS = re.compile(MESSAGE + rb'\{"queue_name":"([^"\\]*)","actor_name":"([^"\\]*)","args":')
+_ENDS = b',"options":{},"message_id":"","message_timestamp":0}'
+
+
+class PlainRow(NamedTuple):
+    """What is known of a message that isn't decoded: its names, and its bytes up to its options."""
+
+    queue: str
+    actor: str
+    body: bytes
+
+
+def plain(row: bytes) -> PlainRow | None:
+    """What is known of the message in a row that needn't be decoded to be sent, because Dramatiq's own encoder has
+    written it, and it has no options; None for any other."""
+    found = _BEGINS.match(row)
+    if found is None or not row.endswith(_ENDS) or type(get_encoder()) is not JSONEncoder:
+        return None
+    return PlainRow(found[1].decode(), found[2].decode(), row[len(MESSAGE) : -len(_ENDS)])
 
 
 def to_row(message: Message[Any]) -> bytes:
@@ -17,8 +39,12 @@ def to_row(message: Message[Any]) -> bytes:
 
 def changed(message: Message[Any], **fields: Any) -> Message[Any]:
     """A copy of a message with these fields. Unlike `message.copy(**fields)` it replaces `options` and doesn't merge
-    them, and it takes a third of the time."""
-    return type(message)(**{**vars(message), **fields})
+    them, and it takes a tenth of the time. Its `args` have to be a tuple, which isn't looked at here."""
+    if type(message) is not Message:
+        return type(message)(**{**vars(message), **fields})
+    copy: Message[Any] = object.__new__(Message)
+    vars(copy).update(vars(message), **fields)  # the fields are frozen, and setting each by itself takes longest
+    return copy
 
 
 def message_from(row: bytes) -> Message[Any]:

@@ -111,7 +111,11 @@ class Tag:
     def message_id(self) -> str:
         """The id of the job's message. It is derived, so that a second copy is recognised. A message that has another
         id, or is for another actor, isn't the job's, even if somebody has copied the options to it."""
-        return derived_id(self.generation, f"{self.run_id}/{self.stage}.{self.member}/{self.actor}")
+        return self.id_of(self.member, self.actor)
+
+    def id_of(self, member: int, actor: str) -> str:
+        """The id of the message of another member of the same stage, to this actor."""
+        return derived_id(self.generation, f"{self.run_id}/{self.stage}.{member}/{actor}")
 
     @property
     def owner(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import dramatiq
@@ -15,6 +15,7 @@ from dramatiq_clutch import Clutch, ClutchMiddleware, Run, ending, previous_resu
 from dramatiq_clutch.backend import Caller, GuardWord, Record, Reply
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis.along import Along
+from dramatiq_clutch.backends.redis.succeeding import Success, Word
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.errors import StateUnavailable
 from dramatiq_clutch.stored import formats
@@ -59,14 +60,22 @@ class WatchedBackend(RedisBackend):
             self._note(lambda: self.notes.incr(ABSORBED))
         return word
 
-    def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
-        return self._noted(record, super().record(record, caller, along))
-
-    def _noted(self, record: Record, reply: Reply) -> Reply:
+    def record(self, record: Record, caller: Caller, along: Along | None = None, **more: Any) -> Reply:
+        reply = super().record(record, caller, along, **more)
         if record.ending == "succeeded" and reply.word in ("counts", "duplicate") and not record.of_run:
-            moment: Any = self._note(lambda: self.notes.incr(CLOCK))
-            self._note(lambda: self.notes.hsetnx(SUCCESSES, record.tag.message_id, moment))
+            self._note_success(record)
         return self._watched(record.tag.run_id, reply)
+
+    def succeed_together(self, successes: Sequence[Success]) -> list[Word]:
+        words = super().succeed_together(successes)
+        for (record, *_), word in zip(successes, words, strict=True):
+            if word != b"look":
+                self._note_success(record)
+        return words
+
+    def _note_success(self, record: Record) -> None:
+        moment: Any = self._note(lambda: self.notes.incr(CLOCK))
+        self._note(lambda: self.notes.hsetnx(SUCCESSES, record.tag.message_id, moment))
 
     def open(self, run_id: str, duty: OpenStage, total: int, caller: Caller) -> Reply:
         return self._watched(run_id, super().open(run_id, duty, total, caller))

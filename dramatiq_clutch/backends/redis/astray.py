@@ -37,7 +37,8 @@ class Astray:
 
     Parameters:
       broker: the broker.
-      has: whether a consumer of this process has the message with this id, of this queue.
+      has: whether a consumer of this process has the message with this id, of this queue. It knows a message whose
+        record is deferred by the id in its queue.
     """
 
     def __init__(self, broker: RedisBroker, has: Callable[[str, str], bool]) -> None:
@@ -76,7 +77,7 @@ class Astray:
         for one in list(self._known.values()):
             if not self._is_unacked(one):
                 self._known.pop(one.in_queue)
-            elif self._has(one.queue, one.message_id):
+            elif self._has(one.queue, one.message_id) or self._has(one.queue, one.in_queue):
                 continue
             elif one.in_queue in unknown:
                 self._broker.do_requeue(one.queue, one.in_queue)

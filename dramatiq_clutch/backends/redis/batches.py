@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from dramatiq import Message
 from dramatiq.common import current_millis, dq_name
 
-from ...courier import Outgoing, encoded
+from ...courier import Outgoing, Written, encoded
 from ...stored.messages import changed
 from ...tokens import new_token
 from .bunches import OWN
@@ -27,32 +27,39 @@ MAINTAINS = 7
 
 
 class Ready(NamedTuple):
-    """A message that is ready to be sent: with its delay, and its bytes."""
+    """A message that is ready to be sent: the queue that it goes to, the id that this copy gets there, its bytes, and
+    its delay; and the message itself, if a hook may have to see it."""
 
-    message: Message[Any]
-    delay: int | None
+    queue: str
+    id: str
     data: bytes
-
-    @property
-    def id(self) -> str:
-        """The id that this copy of the message gets in its queue."""
-        return str(self.message.options["redis_message_id"])
+    delay: int | None = None
+    message: Message[Any] | None = None
 
     @classmethod
     def of(cls, message: Message[Any], delay: int | None) -> Ready:
         """Raises HandOverFailed if the message can't be encoded."""
-        return cls(message, delay, encoded(message))
+        return cls(message.queue_name, str(message.options["redis_message_id"]), encoded(message), delay, message)
+
+    @classmethod
+    def written(cls, one: Written) -> Ready:
+        in_queue = _new_id(one.message_id)
+        return cls(one.queue, in_queue, b"%b%b%b" % (one.before, in_queue.encode(), one.after))
 
 
 def prepared(message: Message[Any], delay: int | None) -> Outgoing:
     """A message as `RedisBroker.enqueue` would prepare it: each copy gets an id of its own, and an eta if it is
     delayed."""
-    in_queue = f"{message.message_id}{OWN}{new_token(12)}"
-    options: dict[str, Any] = {**message.options, "redis_message_id": in_queue}
+    options: dict[str, Any] = {**message.options, "redis_message_id": _new_id(message.message_id)}
     if delay is None:
         return changed(message, options=options), None
     options["eta"] = current_millis() + delay
     return changed(message, queue_name=dq_name(message.queue_name), options=options), delay
+
+
+def _new_id(message_id: str) -> str:
+    """The id that a copy of a message gets in its queue."""
+    return f"{message_id}{OWN}{new_token(12)}"
 
 
 def batches(ready: Iterable[Ready]) -> Iterator[Sequence[Ready]]:
@@ -73,7 +80,7 @@ def groups(ready: Iterable[Ready]) -> Iterator[Sequence[Ready]]:
     group, size = list[Ready](), 0
     for one in ready:
         length = len(one.data)
-        is_other = group and group[0].message.queue_name != one.message.queue_name
+        is_other = group and group[0].queue != one.queue
         if group and (is_other or len(group) == TOGETHER or size + length > TOGETHER_BYTES):
             yield group
             group, size = [], 0

@@ -103,9 +103,10 @@ class Bunches:
         # has taken it. `setdefault` takes it, and says who has it, in a single step.
         self._turns: dict[str, FetchTurn] = {}
 
-    def begin(self, queue: str) -> Bunch | None:
-        """What this thread's worker may fetch in the step that acks a message of this queue; None if it has no place
-        for more, or nothing is known to be left there. Whoever calls this calls `end` later, whatever happens.
+    def begin(self, queue: str, acks: int = 1) -> Bunch | None:
+        """What this thread's worker may fetch in the step that acks so many messages of this queue; None if it has no
+        place for more, or nothing is known to be left there. Whoever calls this calls `end` later, whatever
+        happens.
 
         A prefetch of no more messages than there are threads is kept to exactly, and that only the consumer can do."""
         worker = self._worker() if queue in self._left and not self._turns else None
@@ -115,7 +116,7 @@ class Bunches:
         thread, consumer = found
         # A consumer that was restarted doesn't know what the one before has fetched, so the worker is asked, too.
         has = max(consumer.outstanding_message_count, worker.work_queue.unfinished_tasks)
-        place = consumer.prefetch + 1 - has  # one of them is about to be acked
+        place = consumer.prefetch + acks - has
         if place < max(consumer.prefetch // PORTION, 1):
             return None
         _, first = self._first.get(queue, NOTHING)

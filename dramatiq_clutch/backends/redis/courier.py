@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any, Literal
 
 from dramatiq import Message, MessageProxy, Middleware, Worker
@@ -21,18 +20,23 @@ from dramatiq.logging import get_logger
 from redis.exceptions import NoScriptError
 
 from ...backend import Caller, ClutchBackend, Record, Reply
-from ...courier import Courier, Outgoing, encoded
+from ...courier import Courier, Outgoing, Written, encoded
 from ...stored.duties import SendMembers
 from ...stored.formats import is_done
 from . import resp
 from .along import Along
 from .batches import MAINTAINS, Ready, batches, groups, prepared
 from .bunches import OWN
+from .deferring import Deferring
 from .desk import Desk, Offer
+from .dispatching import Dispatch
 from .outages import is_outage, way_out
 from .redelivery import Redelivery
 from .scripts import Script, script
 from .store import RedisBackend
+
+#: The reply to a record that is deferred.
+DEFERRED = Reply("counts", acked=True, deferred=True)
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -51,11 +55,14 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
-        self._desk = Desk(broker, self._fetch)
-        self._redelivery = Redelivery(broker, self._maintain)
+        self._dispatch = Dispatch(broker)
+        self._desk = Desk(broker, self._dispatch.fetch)
+        self._redelivery = Redelivery(broker, self._dispatch.maintain)
         self._store: RedisBackend | None = None
+        self._deferring: Deferring | None = None
         if isinstance(store, RedisBackend) and store.client is broker.client and store.calls.is_single:
             self._store = store
+            self._deferring = Deferring(self._desk, store, self._dispatch)
 
     @property
     def records(self) -> bool:
@@ -77,6 +84,16 @@ class RedisCourier(Courier):
             for batch in batches(self._ready(outgoing)):
                 self._send(batch, [])
 
+    @property
+    def takes_written(self) -> bool:
+        hooks = ("before_enqueue", "after_enqueue")
+        return self._enqueues_as_ever and not any(map(self._is_awaited, hooks))
+
+    def send_written(self, messages: Sequence[Written]) -> None:
+        with self.translated():
+            for batch in batches(map(Ready.written, messages)):
+                self._send(batch, [])
+
     def send_and_confirm(self, outgoing: Sequence[Outgoing], run_id: str, duty: SendMembers, caller: Caller) -> bool:
         queues = {message.queue_name for message, _ in outgoing}
         if not self.sends_onward or self._store is None or len(outgoing) >= resp.FEW or len(queues) != 1:
@@ -87,7 +104,7 @@ class RedisCourier(Courier):
             for batch in batches(self._ready(outgoing)):
                 along: list[resp.Command] = []
                 if len(batch) == len(outgoing):
-                    queue = f"{self.broker.namespace}:{batch[0].message.queue_name}"
+                    queue = f"{self.broker.namespace}:{batch[0].queue}"
                     along.append(self._store.confirmation(run_id, duty, caller, queue, [one.id for one in batch]))
                 (answer,) = self._send(batch, along) or [None]
                 confirmed = is_done(answer)
@@ -97,6 +114,8 @@ class RedisCourier(Courier):
         self, record: Record, caller: Caller, duty: SendMembers | None = None, outgoing: Outgoing | None = None
     ) -> Reply:
         assert self._store is not None  # `records` says so
+        if self._deferring is not None and duty is None and self._deferring.defer(record, caller):
+            return DEFERRED
         along, offer, ready = self._ack_of(record), None, None
         if duty is not None and outgoing is not None:
             try:
@@ -130,11 +149,14 @@ class RedisCourier(Courier):
         of them in the same step."""
         assert self._store is not None
         try:
-            bunch = self._desk.bunches.begin(along.acked_in) if record.is_common and not caller.touch else None
-            if bunch is not None:
-                fetch = self._arguments("fetch", bunch.queue, len(bunch.ids)) if bunch.ids else ()
-                along = replace(along, bunch=bunch, fetch=fetch, queue=f"{self.broker.namespace}:{bunch.queue}")
-            reply = self._store.record(record, caller, along)
+            if self._deferring is not None and (word := self._deferring.word) is not None:
+                reply = self._store.record(record, caller, along, is_common=False)
+                if word == b"last":  # it has counted before, and this tells what follows
+                    reply = replace(reply, word="counts")
+            else:
+                bunch = self._desk.bunches.begin(along.acked_in) if record.is_common and not caller.touch else None
+                along = along if bunch is None else self._dispatch.fetching(along, bunch)
+                reply = self._store.record(record, caller, along)
             if reply.acked:
                 self._desk.note_ack(along.ack[-1])
             return reply
@@ -146,20 +168,19 @@ class RedisCourier(Courier):
         ended = self._desk.ending
         if ended is None or record.ending != "succeeded" or not self._desk.acks_along:
             return None
-        queue = ended.queue_name
-        ack = self._arguments("ack", queue, ended.options["redis_message_id"], maintains=0)  # as for the broker's acks
-        return Along(self._text, self.broker.namespace, ack, queue)
+        return self._dispatch.acking(ended.queue_name, ended.options["redis_message_id"])
 
     def _onward(self, along: Along | None, duty: SendMembers, ready: Outgoing) -> tuple[Along, Offer | None]:
         """What sends the message of a duty with the record before it, and offers it to this thread's worker."""
         message = ready[0]
         arguments = self._enqueue(message)
-        offer = next(iter(self._desk.offers([(message, arguments[-1])], acks=along is not None)), None)
+        sent = (message.queue_name, message.options["redis_message_id"], arguments[-1])
+        offer = next(iter(self._desk.offers([sent], acks=along is not None)), None)
         return replace(
-            along or Along(self._text, self.broker.namespace),
+            along or Along(self._dispatch.text, self.broker.namespace),
             duty=duty,
             enqueue=arguments,
-            fetch=self._arguments("fetch", message.queue_name, 1) if offer is not None else (),
+            fetch=self._dispatch.arguments("fetch", message.queue_name, 1) if offer is not None else (),
             queue=f"{self.broker.namespace}:{message.queue_name}",
             in_queue=message.options["redis_message_id"],
         ), offer
@@ -179,6 +200,18 @@ class RedisCourier(Courier):
 
     def begin_next(self) -> None:
         self._desk.give_held()
+
+    @property
+    def is_behind(self) -> bool:
+        return self._deferring is not None and self._deferring.is_behind
+
+    def catch_up(self) -> None:
+        if self._deferring is not None:
+            self._deferring.catch_up()
+
+    def make_way(self, message: MessageProxy) -> None:
+        if self._deferring is not None:
+            self._deferring.make_way(message.actor_name)
 
     def look_for_more(self) -> None:
         if self._desk.may_look:
@@ -227,22 +260,22 @@ class RedisCourier(Courier):
         """Send messages in one round trip, and what goes along with them, whose answers it returns.
 
         This thread's worker fetches in the same round trip what it has threads for."""
-        at_once = [(one.message, one.data) for one in ready if one.delay is None]
+        at_once = [(one.queue, one.id, one.data) for one in ready if one.delay is None]
         offers = self._desk.offers(at_once)
         behind = [*along, *map(self._keep, offers)]
         with self._desk.offering(*offers):
             answers = self._enqueue_all(ready, behind)
             if len(at_once) > sum(len(offer.ids) for offer in offers):
-                self._desk.note_left({message.queue_name for message, _ in at_once})
+                self._desk.note_left({queue for queue, _, _ in at_once})
             for offer, kept in zip(offers, answers[len(along) :], strict=True):
                 self._take(offer, kept)
-        self._announce("after", [(one.message, one.delay) for one in ready])
+        self._announce("after", [(one.message, one.delay) for one in ready if one.message is not None])
         return answers[: len(along)]
 
     def _enqueue_all(self, ready: Sequence[Ready], behind: Sequence[resp.Command]) -> list[Any]:
         """Send messages, and the commands that stand `behind` them, whose answers it returns. After a SCRIPT FLUSH,
         calls that found no script have done nothing and are repeated."""
-        client, called = self.broker.client, script("enqueue", self._text)
+        client, called = self.broker.client, script("enqueue", self._dispatch.text)
         calls = [("EVALSHA", called.sha, *self._call_of(called, group)) for group in groups(ready)]
         for last_try in (False, True):
             answers = resp.send(client, [*calls, *behind])
@@ -258,69 +291,30 @@ class RedisCourier(Courier):
 
     def _call_of(self, called: Script, group: Sequence[Ready]) -> tuple[Any, ...]:
         """What sends messages of one queue in one call."""
-        common = self._arguments("enqueue", group[0].message.queue_name)
+        common = self._dispatch.arguments("enqueue", group[0].queue)
         messages = [part for one in group for part in (one.id, one.data)]
         given = {"common": len(common), "once": MAINTAINS}
         return called.call({"broker": self.broker.namespace}, given, [*common, *messages])
 
-    def _fetch(self, queue: str, count: int) -> Sequence[bytes]:
-        """Fetch messages of a queue. In a round trip with what other threads send, for these threads record what they
-        have done at that moment."""
-        broker = self.broker
-        script = broker.scripts["dispatch"].sha
-        try:
-            found = resp.ask(
-                broker.client, ("EVALSHA", script, 1, broker.namespace, *self._arguments("fetch", queue, count))
-            )
-        except NoScriptError:
-            found = broker.do_fetch(queue, count)
-        return [message for message in found if message is not None]
-
     def _keep(self, offer: Offer) -> tuple[Any, ...]:
         """What fetches offered messages, right behind them: as long as they are the first in their queue."""
-        fetch = self._arguments("fetch", offer.queue, 1)
+        fetch = self._dispatch.arguments("fetch", offer.queue, 1)
         keys = {"queue": f"{self.broker.namespace}:{offer.queue}", "broker": self.broker.namespace}
-        keep = script("keep", self._text)
+        keep = script("keep", self._dispatch.text)
         return ("EVALSHA", keep.sha, *keep.call(keys, {"fetches": len(fetch)}, [*fetch, *offer.ids]))
 
     def _take(self, offer: Offer, kept: Any) -> None:
         """Give the worker what was fetched for it."""
         if isinstance(kept, NoScriptError):
-            kept = resp.ask(self.broker.client, ("EVAL", script("keep", self._text).text, *self._keep(offer)[2:]))
+            text = script("keep", self._dispatch.text).text
+            kept = resp.ask(self.broker.client, ("EVAL", text, *self._keep(offer)[2:]))
         if isinstance(kept, Exception):
             raise kept
         self._desk.take(offer, kept)
 
     def _enqueue(self, message: Message[Any]) -> list[Any]:
-        return self._arguments("enqueue", message.queue_name, message.options["redis_message_id"], encoded(message))
-
-    def _maintain(self, queue: str) -> None:
-        """Do maintenance of a queue, by a command of the broker's script that does nothing else here: there are no
-        messages to put back."""
-        arguments = self._arguments("requeue", queue, maintains=1)
-        self.broker.scripts["dispatch"](keys=[self.broker.namespace], args=arguments)
-
-    def _arguments(self, command: str, queue: str, *more: Any, maintains: int | None = None) -> list[Any]:
-        """What the broker's script takes for a command. Whether it `maintains` the queue, too, is 1 or 0; by default
-        that is left to chance, as the broker does."""
-        broker = self.broker
-        return [
-            command,
-            current_millis(),
-            queue,
-            broker.broker_id,
-            broker.heartbeat_timeout,
-            broker.dead_message_ttl,
-            broker._should_do_maintenance(command) if maintains is None else maintains,
-            broker._max_unpack_size(),
-            *more,
-        ]
-
-    @property
-    def _text(self) -> str:
-        """The text of the broker's script; the same object each time, for it is looked up by it."""
-        text: Any = self.broker.scripts["dispatch"].script
-        return _decoded(text) if isinstance(text, bytes) else text
+        in_queue = message.options["redis_message_id"]
+        return self._dispatch.arguments("enqueue", message.queue_name, in_queue, encoded(message))
 
     def _announce(self, when: Literal["before", "after"], messages: Sequence[Outgoing]) -> None:
         emit = self.broker.emit_before if when == "before" else self.broker.emit_after
@@ -331,9 +325,5 @@ class RedisCourier(Courier):
     def _is_awaited(self, hook: str) -> bool:
         """Whether any middleware implements this hook. It is asked because calling ten empty methods for a message
         costs more than sending it."""
-        return any(getattr(type(known), hook) is not getattr(Middleware, hook) for known in self.broker.middleware)
-
-
-@cache
-def _decoded(text: bytes) -> str:
-    return text.decode()
+        hooks = [getattr(type(known), hook) for known in self.broker.middleware]
+        return any(known is not getattr(Middleware, hook) and not hasattr(known, "of_others") for known in hooks)

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from dramatiq import Message, MessageProxy, Worker
 from dramatiq.brokers.redis import RedisBroker
@@ -27,6 +27,9 @@ from ...working import works_for
 from .astray import Astray, Missing
 from .bunches import Bunches, Left
 from .rooms import Room, consumer_of
+
+#: A message that is being sent: its queue, the id that it gets there, and its bytes.
+Sent: TypeAlias = tuple[str, str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,11 @@ class Offer:
 class _Here(threading.local):
     """What is known of this thread: the `worker` that it is one of; the message whose attempt it is about to record
     (`ending`); the id, in its queue, of the message that was `acked` with its record, and which Dramatiq is about to
-    ack once more; and the next message, which was fetched in the same step, and is `held` for its room."""
+    ack once more; and the next message, which was fetched in the same step, and is `held` for its room. A thread
+    `is_extra` if it serves the worker without being one of those that work on its messages."""
 
     worker: Worker | None = None
+    is_extra: bool = False
     ending: MessageProxy | None = None
     acked: str | None = None
     held: tuple[Room, MessageProxy] | None = None
@@ -71,10 +76,11 @@ class Desk:
     def renew(self) -> None:
         """Begin anew in a forked child: the parent's workers aren't there."""
         self._workers: list[Worker] = []
+        self._occupied: list[Worker] = []  # by tasks that aren't messages
         self._here = _Here()
         self._astray = Astray(self._broker, self._has)
         self._left = Left()
-        self.bunches: Bunches = Bunches(self._worker, self._left, self._astray)
+        self.bunches: Bunches = Bunches(self.worker, self._left, self._astray)
         self._looking = threading.Lock()
 
     def attend(self, worker: Worker) -> None:
@@ -94,6 +100,42 @@ class Desk:
         """It is told to stop: it takes nothing more."""
         if worker in self._workers:
             self._workers.remove(worker)
+
+    # This thread
+
+    def worker(self) -> Worker | None:
+        """The worker of this thread, unless it is told to stop."""
+        if self._here.worker is None:
+            thread = threading.current_thread()
+            self._here.worker = next((worker for worker in self._workers if works_for(worker, thread)), None)
+        return self._here.worker if self._here.worker in self._workers else None
+
+    @property
+    def was_workers(self) -> bool:
+        """Whether this thread is one of a worker's, though that may be told to stop."""
+        return self._here.worker is not None
+
+    @contextmanager
+    def serving(self, worker: Worker) -> Iterator[None]:
+        """Meanwhile this thread works for that worker, though it isn't one of its threads."""
+        self._here.worker, self._here.is_extra = worker, True
+        try:
+            yield
+        finally:
+            self._here.worker, self._here.is_extra = None, False
+
+    @contextmanager
+    def occupying(self, worker: Worker) -> Iterator[None]:
+        """Meanwhile that worker has another task: whoever waits until it has done all its work (`Worker.join`) waits
+        for that, too."""
+        with worker.work_queue.all_tasks_done:
+            worker.work_queue.unfinished_tasks += 1
+        self._occupied.append(worker)
+        try:
+            yield
+        finally:
+            self._occupied.remove(worker)
+            worker.work_queue.task_done()
 
     # Acks
 
@@ -129,7 +171,7 @@ class Desk:
             return []
         return self._fetch_on_server(queue_name, count)
 
-    def offers(self, sent: Iterable[tuple[Message[Any], bytes]], *, acks: bool = False) -> list[Offer]:
+    def offers(self, sent: Iterable[Sent], *, acks: bool = False) -> list[Offer]:
         """Which of the messages that are being sent, in this order, are offered to this thread's worker.
 
         Parameters:
@@ -138,8 +180,8 @@ class Desk:
         if not self._workers:
             return []
         queues: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
-        for message, data in sent:
-            queues[message.queue_name].append((message.options["redis_message_id"], data))
+        for queue, in_queue, data in sent:
+            queues[queue].append((in_queue, data))
         offers, taken = list[Offer](), 0
         for queue, messages in queues.items():
             room = self._room(queue, acks=acks)
@@ -189,7 +231,7 @@ class Desk:
     @property
     def may_look(self) -> bool:
         """Whether this thread's worker has nothing to do, though something is left in a queue."""
-        worker = self._worker() if self._left else None
+        worker = self.worker() if self._left else None
         return worker is not None and worker.work_queue.empty()
 
     def look_for_more(self) -> None:
@@ -199,7 +241,7 @@ class Desk:
 
         Raises what the broker raises. What was fetched without a reply comes again when this process has ended, as it
         is with the consumer."""
-        worker = self._worker() if self._left else None
+        worker = self.worker() if self._left else None
         if worker is None or not self._looking.acquire(blocking=False):
             return
         try:
@@ -208,11 +250,12 @@ class Desk:
                 if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
                 mark = self._left.mark(queue)
-                found = self._fetch(queue, room.ahead)
-                if len(found) < room.ahead:
-                    self._left.discard(queue, mark)
-                for message in found:
-                    room.put(message)
+                with room.reserved():
+                    found = self._fetch(queue, room.ahead)
+                    if len(found) < room.ahead:
+                        self._left.discard(queue, mark)
+                    for message in found:
+                        room.put(message)
         finally:
             self._looking.release()
 
@@ -222,7 +265,7 @@ class Desk:
 
         A consumer that was restarted after a connection error doesn't know of the messages that the one before has
         fetched. So the worker is asked, too, how many it has, of which the present one may be `acked` already."""
-        worker, ending = self._worker(), self._here.ending
+        worker, ending = self.worker(), self._here.ending
         if worker is None:
             return None
         found = consumer_of(worker, queue)
@@ -231,11 +274,12 @@ class Desk:
         thread, consumer = found
         consumers = [getattr(worker.consumers.get(name), "consumer", None) for name in self._broker.queues]
         busy = sum(known.outstanding_message_count for known in consumers if known is not None)
-        busy = max(busy, worker.work_queue.unfinished_tasks - acked)
+        unfinished = worker.work_queue.unfinished_tasks - self._occupied.count(worker)
+        busy = max(busy, unfinished - (acked and not self._here.is_extra))
         ahead = consumer.prefetch - consumer.outstanding_message_count
         threads = worker.worker_threads - busy
         if ending is not None:
-            ahead, threads = ahead + (acks and ending.queue_name == queue), threads + 1
+            ahead, threads = ahead + (acks and ending.queue_name == queue), threads + (not self._here.is_extra)
         threads = min(threads, ahead)
         return Room(thread, consumer, threads, ahead) if threads > 0 else None
 
@@ -243,13 +287,6 @@ class Desk:
         """Whether a consumer of this process has this message of the queue."""
         consumers = (getattr(worker.consumers.get(queue), "consumer", None) for worker in list(self._workers))
         return any(message_id in getattr(consumer, "queued_message_ids", ()) for consumer in consumers)
-
-    def _worker(self) -> Worker | None:
-        """The worker of this thread, unless it is told to stop."""
-        if self._here.worker is None:
-            thread = threading.current_thread()
-            self._here.worker = next((worker for worker in self._workers if works_for(worker, thread)), None)
-        return self._here.worker if self._here.worker in self._workers else None
 
 
 def _fetches_and_acks_as_ever(kind: type[RedisBroker]) -> bool:

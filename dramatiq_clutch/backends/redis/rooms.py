@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,16 @@ class Room:
     consumer: Any
     threads: int
     ahead: int
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Meanwhile all of the place ahead counts as prefetched, so that nobody else fetches anything for it."""
+        places: set[Any] = {object() for _ in range(self.ahead)}
+        self.consumer.queued_message_ids.update(places)
+        try:
+            yield
+        finally:
+            self.consumer.queued_message_ids.difference_update(places)
 
     def hold(self, message: bytes) -> MessageProxy:
         """Count a message that has been fetched for the worker as prefetched."""

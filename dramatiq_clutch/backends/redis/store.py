@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from dramatiq import Encoder
 
@@ -18,30 +16,26 @@ from ...errors import DamagedState, NotConfigured, PayloadRefused, StateUnavaila
 from ...findings import Finding
 from ...stored.duties import Duty, OpenStage, SendAgain
 from ...stored.firings import LETTERS, CallbackEnding
-from ...stored.formats import Snapshot, decode_snapshot, success, timing
+from ...stored.formats import Snapshot, decode_snapshot
 from ...stored.places import CallbackTag, Tag
 from . import resp
 from .along import Along
 from .calling import At
-from .combining import Combining
 from .firings import RedisFirings
 from .fitness import OLDEST, findings, of_clock, of_eviction
 from .lazily import redis
 from .looking import RedisLooking
-from .outages import LARGE
 from .replies import reply_from
 from .rewinding import RedisRewinding
 from .scripts import script
 from .sealing import RedisSealing
-
-#: A record in the common case, what goes along with it, and when it was at work, or ''.
-Common: TypeAlias = tuple[Record, "Along | None", str]
+from .succeeding import RedisSucceeding, Success
 
 #: The replies of the common case.
 COUNTED, ACKED = Reply("counts"), Reply("counts", acked=True)
 
 
-class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
+class RedisBackend(RedisSealing, RedisSucceeding, RedisRewinding, RedisLooking, RedisFirings):
     """Keeps runs in Redis, or in a server that speaks its protocol.
 
     For example: ``ClutchMiddleware(RedisBackend(url="redis://127.0.0.1:6379/1", namespace="shop"))``.
@@ -71,7 +65,6 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
             raise TypeError(_not_a_client(client))
         known = client or (redis.Redis.from_url(url, **parameters) if url else redis.Redis(**parameters))
         super().__init__(client=cast("redis.Redis", known), namespace=namespace, encoder=encoder)
-        self._succeed: Combining[Common, bytes] = Combining(self._succeed_together)
         if self.client.get_encoder().decode_responses:
             raise ValueError("RedisBackend needs a client that returns bytes: make it without decode_responses=True")
         if any(getattr(known, option, None) for option in ("read_from_replicas", "load_balancing_strategy")):
@@ -118,11 +111,14 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
         given |= {"epoch": tag.epoch, "attempt": attempt, "worker": worker if tag.timed else ""}
         return cast(GuardWord, self._run("guard", keys, given).decode())
 
-    def record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
+    def record(
+        self, record: Record, caller: Caller, along: Along | None = None, *, is_common: bool | None = None
+    ) -> Reply:
         """Record an attempt. With `along`, the broker does something in the same step; the reply says what of it was
-        done. A duty whose message wasn't sent is owed as ever."""
-        if record.is_common and not caller.touch:
-            word = self._count(record, along, caller.now)
+        done. A duty whose message wasn't sent is owed as ever. If it is known that the record is no common case, though
+        it looks like one, `is_common` says so."""
+        if (record.is_common and not caller.touch) if is_common is None else is_common:
+            word = self._count(Success.of(record, along, along.ack[-1] if along and along.ack else "", caller.now))
             if word == b"counts":
                 return ACKED if along is not None and along.ack else COUNTED
             if word == b"last":  # the whole transition finds it applied
@@ -135,59 +131,6 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
                     raise
                 # The next message may have been too much. If the result is it, the server says so once more.
         return self._record(record, caller)
-
-    def _count(self, record: Record, along: Along | None, now: int) -> bytes:
-        """The common case, with others' unless the server refuses them together, or this one might be refused."""
-        tag, times = record.tag, ""
-        if tag.timed:
-            times = timing(tag.epoch, record.attempt, record.began, now, record.worker)
-        one: Common = (record, along, times)
-        if len(record.payload) < LARGE:
-            with suppress(PayloadRefused):  # which one it is shows when each is sent by itself
-                return self._succeed(one)
-        (word,) = self._succeed_together([one])
-        return word
-
-    def _succeed_together(self, common: Sequence[Common]) -> list[bytes]:
-        """The common case for several records: one call for each stage that they are of, and each way to ack them."""
-        groups: dict[tuple[Any, ...], list[Common]] = defaultdict(list)
-        for one in common:
-            tag, along, times = one[0].tag, one[1], one[2]
-            acks = (along.script, along.key, along.acked_in) if along else None
-            groups[tag.run_id, tag.stage, tag.generation, times == "", acks].append(one)
-        words: dict[int, bytes] = {}
-        for of_stage in groups.values():
-            tag = of_stage[0][0].tag
-            at = At(tag.run_id, tag.stage, self._known(tag))
-            for batch in _batches(of_stage):
-                words |= zip(map(id, batch), self._succeed_of_stage(at, batch), strict=True)
-        return [words[id(one)] for one in common]
-
-    def _succeed_of_stage(self, at: At, common: Sequence[Common]) -> Sequence[bytes]:
-        record, along, timed = common[0]
-        fetching = next((its for _, its, _ in common if its and its.bunch and not its.bunch.asked), None)
-        results: list[Any] = list(along.ack[:-1]) if along else []
-        began = min((record.began for record, *_ in common if record.began), default="")
-        given = {"total": record.tag.of, "batch": record.tag.batch, "acks": len(results), "began": began}
-        given |= {"timed": "1" if timed else "", "queue": "", "first": "", "fetches": 0, "looks": 0}
-        if fetching and fetching.bunch:
-            given |= {"queue": fetching.queue, "first": " ".join(fetching.bunch.ids)}
-            given |= {"fetches": len(fetching.fetch), "looks": fetching.bunch.looks}
-            results += fetching.fetch
-            fetching.bunch.asked = True
-        for record, its, times in common:
-            results += [record.tag.member, success(record.payload), its.ack[-1] if its and its.ack else ""]
-            results += [times] if timed else []
-        keys = self._of_stage(at, "members", "times") | ({"broker": along.key} if along else {})
-        dispatch = along.script if along else ""
-        words = self._run("succeed", keys, given, results, dispatch=dispatch)
-        if fetching and fetching.bunch:
-            (first, *found), bunch = words.pop(), fetching.bunch
-            bunch.messages, bunch.first, bunch.done = found, first.decode().split(), True
-        return cast("list[bytes]", words)
-
-    def _of_stage(self, at: At, *parts: str) -> dict[str, str]:
-        return {part: self._key(at.run_id, f"{part}:{at.stage}", at.generation) for part in parts}
 
     def _record(self, record: Record, caller: Caller, along: Along | None = None) -> Reply:
         tag, generation = record.tag, self._known(record.tag)
@@ -313,19 +256,6 @@ class RedisBackend(RedisSealing, RedisRewinding, RedisLooking, RedisFirings):
     def snapshot(self, run_id: str) -> Snapshot | None:
         raw = self._ask_present("snapshot", run_id, Caller(owner="", now=self.now(), lease="", lease_ms=0), {})[0]
         return decode_snapshot(json.loads(raw[1]), raw[2:]) if raw[0] == b"there" else None
-
-
-def _batches(common: Sequence[Common]) -> Iterator[Sequence[Common]]:
-    """The records in as many groups as it takes for each, unless it is a single record, to make a small call."""
-    batch, size = list[Common](), 0
-    for one in common:
-        length = len(one[0].payload)
-        if batch and size + length > LARGE // 2:
-            yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += length
-    yield batch
 
 
 def _not_a_client(client: object) -> str:
