@@ -498,6 +498,13 @@ SCRIPTS = (
         "if true then has_acked",
         "tests/test_desk.py::test_a_message_is_not_acked_before_what_its_end_causes_is_done",
     ),
+    Mutant(
+        "a job ends with a nested run that told in its place",
+        "A member that has succeeded has its times, whatever else was told in its place.",
+        "not (known.works or known.nests)",
+        "not known.works",
+        "tests/test_contract.py::test_a_job_that_succeeds_though_a_nested_run_has_told_in_its_place_has_its_end",
+    ),
     # The common case
     Mutant(
         "the last member is left alone",

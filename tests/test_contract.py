@@ -3397,6 +3397,18 @@ def test_the_record_that_completes_a_stage_tells_it_too(either_way: Store, last:
         assert timings(store) == [("unsent", None, None, None)]
 
 
+def test_a_job_that_succeeds_though_a_nested_run_has_told_in_its_place_has_its_end(store: Store) -> None:
+    """Of the same attempt, as it seems: what the run has told of isn't over yet, and what the job has done is."""
+    start = timed(store, 3)
+    tag, caller = Tag(store.run_id, 0, 1, 3), replace(store.caller("job"), touch=True)
+    store.backend.record(Record(tag, 0, "failing", failure_details(ValueError()), of_run=True, began=start), caller)
+    assert timings(store)[1][1:3] == (start, None)
+    store.now += 10
+    caller = replace(store.caller("job"), touch=True)
+    store.backend.record(Record(tag, 0, "succeeded", b"1", began=start, worker="w"), caller)
+    assert timings(store)[1] == ("succeeded", start, start + 10, "w")
+
+
 def test_a_failing_member_whose_next_attempt_has_begun_is_at_work(store: Store) -> None:
     start = timed(store, 3)
     store.begin(1, at=start)

@@ -28,7 +28,7 @@ local function clock(was, members)
     return
   elseif nested ~= '' then
     ended = '+'
-  elseif compare(known, epoch, attempt, began) == 0 and not known.works then
+  elseif compare(known, epoch, attempt, began) == 0 and not (known.works or known.nests) then
     return -- `note_end` has written it
   end
   local entry = table.concat({epoch, attempt, from, ended, run.era, who}, ' ')

@@ -5,7 +5,7 @@
 local function read_entry(entry)
   local found = {string.match(entry or '', '^(%d+) (%d+) (%S+) (%S+) (%d+) (.*)$')}
   return {epoch = tonumber(found[1] or -1), attempt = tonumber(found[2] or -1), began = found[3] or '-',
-    works = found[4] == '-', era = tonumber(found[5] or -1), worker = found[6] or '-'}
+    works = found[4] == '-', nests = found[4] == '+', era = tonumber(found[5] or -1), worker = found[6] or '-'}
 end
 
 -- A positive number if the attempt of the entry is later than this one, a negative if it is earlier, otherwise 0.
