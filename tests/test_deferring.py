@@ -153,6 +153,19 @@ def counted(monkeypatch: pytest.MonkeyPatch, broker: RedisBroker) -> list[int]:
     return calls
 
 
+def processed_later(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have whoever processes a message once more wait for the second of these; the first is set once somebody does."""
+    entered, leave, process = threading.Event(), threading.Event(), Deferred.process
+
+    def later(one: Deferred) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+        process(one)
+
+    monkeypatch.setattr(Deferred, "process", later)
+    return entered, leave
+
+
 # Many in one call
 
 
@@ -205,14 +218,7 @@ def test_records_are_made_after_a_message_that_is_rejected(redis_broker: RedisBr
 def test_who_joins_a_worker_waits_for_the_thread_that_makes_late_records(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, leave, process = threading.Event(), threading.Event(), Deferred.process
-
-    def late(one: Deferred) -> None:
-        entered.set()
-        assert leave.wait(PATIENCE)
-        process(one)
-
-    monkeypatch.setattr(Deferred, "process", late)
+    entered, leave = processed_later(monkeypatch)
     held = Held(monkeypatch)
     stage = Stage(redis_broker)
     stage.jobs.script["long"] = ["wait"]
@@ -342,14 +348,7 @@ def test_a_worker_that_stops_waits_for_the_thread_that_makes_late_records(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the process would end in the midst of that, and the message would come again a minute later."""
-    entered, leave, process = threading.Event(), threading.Event(), Deferred.process
-
-    def late(one: Deferred) -> None:
-        entered.set()
-        assert leave.wait(PATIENCE)
-        process(one)
-
-    monkeypatch.setattr(Deferred, "process", late)
+    entered, leave = processed_later(monkeypatch)
     monkeypatch.setattr("dramatiq_clutch.backends.redis.finishing.PATIENCE", PATIENCE)
     held = Held(monkeypatch)
     stage = Stage(redis_broker)
@@ -612,7 +611,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return answers
 
 
-@pytest.mark.parametrize("why", ["nothing", "large results", "long jobs", "a narrow stage", "a stop", "own acks"])
+@pytest.mark.parametrize(
+    "why", ["nothing", "large results", "long jobs", "a narrow stage", "timings", "a stop", "own acks"]
+)
 def test_a_record_is_made_at_once_where_it_must_or_should_be(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, asked: list[bool], why: str
 ) -> None:
@@ -624,7 +625,7 @@ def test_a_record_is_made_at_once_where_it_must_or_should_be(
     jobs, count = Jobs(redis_broker), deferring.WIDE - (why == "a narrow stage")
     names = [f"job {number}" + "x" * (deferring.SMALL if why == "large results" else 0) for number in range(count)]
     jobs.script[names[0]] = ["wait"]
-    run = Clutch().parallel(map(jobs.job.message, names)).run()
+    run = Clutch(timings=why == "timings").parallel(map(jobs.job.message, names)).run()
     with running_worker(redis_broker, threads=1) as worker:
         wait_until("the worker has its messages", lambda: worker.work_queue.qsize() == count - 1)
         if why == "a stop":
@@ -871,14 +872,7 @@ def test_what_follows_from_a_late_record_keeps_no_other_waiting(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, held: Held
 ) -> None:
     """It may take long."""
-    entered, leave, process = threading.Event(), threading.Event(), Deferred.process
-
-    def long(one: Deferred) -> None:
-        entered.set()
-        assert leave.wait(PATIENCE)
-        process(one)
-
-    monkeypatch.setattr(Deferred, "process", long)
+    entered, leave = processed_later(monkeypatch)
     stage = Stage(redis_broker)
     with running_worker(redis_broker, threads=1) as worker:
         stage.defer_all(worker)

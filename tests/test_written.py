@@ -9,7 +9,7 @@ from typing import Any
 
 import dramatiq
 import pytest
-from dramatiq import Message, Middleware, PickleEncoder
+from dramatiq import Encoder, JSONEncoder, Message, Middleware, PickleEncoder
 from dramatiq.brokers.redis import RedisBroker
 
 from dramatiq_clutch import Clutch
@@ -162,24 +162,16 @@ def test_a_hook_sees_every_message(redis_broker: RedisBroker, job: Any, written:
     assert not written
 
 
-def test_what_another_encoder_would_read_is_decoded(redis_broker: RedisBroker, job: Any, written: list[int]) -> None:
-    """Even if what it writes looks the same."""
+class Own(JSONEncoder):
+    """Another one, though what it writes looks the same."""
 
-    class Own(dramatiq.JSONEncoder):
-        pass
 
+@pytest.mark.parametrize("own", [Own(), PickleEncoder()])
+def test_what_another_encoder_would_read_is_decoded(
+    redis_broker: RedisBroker, job: Any, written: list[int], own: Encoder
+) -> None:
     encoder = dramatiq.get_encoder()
-    dramatiq.set_encoder(Own())
-    try:
-        Clutch().parallel(of(job, number) for number in range(JOBS)).run()
-    finally:
-        dramatiq.set_encoder(encoder)
-    assert not written
-
-
-def test_messages_of_another_encoder_are_decoded(redis_broker: RedisBroker, job: Any, written: list[int]) -> None:
-    encoder = dramatiq.get_encoder()
-    dramatiq.set_encoder(PickleEncoder())
+    dramatiq.set_encoder(own)
     try:
         Clutch().parallel(of(job, number) for number in range(JOBS)).run()
     finally:

@@ -182,6 +182,7 @@ class Members:
         return messages
 
     def _tag(self, member: int, actor: str, epoch: int, *, repeated: bool, leads: bool) -> Tag:
+        """What the message of a member to this actor says of its place."""
         line, place = self.line, (self.run_id, self.stage, member, self.line.total or 0)
         has_args = self.stage == 0 and self.spec.parent is None and self.spec.item is not None
         terms = line.wary or self.spec.deadline is not None, line.exact, has_args, self.spec.timed

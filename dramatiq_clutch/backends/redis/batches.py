@@ -43,6 +43,7 @@ class Ready(NamedTuple):
 
     @classmethod
     def written(cls, one: Written) -> Ready:
+        """A copy of a message that is written already."""
         in_queue = _new_id(one.message_id)
         return cls(one.queue, in_queue, b"%b%b%b" % (one.before, in_queue.encode(), one.after))
 

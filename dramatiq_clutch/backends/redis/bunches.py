@@ -105,8 +105,7 @@ class Bunches:
 
     def begin(self, queue: str, acks: int = 1) -> Bunch | None:
         """What this thread's worker may fetch in the step that acks so many messages of this queue; None if it has no
-        place for more, or nothing is known to be left there. Whoever calls this calls `end` later, whatever
-        happens.
+        place for more, or nothing is known to be left there. Whoever calls this calls `end` later, whatever happens.
 
         A prefetch of no more messages than there are threads is kept to exactly, and that only the consumer can do."""
         worker = self._worker() if queue in self._left and not self._turns else None

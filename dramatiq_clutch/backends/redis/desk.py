@@ -112,7 +112,7 @@ class Desk:
 
     @property
     def was_workers(self) -> bool:
-        """Whether this thread is one of a worker's, though that may be told to stop."""
+        """Whether this thread has ever been told its `worker`. That worker may be told to stop by now."""
         return self._here.worker is not None
 
     @contextmanager
