@@ -2059,10 +2059,10 @@ PYTHON = (
     ),
     python(
         "each record that is deferred is made by itself",
-        "Brief jobs of a wide stage take fewer round trips than there are jobs.",
+        "Short jobs of a wide stage take fewer round trips than there are jobs.",
         "len(self._deferred) >= enough",
         "True",
-        "tests/test_deferring.py::test_brief_jobs_are_recorded_many_in_a_call",
+        "tests/test_deferring.py::test_short_jobs_are_recorded_many_in_a_call",
     ),
     python(
         "a worker that has nothing to do leaves records behind",

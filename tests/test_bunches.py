@@ -201,7 +201,7 @@ def test_a_bunch_is_not_lost_if_the_step_that_has_fetched_it_is_done_again(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, deferred: bool
 ) -> None:
     """It travels with the steps of others, which are done again if one of them is refused or interrupted."""
-    monkeypatch.setattr(deferring, "BRIEF", 3_600_000)  # however busy the machine is
+    monkeypatch.setattr(deferring, "SHORT", 3_600_000)  # however busy the machine is
     monkeypatch.setattr(deferring, "WIDE", 16 if deferred else 100)
     # Nothing interrupts the thread that makes late records.
     monkeypatch.setattr(deferring.Deferring, "_make_late", lambda one: None)

@@ -46,9 +46,9 @@ QUEUE = "default"
 
 
 @pytest.fixture(autouse=True)
-def all_jobs_are_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+def all_jobs_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is."""
-    monkeypatch.setattr(deferring, "BRIEF", 3_600_000)
+    monkeypatch.setattr(deferring, "SHORT", 3_600_000)
     monkeypatch.setattr("dramatiq.worker.QUEUE_PREFETCH", PREFETCH)
 
 
@@ -169,7 +169,7 @@ def processed_later(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, t
 # Many in one call
 
 
-def test_brief_jobs_are_recorded_many_in_a_call(
+def test_short_jobs_are_recorded_many_in_a_call(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, nobody_late: None
 ) -> None:
     stage = Stage(redis_broker, PREFETCH)
@@ -618,7 +618,7 @@ def test_a_record_is_made_at_once_where_it_must_or_should_be(
     redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, asked: list[bool], why: str
 ) -> None:
     if why == "long jobs":
-        monkeypatch.setattr(deferring, "BRIEF", 0)
+        monkeypatch.setattr(deferring, "SHORT", 0)
     if why == "own acks":
         works: Any = redis_broker.do_ack
         redis_broker.do_ack = lambda *which: works(*which)  # type: ignore[attr-defined]

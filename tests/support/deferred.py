@@ -55,7 +55,7 @@ def _hold(broker: Any) -> None:
 
     patched: Any = Deferring
     patched._is_time, patched._make_late = lambda one, worker, is_all: False, tell  # noqa: SLF001
-    deferring.BRIEF = 3_600_000
+    deferring.SHORT = 3_600_000
     dramatiq.worker.QUEUE_PREFETCH = 2 * COUNT
 
 

@@ -50,7 +50,7 @@ WIDE = 16
 SMALL = 1_000
 
 #: How many milliseconds such a job may have taken. Of a longer one the round trip is a small part.
-BRIEF = 10
+SHORT = 10
 
 #: For how many seconds a record is deferred while no thread of the worker comes along to make it. That is looked at as
 #: often, so it may be twice that.
@@ -106,7 +106,7 @@ class Deferring:
         # The records that are still to be made, in order. Whoever has the turn takes them from here once it is known
         # what has become of them, and not before.
         self._deferred: deque[Deferred] = deque()
-        self._brief: set[str] = set()  # the actors whose last job was short
+        self._short: set[str] = set()  # the actors whose last job was short
         self._starts = threading.Lock()
         self._late: threading.Thread | None = None
         self._told_at = float("-inf")
@@ -128,10 +128,10 @@ class Deferring:
         if message is None or worker is None or self._finishing.here.is_busy:
             return False
         actor, queue = message.actor_name, message.queue_name
-        if not 0 <= caller.now - record.began < BRIEF:
-            self._brief.discard(actor)
+        if not 0 <= caller.now - record.began < SHORT:
+            self._short.discard(actor)
             return False
-        self._brief.add(actor)
+        self._short.add(actor)
         if (
             record.tag.of < WIDE
             or record.tag.timed
@@ -160,7 +160,7 @@ class Deferring:
     def make_way(self, actor: str) -> None:
         """Make the records that are deferred before a job of this actor, unless that is known to be short. Raises what
         `catch_up` raises."""
-        if self._deferred and actor not in self._brief and not self._finishing.here.is_busy:
+        if self._deferred and actor not in self._short and not self._finishing.here.is_busy:
             self._catch_up(self._desk.worker(), is_all=True)
 
     def catch_up(self) -> None:
