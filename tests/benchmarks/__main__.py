@@ -18,10 +18,10 @@ from tests.benchmarks.contenders import ON_DRAMATIQ
 from tests.benchmarks.further import installed
 from tests.benchmarks.measure import Measured, Setting, TooLong, measure, pings, weigh
 from tests.benchmarks.report import Taken, bare_pings, comparison, overview
-from tests.benchmarks.shapes import Fan, Gaps, Handover, Nested, Results, Series, Shape, Small, Wide
+from tests.benchmarks.shapes import Fan, First, Gaps, Handover, Nested, Results, Series, Shape, Small, Wide
 
 CONTENDERS: tuple[type[Contender], ...] = (*ON_DRAMATIQ, Chords)
-HANDOVERS = (Handover(300, 0), Handover(10, 1), Wide(8, turns=50))
+HANDOVERS = (Handover(300, 0), Handover(10, 1), Wide(8, turns=50), First(0.7, turns=8))
 
 SIZES = (100, 1_000, 10_000, 100_000)
 

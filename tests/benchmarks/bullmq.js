@@ -37,6 +37,10 @@ const jobs = {
     if (value) await sleep(value * 1000);
     return now();
   },
+  first: async (value, before, began) => {
+    await note(began, value);
+    await answer(await connection.llen("bench:gaps"));
+  },
   end: async (value, before, began) => {
     await note(began, Math.max(...before));
     await answer(await connection.llen("bench:gaps"));
@@ -44,7 +48,7 @@ const jobs = {
 };
 
 // These follow none, so there is nothing that they would ask for.
-const LEAVES = new Set(["job", "text", "moment"]);
+const LEAVES = new Set(["job", "text", "moment", "first"]);
 
 async function work(job) {
   const began = now();
@@ -64,6 +68,7 @@ const flows = {
   nested: (outer, inner) => [node("report", null, times(outer, () => fanOf(inner, "total")))],
   results: (count, size) => [node("length", null, times(count, () => node("text", size)))],
   handover: (hops, seconds) => [chain([...times(hops, () => node("follow", seconds)), node("end")])],
+  first: (asked) => [node("first", asked)],
   wide: (members) => [node("end", null, times(members, () => node("moment")))],
 };
 

@@ -20,7 +20,7 @@ from tests.benchmarks.workers import OtherWorker
 
 QUEUE = "bench"
 #: Jobs that follow none: there is nothing that they would ask for.
-LEAVES = ("job", "text", "moment")
+LEAVES = ("job", "text", "moment", "first")
 
 
 def node(name: str, value: Any = None, children: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -82,6 +82,9 @@ class Flows(AsyncContender):
     def wide(self, members: int) -> None:
         self.add(node("end", children=(node("moment") for _ in range(members))))
 
+    def first(self, asked: float) -> None:
+        self.add(node("first", asked))
+
     def add(self, flow: dict[str, Any]) -> None:
         async def start() -> None:
             if self._producer is None:
@@ -114,6 +117,8 @@ class Flows(AsyncContender):
                 return self.answer(sum(map(len, before)))
             case "follow":
                 return await self.sleepy_hop(began, max(before, default=NONE_BEFORE), value)
+            case "first":
+                return self.arrive(began, value)
             case "end":
                 return self.arrive(began, max(before))
         raise ValueError(f"no such job: {job.name}")

@@ -76,6 +76,9 @@ class NodeFlows(Contender):
     def wide(self, members: int) -> None:
         self.add("wide", members)
 
+    def first(self, asked: float) -> None:
+        self.add("first", asked)
+
     def add(self, shape: str, *sizes: float) -> None:
         """Have it added, and wait until it is."""
         if self._producer.stdin is None or self._producer.stdout is None:

@@ -82,6 +82,9 @@ class Chords(Handing):
     def wide(self, members: int) -> None:
         celery.chord((self.moment.s() for _ in range(members)), self.gather.s()).apply_async()
 
+    def first(self, asked: float) -> None:
+        self.end.s(asked).apply_async()
+
 
 if "BENCH_CELERY" in os.environ:
     app = Chords(os.environ["BENCH_CELERY"]).app

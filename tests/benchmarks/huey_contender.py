@@ -68,6 +68,9 @@ class HueyChords(Handing):
     def wide(self, members: int) -> None:
         self.huey.enqueue(chord([self.moment.s() for _ in range(members)], self.gather.s()))
 
+    def first(self, asked: float) -> None:
+        self.huey.enqueue(self.end.s(asked))
+
     def pipeline(self, *tasks: Any) -> None:
         """Put together from its end: `then()` walks to the end of what is there, each time."""
         *before, following = tasks

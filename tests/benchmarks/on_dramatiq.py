@@ -109,6 +109,9 @@ class Floor(OnDramatiq):
         for _ in range(members):
             self.member.send(members)
 
+    def first(self, asked: float) -> None:
+        self.end.send(asked)
+
 
 class Clutches(OnDramatiq):
     name = "dramatiq-clutch"
@@ -184,6 +187,9 @@ class Clutches(OnDramatiq):
 
     def wide(self, members: int) -> None:
         self.clutch.parallel(self.moment.message() for _ in range(members)).then(self.gather).run()
+
+    def first(self, asked: float) -> None:
+        self.clutch.then(self.end.message(asked)).run()
 
     def stream(self, count: int, limit: int) -> None:
         """A stage that is never in memory as a whole, and of which no more than `limit` jobs are sent at a time."""

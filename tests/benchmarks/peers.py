@@ -123,6 +123,9 @@ class Groups(WithResults):
         batch = uuid4().hex
         self.group((self.moment.message() for _ in range(members)), batch, self.gather.message(batch, members))
 
+    def first(self, asked: float) -> None:
+        dramatiq.pipeline([self.end.message(asked)]).run()
+
     def stage(self, batch: str, stage: int) -> None:
         """One of three. A group can't be followed by a group: a job of its own, the callback, has to start the next."""
         whole = f"{batch}-{stage}"

@@ -3,6 +3,7 @@ and gets the shape's fields."""
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -226,3 +227,38 @@ class Wide(Gaps):
 
     def start(self, contender: Contender) -> None:
         getattr(contender, self.method)(self.members)
+
+
+@dataclass(frozen=True)
+class First(Gaps):
+    """What is measured is how long after the call that starts it a job begins."""
+
+    idle: float
+    turns: int
+
+    @property
+    def title(self) -> str:
+        return f"start: {self.turns} times, one job, after {self.idle:g} s in which there was nothing to do"
+
+    @property
+    def follows(self) -> str:
+        return f"the call that starts it, after {self.idle:g} s of nothing"
+
+    @property
+    def method(self) -> str:
+        return "first"
+
+    @property
+    def jobs(self) -> int:
+        return self.turns
+
+    @property
+    def answers(self) -> list[int]:
+        return list(range(1, self.turns + 1))
+
+    def few(self) -> First:
+        return First(self.idle, 2)
+
+    def start(self, contender: Contender) -> None:
+        time.sleep(self.idle)  # it isn't waited for anything: that nothing happens is what is measured
+        getattr(contender, self.method)(time.monotonic())

@@ -103,6 +103,12 @@ class Streaqs(AsyncContender):
     def wide(self, members: int) -> None:
         self.start(self.gathered((self.moment.enqueue() for _ in range(members)), self.gather))
 
+    def first(self, asked: float) -> None:
+        async def one() -> None:
+            await self.end.enqueue(asked)
+
+        self.start(one())
+
     async def gathered(self, tasks: Iterable[Any], callback: Any) -> Any:
         """All of them, and one that waits for them and reads their results."""
         members = list(tasks)

@@ -97,6 +97,9 @@ class Pipelines(AsyncContender):
     def wide(self, members: int) -> None:
         self.kick(Pipeline(self.broker, self.numbers).map(self.moment).call_next(self.gather), members)
 
+    def first(self, asked: float) -> None:
+        self.kick(Pipeline(self.broker, self.end), asked)
+
     def kick(self, pipeline: Any, *arguments: Any) -> None:
         async def start() -> None:
             if not self._started:
