@@ -128,9 +128,15 @@ class Courier:
         """Whether records are deferred: the replies to them said that they count, but they are still to be made."""
         return False
 
+    @property
+    def is_due(self) -> bool:
+        """Whether this thread should make records that are deferred now: it has nothing better to do, or there are
+        enough of them."""
+        return False
+
     def catch_up(self) -> None:
-        """Make records that are deferred, if this thread has nothing better to do, or there are enough of them. Raises
-        what the store raises; then they are still to be made."""
+        """Make records that are deferred, if that is due. Raises what the store raises; then they are still to be
+        made."""
 
     def make_way(self, message: MessageProxy) -> None:
         """Make records that are deferred before this message is worked on, unless that is known not to take long.

@@ -87,7 +87,7 @@ class Closing:
         """Make records that are deferred, if this thread has nothing better to do, whatever it has worked on. After an
         `attempt` of a clutch, it waits through outages, as it would to record that. Raises nothing: what isn't made
         stays deferred, and if its worker stops, it stays unacked."""
-        if engine is None or not engine.courier.is_behind:
+        if engine is None or not engine.courier.is_due:
             return
         try:
             if attempt is None:

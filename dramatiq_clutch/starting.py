@@ -154,7 +154,7 @@ def _draft(
         if carried is None:
             carried = captured(engine.broker, engine.carry, next(iter(chunk), None)).overlaid(carry)
             check_size(carried)
-        caller = dataclasses.replace(caller, now=engine.now())
+        caller = caller._replace(now=engine.now())
         times: dict[str, Any] = {"run_ttl": engine.run_ttl, "soonest": soonest_of(clutch)}
         put_down = engine.backend.draft(run_id, name, offset, chunk, caller, **times)
         if claimed:

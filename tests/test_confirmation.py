@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ def owed(redis_broker: RedisBroker) -> Owed:
         patch.setattr(RedisCourier, "send_and_confirm", Courier.send_and_confirm)
         patch.setattr(RedisBackend, "confirm", lambda *_, **__: "confirmed")
         run = Clutch().then(job).then(job).run()
-    caller = replace(engine.caller("somebody"), now=current_millis() + 2 * engine.lease_ms)
+    caller = engine.caller("somebody")._replace(now=current_millis() + 2 * engine.lease_ms)
     (duty,) = backend.owed(run.run_id, caller).duties
     backend.client.script_load(script("confirm").text)
     redis_broker.client.rpush(QUEUE, "an earlier one", "one", "other")

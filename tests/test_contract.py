@@ -1639,7 +1639,7 @@ def test_how_far_nested_runs_are(store: Store) -> None:
     assert far() == [0, 0, 0, 0]
     for member, ending in enumerate[Ending](["succeeded", "succeeded", "failing", "dead"]):
         store.backend.record(
-            Record(replace(tag_in(places[1]), member=member), 0, ending, b"{}"), store.caller(f"0.{member}")
+            Record(tag_in(places[1])._replace(member=member), 0, ending, b"{}"), store.caller(f"0.{member}")
         )
     assert far() == [0, 0.25, 0, 0]
     store.backend.cancel(store.run_id, store.caller(), generation=places[1].child_generation)
@@ -1648,7 +1648,7 @@ def test_how_far_nested_runs_are(store: Store) -> None:
         if not stage:
             start(places[2])
         for member in range(members):
-            tag = replace(tag_in(places[2]), stage=stage, member=member, of=members)
+            tag = tag_in(places[2])._replace(stage=stage, member=member, of=members)
             reply = store.backend.record(Record(tag, 0, "succeeded", b"1"), store.caller(tag.owner))
         assert far()[2] == (stage + 1) / 2
     assert store.backend.generation(store.run_id) is not None
@@ -1871,7 +1871,7 @@ def test_a_run_without_deadlines_is_put_down_for_none(store: Store) -> None:
 def test_a_run_is_in_the_index_in_time_for_its_deadline_though_its_producer_dies(
     store: Store, deadline: int, at: int
 ) -> None:
-    caller = replace(store.caller("run:x"), lease_ms=10 * LEASE, application=store.run_id)
+    caller = store.caller("run:x")._replace(lease_ms=10 * LEASE, application=store.run_id)
     plan = Plan(Spec(deadline=deadline), (StageLine(0, 1),), (b"row",))
     assert store.backend.create(store.run_id, plan, caller, run_ttl=TTL, result_ttl=TTL).word == "created"
     assert store.backend.due(store.now + at - 1, 0, 10, application=store.run_id) == []
@@ -2484,7 +2484,7 @@ def test_what_is_reported_has_what_a_line_needs(store: Store) -> None:
 
 def test_a_duty_that_fails_its_run_is_reported(store: Store) -> None:
     (duty,) = store.create(2).duties
-    caller = replace(store.caller(), lease=duty.lease)
+    caller = store.caller()._replace(lease=duty.lease)
     reply = store.backend.fail(store.run_id, duty, failure_details(ValueError("no")), caller)
     assert events(reply) == [("failed", 0, 0, 0)]
     (failed,) = reply.news
@@ -2511,7 +2511,7 @@ def test_the_tombstone_of_a_run_that_is_gone_says_nothing_of_another_run_of_that
     assert store.confirm(*store.backend.record(record, store.caller(tag.owner)).duties) == ["ends"]
     for late, word in ((tag, "over"), (other, "unknown")):
         assert store.backend.guard(late, store.now) == word
-        assert store.backend.record(replace(record, tag=late), store.caller(late.owner)).word == word
+        assert store.backend.record(record._replace(tag=late), store.caller(late.owner)).word == word
 
 
 def test_what_was_meant_for_another_run_of_that_id_changes_nothing(store: Store) -> None:
@@ -2792,7 +2792,7 @@ def test_what_cannot_be_done_again_stays_as_it_is(store: Store) -> None:
     assert rewound(store, 0, "89abcdef", LATER).word == "unknown"
     with pytest.raises(ForeignRun):
         store.backend.rewind(
-            store.run_id, 0, Spec(generation=LATER), replace(store.caller(), application="mine"), generation=EARLIER
+            store.run_id, 0, Spec(generation=LATER), store.caller()._replace(application="mine"), generation=EARLIER
         )
     assert isinstance(store.backend, RedisBackend)
     client: Any = store.backend.client
@@ -2840,7 +2840,7 @@ def test_another_applications_run_is_not_deleted(store: Store) -> None:
     store.create(1, events=(), generation=EARLIER)
     store.record_of(EARLIER, "dead")
     with pytest.raises(ForeignRun):
-        store.backend.delete(store.run_id, replace(store.caller(), application="mine"), generation=EARLIER)
+        store.backend.delete(store.run_id, store.caller()._replace(application="mine"), generation=EARLIER)
     assert store.status().state == "failed"
 
 
@@ -3400,11 +3400,11 @@ def test_the_record_that_completes_a_stage_tells_it_too(either_way: Store, last:
 def test_a_job_that_succeeds_though_a_nested_run_has_told_in_its_place_has_its_end(store: Store) -> None:
     """Of the same attempt, as it seems: what the run has told of isn't over yet, and what the job has done is."""
     start = timed(store, 3)
-    tag, caller = Tag(store.run_id, 0, 1, 3), replace(store.caller("job"), touch=True)
+    tag, caller = Tag(store.run_id, 0, 1, 3), store.caller("job")._replace(touch=True)
     store.backend.record(Record(tag, 0, "failing", failure_details(ValueError()), of_run=True, began=start), caller)
     assert timings(store)[1][1:3] == (start, None)
     store.now += 10
-    caller = replace(store.caller("job"), touch=True)
+    caller = store.caller("job")._replace(touch=True)
     store.backend.record(Record(tag, 0, "succeeded", b"1", began=start, worker="w"), caller)
     assert timings(store)[1] == ("succeeded", start, start + 10, "w")
 

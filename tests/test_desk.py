@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +15,6 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Shutdown
-from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
 
 from dramatiq_clutch import Clutch, Run, previous_results
 from dramatiq_clutch.backend import Caller, Record, Reply
@@ -27,44 +24,20 @@ from dramatiq_clutch.backends.redis.astray import Astray
 from dramatiq_clutch.backends.redis.bunches import Left
 from dramatiq_clutch.backends.redis.desk import Desk
 from dramatiq_clutch.backends.redis.dispatching import Dispatch
+from dramatiq_clutch.backends.redis.doorbells import Doorbells
 from dramatiq_clutch.backends.redis.scripts import script
 from dramatiq_clutch.engine import engine_of
 from dramatiq_clutch.stored.places import Tag
 from tests.conftest import running_worker
 from tests.support.awaiting import PATIENCE, wait_until
+from tests.support.consumers import Consumers
 from tests.support.jobs import Jobs
 
 
-class Consumers:
-    """The consumers of a broker's workers, which look for messages only as long as the test lets them; and when they
-    have slept for a long time, for Dramatiq's own don't sleep for ever either."""
-
-    def __init__(self, broker: RedisBroker) -> None:
-        self._asleep_until = 0.0
-        self._lock = threading.Lock()
-        self.fetched: Counter[str] = Counter()
-        self._fetch: Any = broker.do_fetch
-        broker.do_fetch = self  # type: ignore[attr-defined]
-
-    def __call__(self, queue_name: str, prefetch: int) -> Any:
-        """What Dramatiq asks for messages by. A worker's threads are no consumers."""
-        is_consumer = isinstance(threading.current_thread(), _ConsumerThread)
-        with self._lock:
-            found = [] if is_consumer and time.monotonic() < self._asleep_until else self._fetch(queue_name, prefetch)
-            self.fetched["consumer" if is_consumer else "other"] += len(found)
-        return found
-
-    def sleep(self) -> None:
-        """From now on they find nothing."""
-        with self._lock:
-            self._asleep_until = time.monotonic() + PATIENCE / 3
-
-    def wake(self) -> None:
-        self._asleep_until = 0.0
-
-
 @pytest.fixture
-def consumers(redis_broker: RedisBroker) -> Consumers:
+def consumers(redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> Consumers:
+    """Nobody else looks either: no worker is woken by a doorbell."""
+    monkeypatch.setattr(Doorbells, "attend", lambda self, worker: None)
     return Consumers(redis_broker)
 
 
@@ -503,7 +476,7 @@ def test_a_bunch_whose_reply_is_lost_is_put_back(
 
     def run_script(name: str, keys: Any, given: Any, *rest: Any, **more: Any) -> Any:
         answer = runs(name, keys, given, *rest, **more)
-        if name == "succeed" and given["fetches"] and len(answer[-1]) > 1 and not lost:
+        if name == "succeed" and given["fetches"] and answer.split(b"\n", 3)[-1] and not lost:
             lost.append(given["first"])
             raise redis.ConnectionError("the reply is lost")
         return answer
@@ -573,7 +546,7 @@ def test_a_bunch_is_fetched_only_while_it_is_first(redis_broker: RedisBroker, id
     along = Along(DISPATCH, "key", ("ack", "an id"), "queue", fetch=fetch, queue="list", bunch=bunch)
     assert backend.record(records[0], caller, along).acked
     assert (bunch.done, bunch.messages) == (False, ())
-    backend.record(records[1], replace(caller, touch=False), along)
+    backend.record(records[1], caller._replace(touch=False), along)
     is_first = ids == ("one", "two")
     assert (bunch.done, bunch.messages) == (True, [b"one", b"two"] if is_first else [])
     assert bunch.first == (["three", "four"] if is_first else ["one", "two", "three"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -420,7 +419,7 @@ def test_an_interrupt_during_the_after_hooks_decides(broker: dramatiq.Broker, en
 
 def copy_of(run: Run, message: dramatiq.Message[Any], tag: Tag) -> dramatiq.Message[Any]:
     """What a redelivery brings: the same message again. (Its worker has been silent for a minute; `again` says so.)"""
-    return job_message(message, replace(tag, repeated=True, actor=message.actor_name), Spec(), StageLine(0, 1))
+    return job_message(message, tag._replace(repeated=True, actor=message.actor_name), Spec(), StageLine(0, 1))
 
 
 def test_a_job_delivered_again_after_its_success_is_skipped(

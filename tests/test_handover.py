@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_a_retry_of_a_cancelled_run_sends_what_has_not_succeeded_and_nothing_els
     engine = engine_of(broker)
     run = Clutch().parallel(jobs.job.message(name) for name in "abcd").run()
     for member, ending in enumerate(("succeeded", "failing")):
-        tag = replace(tag_in(broker, run, of=4), member=member)
+        tag = tag_in(broker, run, of=4)._replace(member=member)
         record = Record(tag, 0, ending, b"1" if ending == "succeeded" else b"{}")  # type: ignore[arg-type]
         engine.backend.record(record, engine.caller(tag.owner))
     run.cancel()

@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -71,7 +70,7 @@ def abandon(broker: dramatiq.Broker, message: Message[Any], run_id: str) -> Run:
     """A run whose producer died between the seal and the first message; its lease has lapsed."""
     engine = engine_of(broker)
     caller = engine.caller("run:dead")
-    long_ago = replace(caller, now=caller.now - 10 * engine.lease_ms)
+    long_ago = caller._replace(now=caller.now - 10 * engine.lease_ms)
     plan = Plan(Spec(), (StageLine(0, 1),), (to_row(message),))
     engine.backend.create(run_id, plan, long_ago, run_ttl=60_000, result_ttl=60_000)
     return Run(run_id, broker=broker)

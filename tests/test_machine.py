@@ -247,7 +247,7 @@ class TwoBackends(RuleBasedStateMachine):
         of = self.sizes[stage] or 4
         place = (self.run_id, stage, member, max(of, member + 1), epoch)
         tag = Tag(*place, batch=line.batch, generation=self.generation, exact=line.exact)
-        tag = replace(tag, timed=self.plan.spec.timed)
+        tag = tag._replace(timed=self.plan.spec.timed)
         payload = b"result \x00\xff" if ending == "succeeded" else DETAILS
         honest = member < (self.sizes[stage] or 0)  # the common case trusts a message that says how many there are
         caller = self.caller(tag.owner, touch=touch or not honest)

@@ -345,7 +345,7 @@ class Story:
 
     def is_late(self) -> Any:
         """A deadline is over, and somebody has seen that."""
-        return self.store.owed("run", replace(caller("y"), now=1_000_000 + DEADLINE))
+        return self.store.owed("run", caller("y")._replace(now=1_000_000 + DEADLINE))
 
     def forget(self) -> Any:
         """All keys have expired, but the tombstone if there is one."""

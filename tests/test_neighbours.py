@@ -3,6 +3,7 @@ priorities, to who pauses, stops or joins it, and to other workers and brokers i
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dramatiq.rate_limits.backends import StubBackend as RateLimits
 from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
 
 from dramatiq_clutch import Clutch, ClutchMiddleware, Run
+from dramatiq_clutch.backends.redis.rooms import Fetched
 from tests.conftest import as_global_broker, running_worker
 from tests.support.application import close
 from tests.support.awaiting import PATIENCE, wait_until
@@ -234,6 +236,57 @@ def test_a_join_waits_until_the_run_is_over(redis_broker: RedisBroker, threads: 
         worker.join()
         assert run.status().state == "succeeded"
         assert all(known.consumer.outstanding_message_count == 0 for known in consumers_of(worker))
+
+
+# Middleware that changes the message it is given
+
+
+class Opening(dramatiq.Middleware):
+    """Puts what is meant in place of what was sent: the whole message, as it can't be changed, or one field."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        args = tuple(f"open {one}" for one in message.args)
+        if self.way == "a field":
+            message.args = args
+        else:
+            vars(message)["_message"] = message.copy(args=args)
+
+
+@pytest.mark.parametrize("way", ["a field", "the whole"])
+def test_a_middleware_may_change_each_message(redis_broker: RedisBroker, way: str) -> None:
+    """However it was fetched: a wide stage comes in bunches."""
+
+    @dramatiq.actor
+    def say(value: str) -> str:
+        return value
+
+    redis_broker.add_middleware(Opening(way))
+    run = Clutch().parallel(say.message(str(number)) for number in range(100)).run()
+    with running_worker(redis_broker, threads=2):
+        assert run.get_result(block=True) == [f"open {number}" for number in range(100)]
+
+
+def test_a_fetched_message_is_as_dramatiqs_own() -> None:
+    known: dramatiq.Message[Any] = dramatiq.Message(
+        queue_name="default", actor_name="act", args=(1,), kwargs={"two": 2}, options={"three": 3}
+    )
+    ours, dramatiqs = Fetched(known), dramatiq.MessageProxy(known)
+    assert isinstance(ours, dramatiq.MessageProxy)
+    assert [str(ours), ours.failed] == [str(dramatiqs), dramatiqs.failed]
+    for field in dataclasses.fields(known):
+        assert getattr(ours, field.name) is getattr(dramatiqs, field.name)
+    proxy: Any
+    for proxy in (ours, dramatiqs):
+        vars(proxy)["_message"] = known.copy(args=(4,))
+        assert proxy.args == (4,)
+        proxy.args = (5,)
+        assert proxy.args == (5,)
+        assert proxy.copy().args == (4,)
+        with pytest.raises(AttributeError, match="elsewhere"):
+            _ = proxy.elsewhere
 
 
 # Consumers that fail

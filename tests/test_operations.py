@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +308,7 @@ def abandoned_run(redis_broker: RedisBroker) -> tuple[Run, ClutchMiddleware]:
     jobs = Jobs(redis_broker)
     (ours,) = [one for one in redis_broker.middleware if isinstance(one, ClutchMiddleware)]
     engine = engine_of(redis_broker)
-    long_ago = replace(engine.caller("run:dead"), now=int(time.time() * 1000) - 10 * engine.lease_ms)
+    long_ago = engine.caller("run:dead")._replace(now=int(time.time() * 1000) - 10 * engine.lease_ms)
     plan = Plan(Spec(), (StageLine(0, 1),), (to_row(jobs.job.message("a")),))
     engine.backend.create("abandoned", plan, long_ago, run_ttl=3_600_000, result_ttl=3_600_000)
     return Run("abandoned"), ours
@@ -352,7 +351,7 @@ def test_ten_thousand_runs_at_once_leave_the_sweeper_cheap(redis_broker: RedisBr
     engine = engine_of(redis_broker)
     row = Jobs(redis_broker).job.message("a").encode()
     plan = Plan(Spec(), (StageLine(0, 1),), (b"m" + row,))
-    caller = replace(engine.caller("run:many"), lease_ms=3_600_000)  # longer than any machine takes for this
+    caller = engine.caller("run:many")._replace(lease_ms=3_600_000)  # longer than any machine takes for this
     for number in range(200):
         reply = engine.backend.create(f"many-{number}", plan, caller, run_ttl=3_600_000, result_ttl=3_600_000)
         engine.backend.confirm(f"many-{number}", reply.duties[0], caller)

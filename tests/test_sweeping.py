@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def abandon(app: Application, *run_ids: str) -> None:
     job: dramatiq.Message[Any] = dramatiq.Message("default", "job", ("a",), {}, {})
     app.broker.declare_queue("default")
     engine, row = app.engine, to_row(job)
-    long_ago = replace(engine.caller("run:dead"), now=int(time.time() * 1000) - 100 * engine.lease_ms)
+    long_ago = engine.caller("run:dead")._replace(now=int(time.time() * 1000) - 100 * engine.lease_ms)
     for run_id in run_ids:
         plan = Plan(Spec(generation="0123abcd"), (StageLine(0, 1),), (row,))
         engine.backend.create(run_id, plan, long_ago, run_ttl=600_000, result_ttl=600_000)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -286,7 +285,7 @@ def test_a_status_never_says_running_with_all_members_succeeded(make: Callable[.
 
                 def record(member: int, run: Run = run, both: threading.Barrier = both) -> str:
                     tag = tag_in(app.broker, run, member=member, of=2)
-                    caller = replace(engine.caller(tag.owner), touch=False)
+                    caller = engine.caller(tag.owner)._replace(touch=False)
                     both.wait(PATIENCE)
                     return str(engine.backend.record(Record(tag, 0, "succeeded", b"1"), caller).word)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..news import News
 from ..stored.duties import Duty, SendMembers
@@ -71,8 +71,7 @@ class Reply:
         return not (self.duties or self.note or self.news or self.by or self.turn or self.kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks the store for something.
 
     `owner`: the name under which it is given duties (see `stored/owners.py`). `now`: the time, in UNIX milliseconds.
@@ -88,8 +87,7 @@ class Caller:
     application: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """How one attempt of a job ended, or how a nested run (`of_run`) stands.
 
     `tag`: the place of the job or nested run. `attempt`: its number, or the revision of what a nested run tells; LAST

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..backend import Caller
 from ..engine import Engine
@@ -31,11 +31,11 @@ class Lease:
         """Let the lease of all duties that are held lapse at once, so that a sweeper of a newer release may do them."""
         for run_id, duty, caller in self.held:
             self.engine.backend.confirm(
-                run_id, duty, replace(at_present(self.engine, caller), lease_ms=0), cursor=duty.cursor
+                run_id, duty, at_present(self.engine, caller)._replace(lease_ms=0), cursor=duty.cursor
             )
             self.engine.look_again(run_id, self.engine.now())
 
 
 def at_present(engine: Engine, caller: Caller) -> Caller:
     """The same caller at the present time."""
-    return replace(caller, now=engine.now())
+    return caller._replace(now=engine.now())

@@ -116,9 +116,8 @@ def tell(engine: Engine, run_id: str, duty: Tell) -> Work:
         reply = engine.backend.record(record, caller)
     except PayloadRefused as error:
         logger.exception("The result of nested run %s can't be handed on", run_id)
-        refused = replace(
-            record, ending="dead", payload=failure_details(error, message_id=run_id, failed_at=engine.now())
-        )
+        details = failure_details(error, message_id=run_id, failed_at=engine.now())
+        refused = record._replace(ending="dead", payload=details)
         reply = engine.backend.record(refused, caller)
     yield Caused(place.run_id, reply, caller)
     if engine.is_due(run_id):

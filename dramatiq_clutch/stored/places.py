@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DamagedState
 from . import owners
@@ -82,8 +82,7 @@ def derived_id(generation: str, place: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """What a job's message says of its place: it is member `member` of the `of` members of a stage of a run.
 
     `repeated`: the message may be a second copy, so a worker asks whether it is wanted before it runs the job. `leads`:

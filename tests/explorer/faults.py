@@ -47,13 +47,13 @@ class Fault:
                     return text.replace(old, new)
 
                 monkeypatch.setattr(scripts, "text_of", changed)
-                scripts.script.cache_clear()
+                _forget()
             if self.patch is not None:
                 self.patch(monkeypatch)
             try:
                 yield
             finally:
-                scripts.script.cache_clear()
+                _forget()
         if self.script is not None and not any(texts):
             raise Unexpected(f"{self.name}: no script that ran has the text {self.script[0]!r}")
 
@@ -153,3 +153,9 @@ FAULTS = (
     Fault("a job is recorded after its ack", "two stages", Bounds(kills=1), patch=_records_after_the_ack),
     Fault("a duty is confirmed before it is done", "two stages", Bounds(kills=1), patch=_confirms_before_it_sends),
 )
+
+
+def _forget() -> None:
+    """Have all scripts put together anew, from what their files have then."""
+    scripts.source.cache_clear()
+    scripts.script.cache_clear()

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -322,7 +322,7 @@ class Actors:
         """A run whose producer has died between the seal and the first message; its lease has lapsed."""
         engine = engine_of(self.broker)
         caller = engine.caller("run:dead")
-        long_ago = replace(caller, now=caller.now - 10 * engine.lease_ms)
+        long_ago = caller._replace(now=caller.now - 10 * engine.lease_ms)
         plan = Plan(Spec(), (StageLine(0, 1),), (to_row(self.see.message("a")),))
         engine.backend.create(run_id, plan, long_ago, run_ttl=600_000, result_ttl=600_000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...stored.duties import SendMembers
 
@@ -32,9 +32,19 @@ class Bunch:
     messages: Sequence[bytes | None] = ()
     first: Sequence[str] = ()
 
+    def answer(self, told: bytes) -> None:
+        """The server has answered in three lines: with the ids that are first in the queue; with the lengths of the
+        messages that it has fetched, "-" for one that wasn't there; and with these messages, one behind the other."""
+        first, lengths, found = told.split(b"\n", 2)
+        messages, at = list[bytes | None](), 0
+        for length in lengths.split():
+            end = at if length == b"-" else at + int(length)
+            messages.append(None if length == b"-" else found[at:end])
+            at = end
+        self.messages, self.first, self.done = messages, first.decode().split(), True
 
-@dataclass(frozen=True, slots=True)
-class Along:
+
+class Along(NamedTuple):
     """What goes along with a record: the broker's own `script` is called, with one `key`, once for each of the lists of
     arguments that isn't empty.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dramatiq import Worker
 
@@ -30,8 +30,9 @@ OWN = ":"
 #: would cost more steps.
 PORTION = 8
 
-#: How many messages a bunch has at most: each call that fetches one carries their ids.
-MOST = 16
+#: How many messages a bunch has at most, and how large a part of the worker's prefetch it is at most: each call that
+#: fetches one carries their ids.
+MOST, PART = 32, 5 / 8
 
 #: For how many seconds a consumer leaves it to threads to fetch what they were told comes next. A step fetches it if it
 #: records a success in a clutch; if there is none for so long, the consumer mustn't wait for it.
@@ -76,8 +77,7 @@ class Left:
                 self._marks.pop(queue, None)
 
 
-@dataclass(frozen=True, slots=True)
-class FetchTurn:
+class FetchTurn(NamedTuple):
     """A thread's turn to fetch a bunch, for a room. `mark` is what the queue had among those with messages left."""
 
     thread: int
@@ -119,7 +119,7 @@ class Bunches:
         if place < max(consumer.prefetch // PORTION, 1):
             return None
         _, first = self._first.get(queue, NOTHING)
-        bunch = Bunch(queue, first[:place], min(max(consumer.prefetch // 2, 1), MOST))
+        bunch = Bunch(queue, first[:place], min(max(int(consumer.prefetch * PART), 1), MOST))
         turn = FetchTurn(threading.get_ident(), bunch, Room(thread, consumer, 0, place), self._left.mark(queue))
         if self._turns.setdefault(TURN, turn) is not turn:
             return None
@@ -132,19 +132,19 @@ class Bunches:
         turn = self._turns.get(TURN)
         if turn is None or turn.thread != threading.get_ident():
             return
-        bunch, missing = turn.bunch, dict[str, Missing]()
+        bunch, missing = turn.bunch, set[str]()
         if bunch.asked and (bunch.messages or not bunch.done):
-            missing = {one: Missing(bunch.queue, one, one.partition(OWN)[0]) for one in bunch.ids}
+            missing.update(bunch.ids)
         bunch.asked = True  # another thread may do this thread's step again, which must not fetch anything now
         try:
             for in_queue, message in zip(bunch.ids, bunch.messages, strict=False):
                 if message is not None:
                     turn.room.put(message)
-                missing.pop(in_queue)
+                missing.discard(in_queue)
             self._heed(turn)
         finally:
             turn.room.consumer.queued_message_ids.difference_update(bunch.ids)
-            self._astray.add(missing)
+            self._astray.add({one: Missing(bunch.queue, one, one.partition(OWN)[0]) for one in missing})
             self._turns.pop(TURN, None)
 
     def are_enough(self, queue: str, consumer: object) -> bool:

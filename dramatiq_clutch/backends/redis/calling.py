@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...backend import Caller, Reply
 from ...errors import foreign_run
@@ -27,8 +26,7 @@ PRIVATE = ("owed", "sweep", "cancel", "retry", "resend", "delete", "rewind")
 GIVEN = ("owed", "cancel", "retry", "resend")
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(NamedTuple):
     """Says which keys a script gets: those of this run, in this generation, and of this stage."""
 
     run_id: str

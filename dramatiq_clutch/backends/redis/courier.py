@@ -9,6 +9,7 @@ Every hook of every middleware is called for every message, as it is when the br
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -30,10 +31,14 @@ from .bunches import OWN
 from .deferring import Deferring
 from .desk import Desk, Offer
 from .dispatching import Dispatch
+from .doorbells import Doorbells
 from .outages import is_outage, way_out
 from .redelivery import Redelivery
-from .scripts import Script, script
+from .scripts import WITH_BROKER, Script, script
 from .store import RedisBackend
+
+#: The scripts that a worker needs for its first jobs.
+AT_WORK = ("guard", "owed", "record", "succeed", "confirm", "enqueue", "keep")
 
 #: The reply to a record that is deferred.
 DEFERRED = Reply("counts", acked=True, deferred=True)
@@ -57,6 +62,7 @@ class RedisCourier(Courier):
         super().__init__(broker)
         self._dispatch = Dispatch(broker)
         self._desk = Desk(broker, self._dispatch.fetch)
+        self._doorbells = Doorbells(broker, self._desk)
         self._redelivery = Redelivery(broker, self._dispatch.maintain)
         self._store: RedisBackend | None = None
         self._deferring: Deferring | None = None
@@ -141,6 +147,7 @@ class RedisCourier(Courier):
         if reply.sent is not None and ready is not None:
             if offer is None:
                 self._desk.note_left([ready[0].queue_name])
+                self._doorbells.ring([ready[0].queue_name])
             self._announce("after", [ready])
         return reply
 
@@ -176,8 +183,7 @@ class RedisCourier(Courier):
         arguments = self._enqueue(message)
         sent = (message.queue_name, message.options["redis_message_id"], arguments[-1])
         offer = next(iter(self._desk.offers([sent], acks=along is not None)), None)
-        return replace(
-            along or Along(self._dispatch.text, self.broker.namespace),
+        return (along or Along(self._dispatch.text, self.broker.namespace))._replace(
             duty=duty,
             enqueue=arguments,
             fetch=self._dispatch.arguments("fetch", message.queue_name, 1) if offer is not None else (),
@@ -188,10 +194,14 @@ class RedisCourier(Courier):
     # The workers of this process
 
     def attend(self, worker: Worker) -> None:
-        self._desk.attend(worker)
+        for name in AT_WORK:  # now, and not by each thread when the first job waits for it
+            script(name, self._dispatch.text if name in WITH_BROKER else "")
+        if self._desk.attend(worker):
+            self._doorbells.attend(worker)
 
     def leave(self, worker: Worker) -> None:
         self._desk.leave(worker)
+        self._doorbells.leave(worker)
 
     def ends(self, message: MessageProxy | None) -> None:
         self._desk.ending = message
@@ -204,6 +214,10 @@ class RedisCourier(Courier):
     @property
     def is_behind(self) -> bool:
         return self._deferring is not None and self._deferring.is_behind
+
+    @property
+    def is_due(self) -> bool:
+        return self._deferring is not None and self._deferring.is_due
 
     def catch_up(self) -> None:
         if self._deferring is not None:
@@ -262,12 +276,12 @@ class RedisCourier(Courier):
         This thread's worker fetches in the same round trip what it has threads for."""
         at_once = [(one.queue, one.id, one.data) for one in ready if one.delay is None]
         offers = self._desk.offers(at_once)
-        behind = [*along, *map(self._keep, offers)]
+        left = Counter(queue for queue, _, _ in at_once) - Counter({one.queue: len(one.ids) for one in offers})
+        behind = [*along, *map(self._keep, offers), *self._doorbells.rings(left)]
         with self._desk.offering(*offers):
             answers = self._enqueue_all(ready, behind)
-            if len(at_once) > sum(len(offer.ids) for offer in offers):
-                self._desk.note_left({queue for queue, _, _ in at_once})
-            for offer, kept in zip(offers, answers[len(along) :], strict=True):
+            self._desk.note_left(left)
+            for offer, kept in zip(offers, answers[len(along) :], strict=False):
                 self._take(offer, kept)
         self._announce("after", [(one.message, one.delay) for one in ready if one.message is not None])
         return answers[: len(along)]

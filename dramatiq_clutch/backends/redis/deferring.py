@@ -56,12 +56,12 @@ SHORT = 10
 #: often, so it may be twice that.
 DELAY = 0.005
 
-#: Records are made once there are so many, or as many as half of the messages that the worker may prefetch, whichever
-#: is less: the next messages come with them, and should do so while the worker still has some.
-ENOUGH = 16
+#: Records are made once there are so many, or as many as five eighths of the messages that the worker may prefetch,
+#: whichever is less: the next messages come with them, and should do so while the worker still has some.
+ENOUGH, PART = 32, 5 / 8
 
 #: At most how many records are made together.
-MOST = 32
+MOST = 64
 
 #: After how many looks at which nothing was deferred the thread that looks ends.
 QUIET = 100
@@ -115,6 +115,11 @@ class Deferring:
     def is_behind(self) -> bool:
         """Whether there is anything that this thread could do."""
         return bool(self._deferred or self._finishing.unfinished) and not self._finishing.here.is_busy
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this thread should do something now."""
+        return self.is_behind and (bool(self._finishing.unfinished) or self._is_time(self._desk.worker(), False))
 
     @property
     def word(self) -> Word | None:
@@ -190,7 +195,7 @@ class Deferring:
         oldest = _first(self._deferred)
         if oldest is None:
             return False
-        enough = min(max(oldest.consumer.prefetch // 2, 1), ENOUGH)
+        enough = min(max(int(oldest.consumer.prefetch * PART), 1), ENOUGH)
         return is_all or _is_idle(worker) or len(self._deferred) >= enough
 
     def _could_be_noticed(self) -> bool:
@@ -217,13 +222,11 @@ class Deferring:
 
     def _words_of(self, batch: Sequence[Deferred]) -> Sequence[Word]:
         bunches, queue, worker = self._desk.bunches, batch[0].queue, self._desk.worker()
-        alongs = {of: self._dispatch.acking(of, "") for of in {one.queue for one in batch}}
         found = consumer_of(worker, queue) if worker is not None else None
         try:
             acks = sum(one.queue == queue and one.consumer is found[1] for one in batch) if found is not None else 0
-            bunch = bunches.begin(queue, acks)
-            if bunch is not None:
-                alongs[queue] = self._dispatch.fetching(alongs[queue], bunch)
+            alongs = {queue: self._dispatch.acking(queue, "", bunches.begin(queue, acks))}
+            alongs |= {of: self._dispatch.acking(of, "") for of in {one.queue for one in batch} - {queue}}
             successes = [Success.of(one.record, alongs[one.queue], one.in_queue, one.now) for one in batch]
             return self._store.succeed_together(successes)
         except Exception as error:

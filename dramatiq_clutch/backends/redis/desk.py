@@ -83,11 +83,12 @@ class Desk:
         self.bunches: Bunches = Bunches(self.worker, self._left, self._astray)
         self._looking = threading.Lock()
 
-    def attend(self, worker: Worker) -> None:
+    def attend(self, worker: Worker) -> bool:
         """A worker boots. If its broker is of a subclass that fetches or acks in a way of its own, that is left to it:
-        there is no worker for this desk, and so nothing is fetched or acked here."""
+        there is no worker for this desk, and so nothing is fetched or acked here. Returns whether it is for this
+        desk."""
         if not _fetches_and_acks_as_ever(type(self._broker)):
-            return
+            return False
         self._workers.append(worker)
         if "do_ack" not in vars(self._broker):
             self._ack_on_server: Any = self._broker.do_ack
@@ -95,6 +96,7 @@ class Desk:
         if "do_fetch" not in vars(self._broker):
             self._fetch_on_server: Any = self._broker.do_fetch
             self._broker.do_fetch = self._fetch_if_needed  # type: ignore[attr-defined]
+        return True
 
     def leave(self, worker: Worker) -> None:
         """It is told to stop: it takes nothing more."""
@@ -192,8 +194,8 @@ class Desk:
         return offers
 
     def note_left(self, queues: Iterable[str]) -> None:
-        """Not all of the messages that were just sent to these queues were offered. It is told only once they are
-        there: whoever looks before that finds nothing, and notes that nothing is left."""
+        """Not all of the messages that were just sent to these queues were offered, or others have sent some. It is
+        told only once they are there: whoever looks before that finds nothing, and notes that nothing is left."""
         for queue in queues:
             if any(queue in worker.consumers for worker in self._workers):
                 self._left.add(queue)
@@ -234,30 +236,51 @@ class Desk:
         worker = self.worker() if self._left else None
         return worker is not None and worker.work_queue.empty()
 
-    def look_for_more(self) -> None:
+    def look_for_more(self, *, waits: bool = False) -> None:
         """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:
         its consumer may sleep. A prefetch of no more messages than there are threads is kept to exactly, and that only
-        the consumer can do.
+        the consumer can do. While another thread is at it, nothing is done, unless this one `waits` for its turn.
 
         Raises what the broker raises. What was fetched without a reply comes again when this process has ended, as it
         is with the consumer."""
         worker = self.worker() if self._left else None
-        if worker is None or not self._looking.acquire(blocking=False):
+        if worker is None or not self._looking.acquire(blocking=waits):
             return
         try:
             for queue in self._left.queues():
                 room = self._room(queue, acked=True)
                 if room is None or room.consumer.prefetch <= worker.worker_threads:
                     continue
-                mark = self._left.mark(queue)
-                with room.reserved():
-                    found = self._fetch(queue, room.ahead)
-                    if len(found) < room.ahead:
-                        self._left.discard(queue, mark)
-                    for message in found:
-                        room.put(message)
+                mark, held = self._left.mark(queue), list[MessageProxy]()
+                try:
+                    with room.reserved():
+                        found = self._fetch(queue, room.ahead)
+                        if len(found) < room.ahead:
+                            self._left.discard(queue, mark)
+                        for message in found:
+                            held.append(room.hold(message))
+                finally:  # and not before: what follows a short job would find no place while all of it is reserved
+                    for one in held:
+                        room.give(one)
         finally:
             self._looking.release()
+
+    def has_place(self, worker: Worker, queue: str) -> bool:
+        """Whether this worker, of which no thread is calling, may be given messages of a queue at present."""
+        with self.serving(worker):
+            room = self._room(queue)
+        return room is not None and room.consumer.prefetch > worker.worker_threads
+
+    def answer(self, worker: Worker, queue: str) -> bool:
+        """Somebody has put messages into a queue: fetch what there is for this worker, of which no thread is calling.
+        Returns whether nothing is left, as far as that was looked at: a worker that is told to stop doesn't look.
+        Raises what the broker raises."""
+        with self.serving(worker):
+            if self.worker() is None:
+                return False
+            self.note_left([queue])
+            self.look_for_more(waits=True)
+        return queue not in self._left
 
     def _room(self, queue: str, *, acks: bool = False, acked: bool = False) -> Room | None:
         """What place this thread's worker has for messages of a queue, if any. Its thread is about to be free, and its

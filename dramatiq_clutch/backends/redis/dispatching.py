@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -38,15 +37,17 @@ class Dispatch:
             found = broker.do_fetch(queue, count)
         return [message for message in found if message is not None]
 
-    def acking(self, queue: str, in_queue: str) -> Along:
-        """What acks the message with this id in its queue, along with the record of its attempt."""
+    def acking(self, queue: str, in_queue: str, bunch: Bunch | None = None) -> Along:
+        """What acks the message with this id in its queue, along with the record of its attempt; and fetches a bunch,
+        if one is given."""
         ack = self.arguments("ack", queue, in_queue, maintains=0)  # as for the broker's acks
-        return Along(self.text, self.broker.namespace, ack, queue)
+        along = Along(self.text, self.broker.namespace, ack, queue)
+        return along if bunch is None else self.fetching(along, bunch)
 
     def fetching(self, along: Along, bunch: Bunch) -> Along:
         """What goes along with a record, and also fetches a bunch."""
         fetch = self.arguments("fetch", bunch.queue, len(bunch.ids)) if bunch.ids else ()
-        return replace(along, bunch=bunch, fetch=fetch, queue=f"{self.broker.namespace}:{bunch.queue}")
+        return along._replace(bunch=bunch, fetch=fetch, queue=f"{self.broker.namespace}:{bunch.queue}")
 
     def maintain(self, queue: str) -> None:
         """Do maintenance of a queue, by a command of the broker's script that does nothing else here: there are no

@@ -48,6 +48,9 @@ CODE = re.compile(r"(?:^|caused error: |: -)([A-Z]+) ")
 #: What a server, or a script on it, says of a command that it doesn't have.
 UNKNOWN_COMMAND = re.compile(r"unknown (redis )?command", re.IGNORECASE)
 
+#: Words in a server's or a proxy's answer to a command that it doesn't allow, or doesn't know.
+REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
+
 #: What a server says of a length that it doesn't take. It says the same of bytes that were garbled on the way, so it is
 #: taken for a refusal of a large request only.
 LENGTH = re.compile(r"Protocol error: (invalid (multi)?bulk length|too big (bulk|inline|mbulk))", re.IGNORECASE)
@@ -80,6 +83,13 @@ def is_outage(error: BaseException) -> bool:
 def in_words(error: BaseException) -> str:
     """The text of an error. Its type is added if the error has no text, or isn't known to be a server's."""
     return outages.in_words(error, is_known=is_outage(error))
+
+
+def refuses_command(error: Exception) -> bool:
+    """Whether a server, or a proxy before it, says that this user may not use the command, or that it doesn't know
+    it."""
+    said = str(error).lower()
+    return isinstance(error, redis.ResponseError) and any(word in said for word in REFUSALS)
 
 
 def refuses(error: BaseException, size: int = 0) -> bool:

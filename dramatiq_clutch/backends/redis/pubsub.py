@@ -15,15 +15,13 @@ from dramatiq.logging import get_logger
 from ...backend import Listener
 from ...errors import StateUnavailable
 from .lazily import redis
+from .outages import refuses_command
 
 #: How many channels are subscribed to in one command, and how many names one call of `hear` returns at most.
 CHUNK, MOST = 500, 1_000
 
 #: A pool with fewer connections than this has none to spare for listening, which keeps one all the time.
 LEAST_POOL = 3
-
-#: Words in a server's or a proxy's answer to a command that it doesn't allow, or doesn't know.
-REFUSALS = ("noperm", "no permissions", "has no permission", "unknown command", "unsupported command")
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -91,7 +89,7 @@ class RedisListener(Listener):
         try:
             self._client.publish(self._own, "")
         except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
-            if _refuses(error):
+            if refuses_command(error):
                 self._is_deaf_because(f"publishing isn't allowed: {error}")
             else:
                 logger.debug("A listener couldn't be woken: %s", error)
@@ -112,7 +110,7 @@ class RedisListener(Listener):
             yield self._pubsub
         except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             self.close()
-            if _refuses(error):
+            if refuses_command(error):
                 self._bar(f"subscribing isn't allowed: {error}")
                 return
             raise StateUnavailable(f"the state store can't be listened to for now: {error}") from error
@@ -147,13 +145,6 @@ def _with_own_pool(client: Any) -> Any:
     if pool is None or type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
         return client
     return redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **pool.connection_kwargs))
-
-
-def _refuses(error: Exception) -> bool:
-    """Whether a server, or a proxy before it, says that this user may not use the command, or that it doesn't know
-    it."""
-    said = str(error).lower()
-    return isinstance(error, redis.ResponseError) and any(word in said for word in REFUSALS)
 
 
 def _in_chunks(command: Any, channels: Iterable[bytes]) -> None:

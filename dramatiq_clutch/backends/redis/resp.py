@@ -79,6 +79,16 @@ def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
     return answer
 
 
+def own_connection(client: redis.Redis, **settings: Any) -> Any:
+    """A new connection to a client's server, which isn't one of the client's pool, and by which nothing is repeated; it
+    connects when it is used. With these `settings` in place of the pool's."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    pool: Any = client.connection_pool
+    return pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0), **settings})
+
+
 def renew_pool(client: redis.Redis) -> None:
     """Begin a client's pool anew in a forked child; in place, because other clients may share the pool.
 
@@ -177,11 +187,7 @@ def _send_large(client: redis.Redis, command: Command, ready: Packed) -> Any:
 
 def _works(client: redis.Redis, command: Command) -> bool:
     """Whether the server answers this call, which is made over a new connection."""
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    pool: Any = client.connection_pool
-    connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+    connection = own_connection(client)
     try:
         connection.send_packed_command([packed(command)])
         return bool(connection.read_response() == 1)

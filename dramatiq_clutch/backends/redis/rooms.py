@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 from dramatiq import Message, MessageProxy, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Fetched(MessageProxy):
+    """A message that was fetched for a worker. A `MessageProxy` looks for each field of its message in vain before it
+    asks the message, thirty times for each job. This one knows that it has them."""
+
+
+class _Field:
+    """A field of a `Fetched` message. As with any `MessageProxy`, it can be assigned, and is then the proxy's own."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, proxy: MessageProxy, _: object = None) -> Any:
+        return getattr(proxy._message, self._name)
+
+
+for _field in fields(Message):
+    setattr(Fetched, _field.name, _Field(_field.name))
+
+
+class Room(NamedTuple):
     """Place that a worker has for messages of one queue: so many `threads` have nothing to do, or are about to, and its
     consumer may fetch so many `ahead`."""
 
@@ -35,7 +55,7 @@ class Room:
         found: Message[Any] = Message.decode(message)
         self.consumer.queued_message_ids.add(found.message_id)
         self.consumer.misses = 0  # as if it had found the message itself: so it looks again soon
-        return MessageProxy(found)
+        return Fetched(found)
 
     def put(self, message: bytes) -> None:
         """Give the worker a message that has been fetched for it."""

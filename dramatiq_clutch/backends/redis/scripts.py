@@ -65,16 +65,19 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of Lua: its header, and its lines."""
+    """A file of Lua: its header, and its lines. `code` has those that aren't comments, in which the numbers that both
+    languages know stand in place of their names."""
 
     name: str
     lines: tuple[str, ...]
+    code: tuple[Line, ...]
     uses: tuple[str, ...]
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
 
     @classmethod
     def read(cls, name: str) -> Source:
+        """This file. Use `source`, which reads a file only once, though many scripts use it."""
         text = text_of(name)
         header = text[: len(text) - len(re.sub(r"\A(--.*\n)*", "", text))]
         uses, keys, arguments = (
@@ -85,7 +88,13 @@ class Source:
             )
             for tag in ("USES", "KEYS", "ARGV")
         )
-        return cls(name, tuple(text.splitlines()), uses, keys, arguments)
+        lines = tuple(text.splitlines())
+        code = [(at, line) for at, line in enumerate(lines, 1) if not re.match(r"\s*(--|$)", line)]
+        numbered = tuple(Line(re.sub(r"\b[A-Z_]{3,}\b", _number, line), name, at) for at, line in code)
+        return cls(name, lines, numbered, uses, keys, arguments)
+
+
+source = cache(Source.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ def script_names() -> list[str]:
 def script(name: str, dispatch: str = "") -> Script:
     """A script by its name. With `dispatch`, the text of a broker's own script, it can have the broker do something in
     the same step (see `lib/along.lua`)."""
-    main = Source.read(f"{name}.lua")
+    main = source(f"{name}.lua")
     sources = [*_pieces_of(main, main.uses), main]
     keys = tuple(sorted(dict.fromkeys(key for source in sources for key in source.keys), key=_is_optional))
     slots = [slot for source in sources for slot in source.arguments]
@@ -178,7 +187,7 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
     wanted, found = set(uses), list[Source]()
     for name in reversed(PIECES):
         if name in wanted:
-            found.insert(0, Source.read(f"lib/{name}.lua"))
+            found.insert(0, source(f"lib/{name}.lua"))
             late = [used for used in found[0].uses if used not in PIECES[: PIECES.index(name)]]
             if late:
                 raise ValueError(f"lib/{name}.lua uses {late}, which don't come before it")
@@ -189,9 +198,8 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
 
 
 def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: int) -> Iterator[Line]:
-    """The lines of a file of Lua without those that are comments, with the numbers that both languages know in place of
-    their names. Before them come lines that bind the file's keys (unless they are `bound` already) and arguments to
-    local variables."""
+    """The code of a file of Lua. Before it come lines that bind the file's keys (unless they are `bound` already)
+    and arguments to local variables."""
     plain = {key.removesuffix("?"): places[key] for key in source.keys if "." not in key and key not in bound}
     bound.update(source.keys)
     for slot in source.arguments:
@@ -205,9 +213,7 @@ def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: 
             name = slot.removesuffix("...")
             loop = f"for at = {rest_at}, #ARGV do {name}[#{name} + 1] = ARGV[at] end"
             yield Line(f"local {name} = {{}} {loop}", source.name, 1)
-    for at, line in enumerate(source.lines, 1):
-        if line.strip() and not line.lstrip().startswith("--"):
-            yield Line(re.sub(r"\b[A-Z_]{3,}\b", _number, line), source.name, at)
+    yield from source.code
 
 
 def _number(found: re.Match[str]) -> str:
@@ -229,7 +235,7 @@ def _used(lines: Sequence[Line]) -> list[Line]:
         function = re.match(r"local function (\w+)", block[0].text)
         if function is None or function[1] in words:
             kept[:0] = block
-            words.update(word for line in block for word in re.findall(r"\w+", line.text))
+            words.update(re.findall(r"\w+", "\n".join(line.text for line in block)))
     return kept
 
 

@@ -105,7 +105,7 @@ class RedisSealing(RedisCalling):
             if reply.word != "late":
                 return reply
             # This process was held up. A sweeper may have looked in vain, so it has to be told of the run again.
-            self.draft(run_id, draft, rows, (), replace(caller, now=self.now()), **times)
+            self.draft(run_id, draft, rows, (), caller._replace(now=self.now()), **times)
 
 
 def _head_of(plan: Plan, tags: Sequence[str]) -> dict[str, Any]:

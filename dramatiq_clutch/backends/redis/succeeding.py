@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from dramatiq import Encoder
 
@@ -90,11 +90,11 @@ class RedisSucceeding(RedisCalling):
             if timed:
                 results.append(times)
         keys = self._of_stage(at, "members", "times") | ({"broker": along.key} if along else {})
-        words, *told = self._run("succeed", keys, given, results, dispatch=along.script if along else "")
+        answer: bytes = self._run("succeed", keys, given, results, dispatch=along.script if along else "")
+        words, _, told = answer.partition(b"\n")
         if bunch:
-            ((first, *found),) = told
-            bunch.messages, bunch.first, bunch.done = found, first.decode().split(), True
-        return cast("list[Word]", words.split())
+            bunch.answer(told)
+        return words.split()
 
     def _of_stage(self, at: At, *parts: str) -> dict[str, str]:
         return {part: self._key(at.run_id, f"{part}:{at.stage}", at.generation) for part in parts}
@@ -106,6 +106,9 @@ def _fetches(along: Along) -> bool:
 
 def _batches(successes: Sequence[Success]) -> Iterator[Sequence[Success]]:
     """The successes in as many groups as it takes for each, unless it is a single one, to make a small call."""
+    if sum(len(one.record.payload) for one in successes) <= LARGE // 2:
+        yield successes
+        return
     batch, size = list[Success](), 0
     for one in successes:
         length = len(one.record.payload)

@@ -12,7 +12,7 @@
 -- returns in one string, with blanks between them, for each member: 'counts'; 'last': it counts and fills a batch, so
 --         call `record` to find out what follows; 'look': nothing is recorded here, because the member is known
 --         already, the key is gone, or the member would complete the stage, so call `record`, which records it and
---         completes the stage in the same step. With a `queue`, what `bunch_with` returns follows
+--         completes the stage in the same step. With a `queue`, the lines that `bunch_with` returns follow
 local words, fresh, latest, each = {}, 0, nil, timed and 4 or 3
 local before_all = acks + fetches
 for index = before_all + 1, #results, each do
@@ -38,7 +38,7 @@ for index = 1, timed and #words or 0 do
   local at = before_all + each * (index - 1)
   if words[index] ~= 'look' then write_entry(times, members, results[at + 1], results[at + 4]) end
 end
-if acks == 0 then return {table.concat(words, ' ')} end
+if acks == 0 then return table.concat(words, ' ') end
 local ack = {unpack(results, 1, acks)}
 for index = 1, #words do
   local id = results[before_all + each * (index - 1) + 3]
@@ -47,6 +47,6 @@ for index = 1, #words do
     dispatch({broker}, ack)
   end
 end
-local told = {table.concat(words, ' ')} -- a client takes much longer to read many short strings than a single one
-if queue ~= '' then told[2] = bunch_with({unpack(results, acks + 1, before_all)}) end
-return told
+local told = table.concat(words, ' ')
+if queue == '' then return told end
+return told .. '\n' .. bunch_with({unpack(results, acks + 1, before_all)})
