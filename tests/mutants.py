@@ -1396,14 +1396,14 @@ SCRIPTS = (
     Mutant(
         "tokens pile up",
         "A doorbell that nobody waits at keeps one token at most.",
-        "if ringing == 0 then",
-        "if true then",
+        "if ringing == 0 then redis.call('RPUSH', doorbell, '1') end",
+        "redis.call('RPUSH', doorbell, '1')",
         "tests/test_doorbells.py::test_a_token_that_nobody_takes_goes_by_itself",
     ),
     Mutant(
         "a token stays for ever",
         "A token that nobody takes goes by itself.",
-        "  redis.call('PEXPIRE', doorbell, lingers)\n",
+        "redis.call('PEXPIRE', doorbell, lingers)\n",
         "",
         "tests/test_doorbells.py::test_a_token_that_nobody_takes_goes_by_itself",
     ),
@@ -2039,8 +2039,8 @@ PYTHON = (
     python(
         "what stands behind others waits for the consumer",
         "A message that others stand before is fetched after them, as soon as a thread has nothing to do.",
-        "if count < len(offer.messages):",
-        "if False:",
+        "is_left = count < len(offer.messages)",
+        "is_left = False",
         "tests/test_desk.py::test_what_waits_in_the_queue_comes_first",
     ),
     python(
@@ -2088,8 +2088,8 @@ PYTHON = (
     python(
         "a worker without a thread takes tokens",
         "A worker that can't begin with anything leaves the tokens to others.",
-        "return [queue for queue in queues if self._desk.has_place(worker, queue)]",
-        "return queues",
+        "places = [queue for queue in queues if self._desk.has_place(worker, queue)]",
+        "places = queues",
         "tests/test_doorbells.py::test_a_worker_takes_no_more_than_it_may_prefetch",
     ),
     python(
@@ -2107,6 +2107,41 @@ PYTHON = (
         "tests/test_scripts.py::test_what_a_worker_calls_is_put_together_before_its_first_job",
     ),
     python(
+        "what is fetched for a worker that stops is lost",
+        "A message that is fetched while a worker stops is put back into its queue.",
+        "            room.consumer.requeue(held)\n",
+        "            pass\n",
+        "tests/test_doorbells.py::test_what_is_fetched_while_a_worker_stops_is_put_back",
+    ),
+    python(
+        "a worker that stops waits for the server",
+        "A worker that is told to stop stops at once, also while the server is away.",
+        "threading.Thread(target=self.ring, args=([listening.own],), name=NAME, daemon=True).start()",
+        "self.ring([listening.own])",
+        "tests/test_doorbells.py::test_a_worker_that_stops_does_not_wait_for_the_server",
+    ),
+    python(
+        "what stands behind other messages isn't rung for",
+        "A job that is sent behind messages of others begins at once if its worker has another thread for it.",
+        "                self._doorbells.ring(others)\n",
+        "                pass\n",
+        "tests/test_doorbells.py::test_what_stands_behind_other_messages_begins_at_once",
+    ),
+    python(
+        "who may not ring isn't told",
+        "It is told once if the server doesn't allow what wakes idle workers.",
+        "            self._doorbells.heed(answers[len(along) + len(offers) :])\n",
+        "",
+        "tests/test_doorbells.py::test_who_may_not_ring_says_so_once",
+    ),
+    python(
+        "a connection that is cut now and then is given up",
+        "A worker goes on waiting for tokens where the network cuts quiet connections.",
+        "pause = PAUSE if time.monotonic() - began > PAUSE else pause",
+        "pass",
+        "tests/test_doorbells.py::test_a_worker_whose_connection_is_cut_again_and_again_waits_each_time",
+    ),
+    python(
         "a worker that stops keeps a token",
         "A token that comes while a worker stops is given to another one.",
         "        if listening.stopping.is_set():\n            return False\n",
@@ -2116,8 +2151,8 @@ PYTHON = (
     python(
         "a worker that stops goes on waiting",
         "A worker that has stopped waits for no token any more.",
-        "            self.ring([listening.own])\n",
-        "",
+        "threading.Thread(target=self.ring, args=([listening.own],), name=NAME, daemon=True).start()",
+        "pass",
         "tests/test_doorbells.py::test_a_worker_that_stops_waits_no_more_and_leaves_what_came_to_others",
     ),
     python(

@@ -210,6 +210,7 @@ def test_what_waits_in_the_queue_comes_first(redis_broker: RedisBroker, consumer
     with running_worker(redis_broker, threads=1):
         run.get_result(block=True)
     assert began == ["plain", "last"]
+    assert consumers.fetched["consumer"] == 1
 
 
 @pytest.mark.parametrize("busy", ["a thread", "the worker's queue"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -16,6 +18,7 @@ from dramatiq_clutch import Clutch, ClutchMiddleware
 from dramatiq_clutch.backends import RedisBackend
 from dramatiq_clutch.backends.redis import doorbells, resp
 from dramatiq_clutch.backends.redis.desk import Desk
+from dramatiq_clutch.backends.redis.dispatching import Dispatch
 from dramatiq_clutch.backends.redis.doorbells import Doorbells
 from dramatiq_clutch.engine import engine_of
 from tests.conftest import running_worker
@@ -188,7 +191,9 @@ def test_a_job_in_the_queue_of_another_worker_follows_at_once(redis_broker: Redi
 # What a worker takes
 
 
-def test_a_worker_takes_no_more_than_it_may_prefetch(redis_broker: RedisBroker, consumers: Consumers) -> None:
+def test_a_worker_takes_no_more_than_it_may_prefetch(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs, names = Jobs(redis_broker), [f"job {number}" for number in range(20)]
     jobs.script.update({name: ["wait"] for name in names})
     with running_worker(redis_broker, threads=2) as worker:
@@ -198,9 +203,16 @@ def test_a_worker_takes_no_more_than_it_may_prefetch(redis_broker: RedisBroker, 
         waits(redis_broker, 0)
         consumer: Any = worker.consumers["default"]
         assert unacked(redis_broker) == consumer.consumer.prefetch == 4
-        tokens = asked(redis_broker)
-        for _ in range(50):  # meanwhile there is a token that it could take
-            run.status()
+        assert redis_broker.client.llen(key_of(redis_broker)) == 1  # that it could take
+        tokens, looks = asked(redis_broker), list[str]()
+        has_place = Desk.has_place
+
+        def noted(self: Desk, worker: dramatiq.Worker, queue: str) -> bool:
+            looks.append(queue)
+            return has_place(self, worker, queue)
+
+        monkeypatch.setattr(Desk, "has_place", noted)
+        wait_until("it has looked a few times", lambda: len(looks) > 3)
         assert asked(redis_broker) == tokens
         for name in names:
             jobs.gates[name].set()
@@ -257,6 +269,9 @@ def test_a_token_that_nobody_takes_goes_by_itself(redis_broker: RedisBroker) -> 
         Clutch().then(jobs.job.message("one")).run()
     assert client.llen(key_of(redis_broker)) == 1
     assert 0 < client.pttl(key_of(redis_broker)) <= doorbells.LINGERS
+    client.pexpire(key_of(redis_broker), doorbells.LINGERS // 4)
+    Clutch().then(jobs.job.message("one")).run()  # it has the same right to be waited for
+    assert client.pttl(key_of(redis_broker)) > doorbells.LINGERS // 4
 
 
 def test_a_worker_that_stops_waits_no_more_and_leaves_what_came_to_others(
@@ -279,8 +294,8 @@ def test_a_token_that_comes_while_a_worker_stops_is_given_back(
     wait: Any = vars(Doorbells)["_wait"]
     has_come, goes_on = threading.Event(), threading.Event()
 
-    def late(self: Doorbells, connection: Any, queues: Any) -> Any:
-        queue = wait(self, connection, queues)
+    def late(self: Doorbells, *given: Any) -> Any:
+        queue = wait(self, *given)
         if queue == "default":
             has_come.set()
             assert goes_on.wait(PATIENCE)
@@ -307,6 +322,99 @@ def test_a_worker_that_is_told_to_stop_looks_no_more(redis_broker: RedisBroker, 
         Clutch().then(jobs.job.message("one")).run()
         assert desk.answer(worker, "default") is False
     assert jobs.began == []
+
+
+def test_a_worker_that_stops_does_not_wait_for_the_server(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Jobs(redis_broker)
+    ring, goes_on = Doorbells.ring, threading.Event()
+
+    def slow(self: Doorbells, queues: Any) -> None:
+        assert goes_on.wait(PATIENCE)
+        ring(self, queues)
+
+    with running_worker(redis_broker) as worker:
+        waits(redis_broker)
+        monkeypatch.setattr(Doorbells, "ring", slow)
+        leaving = threading.Thread(target=engine_of(redis_broker).courier.leave, args=(worker,))
+        leaving.start()
+        wait_until("it has been told", lambda: not leaving.is_alive())
+        assert len(waiting(redis_broker)) == 1
+        goes_on.set()
+    wait_until("its thread has ended", lambda: waiting(redis_broker) == [])
+
+
+def test_what_is_fetched_while_a_worker_stops_is_put_back(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the thread that fetches it."""
+    fetch, has_come, goes_on = Dispatch.fetch, threading.Event(), threading.Event()
+
+    def late(self: Dispatch, queue: str, count: int) -> Any:
+        found = fetch(self, queue, count)
+        has_come.set()
+        assert goes_on.wait(PATIENCE)
+        return found
+
+    jobs, client = Jobs(redis_broker), redis_broker.client
+    with running_worker(redis_broker):
+        waits(redis_broker)
+        desk = vars(engine_of(redis_broker).courier)["_desk"]
+        monkeypatch.setattr(desk, "_fetch", partial(late, vars(desk)["_fetch"].__self__))
+        Clutch().then(jobs.job.message("one")).run()
+        assert has_come.wait(PATIENCE)
+        assert unacked(redis_broker) == 1
+    goes_on.set()
+    wait_until("it is put back", lambda: unacked(redis_broker) == 0)
+    assert client.llen(f"{redis_broker.namespace}:default") == 1
+    assert jobs.began == []
+
+
+def test_what_stands_behind_other_messages_begins_at_once(redis_broker: RedisBroker, consumers: Consumers) -> None:
+    """The worker is offered a message that it sends, and doesn't get it out of its turn."""
+    began = threading.Event()
+
+    @dramatiq.actor
+    def plain() -> None: ...
+
+    @dramatiq.actor
+    def child() -> None:
+        began.set()
+
+    @dramatiq.actor
+    def parent() -> bool:
+        waits(redis_broker)  # again, after it was woken for this job
+        plain.send()
+        Clutch().then(child).run()
+        return began.wait(PATIENCE / 4)
+
+    with running_worker(redis_broker, threads=2):
+        waits(redis_broker)
+        assert Clutch().then(parent).run().get_result(block=True) is True
+
+
+def test_a_worker_without_place_for_some_queues_asks_again_soon(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its consumers come up one after the other, and the token of a queue may be there before its consumer."""
+    wait: Any = vars(Doorbells)["_wait"]
+    has_place, asked_for, has_all = Desk.has_place, list[tuple[int, float]](), threading.Event()
+
+    def noted(self: Doorbells, connection: Any, queues: Any, seconds: float) -> Any:
+        asked_for.append((len(queues), seconds))
+        return wait(self, connection, queues, seconds)
+
+    monkeypatch.setattr(Doorbells, "_wait", noted)
+    monkeypatch.setattr(
+        Desk, "has_place", lambda *given: (given[-1] == "default" or has_all.is_set()) and has_place(*given)
+    )
+    for queue in ("default", "late"):
+        redis_broker.declare_queue(queue)
+    with running_worker(redis_broker):
+        wait_until("it waits for one queue", lambda: (2, doorbells.SHORT) in asked_for)
+        has_all.set()
+        wait_until("it waits for both", lambda: (3, doorbells.WAIT) in asked_for)
 
 
 # Faults
@@ -372,6 +480,42 @@ def test_a_server_that_is_away_stops_nobody_who_rings(
     bells = Doorbells(redis_broker, None)  # type: ignore[arg-type] # nobody is to look
     monkeypatch.setattr(resp, "send", away)
     bells.ring(["default"])
+
+
+def test_a_worker_whose_connection_is_cut_again_and_again_waits_each_time(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has waited for a while each time, so there is no reason to pause for longer and longer."""
+    monkeypatch.setattr(doorbells, "PAUSE", 0.01)
+    monkeypatch.setattr(doorbells, "LONGEST", 10 * PATIENCE)
+    Jobs(redis_broker)
+    cut = list[float]()
+
+    def wait(self: Doorbells, *_: Any) -> Any:
+        time.sleep(2 * doorbells.PAUSE)  # as long as the network bears it
+        cut.append(time.monotonic())
+        raise redis.ConnectionError("cut")
+
+    monkeypatch.setattr(Doorbells, "_wait", wait)
+    with running_worker(redis_broker):
+        wait_until("it has waited often", lambda: len(cut) > 15)
+
+
+def test_who_may_not_ring_says_so_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with server.client() as admin:
+        admin.acl_setuser("sender", enabled=True, nopass=True, keys=["*"], channels=["*"], categories=["+@all"])
+        admin.acl_setuser("sender", enabled=True, commands=["-llen"])
+        try:
+            broker = RedisBroker(url=server.url.replace("redis://", "redis://sender:none@"), namespace="doorbells")
+            broker.add_middleware(ClutchMiddleware(RedisBackend(client=admin)))
+            jobs = Jobs(broker)
+            for _ in range(3):
+                Clutch(broker=broker).then(jobs.job.message("one")).run()
+            broker.close()
+        finally:
+            admin.acl_deluser("sender")
+    (told,) = [record for record in caplog.records if "by looking" in record.getMessage()]
+    assert told.levelname == "WARNING"
 
 
 def test_workers_that_may_not_wait_look_as_ever_and_say_so_once(

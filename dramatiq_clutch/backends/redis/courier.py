@@ -142,8 +142,8 @@ class RedisCourier(Courier):
             if reply.sent is not None and offer is not None:
                 if reply.kept:
                     self._desk.hold(offer)
-                else:
-                    self._desk.take(offer, 0)
+                elif self._desk.take(offer, 0):
+                    self._doorbells.ring([offer.queue])
         if reply.sent is not None and ready is not None:
             if offer is None:
                 self._desk.note_left([ready[0].queue_name])
@@ -281,8 +281,10 @@ class RedisCourier(Courier):
         with self._desk.offering(*offers):
             answers = self._enqueue_all(ready, behind)
             self._desk.note_left(left)
-            for offer, kept in zip(offers, answers[len(along) :], strict=False):
-                self._take(offer, kept)
+            self._doorbells.heed(answers[len(along) + len(offers) :])
+            kept = zip(offers, answers[len(along) :], strict=False)
+            if others := {offer.queue for offer, count in kept if self._take(offer, count)} - left.keys():
+                self._doorbells.ring(others)
         self._announce("after", [(one.message, one.delay) for one in ready if one.message is not None])
         return answers[: len(along)]
 
@@ -317,14 +319,14 @@ class RedisCourier(Courier):
         keep = script("keep", self._dispatch.text)
         return ("EVALSHA", keep.sha, *keep.call(keys, {"fetches": len(fetch)}, [*fetch, *offer.ids]))
 
-    def _take(self, offer: Offer, kept: Any) -> None:
-        """Give the worker what was fetched for it."""
+    def _take(self, offer: Offer, kept: Any) -> bool:
+        """Give the worker what was fetched for it. Returns whether something is left."""
         if isinstance(kept, NoScriptError):
             text = script("keep", self._dispatch.text).text
             kept = resp.ask(self.broker.client, ("EVAL", text, *self._keep(offer)[2:]))
         if isinstance(kept, Exception):
             raise kept
-        self._desk.take(offer, kept)
+        return self._desk.take(offer, kept)
 
     def _enqueue(self, message: Message[Any]) -> list[Any]:
         in_queue = message.options["redis_message_id"]

@@ -81,7 +81,7 @@ class Desk:
         self._astray = Astray(self._broker, self._has)
         self._left = Left()
         self.bunches: Bunches = Bunches(self.worker, self._left, self._astray)
-        self._looking = threading.Lock()
+        self._looking, self._giving = threading.Lock(), threading.Lock()
 
     def attend(self, worker: Worker) -> bool:
         """A worker boots. If its broker is of a subclass that fetches or acks in a way of its own, that is left to it:
@@ -100,8 +100,9 @@ class Desk:
 
     def leave(self, worker: Worker) -> None:
         """It is told to stop: it takes nothing more."""
-        if worker in self._workers:
-            self._workers.remove(worker)
+        with self._giving:  # nothing that takes long is done with it
+            if worker in self._workers:
+                self._workers.remove(worker)
 
     # This thread
 
@@ -209,13 +210,15 @@ class Desk:
             self._astray.add({one.in_queue: one for offer in offers if offer for one in offer.missing()})
             raise
 
-    def take(self, offer: Offer, count: int) -> None:
+    def take(self, offer: Offer, count: int) -> bool:
         """So many of these messages have been fetched for the worker. Of a queue in which others stood before them,
-        something is left."""
+        something is left: returns whether it is so."""
         for message in offer.messages[:count]:
             offer.room.put(message)
-        if count < len(offer.messages):
+        is_left = count < len(offer.messages)
+        if is_left:
             self._left.add(offer.queue)
+        return is_left
 
     def hold(self, offer: Offer) -> None:
         """The only message of this offer has been fetched for the worker of this thread, which has something to do
@@ -260,8 +263,7 @@ class Desk:
                         for message in found:
                             held.append(room.hold(message))
                 finally:  # and not before: what follows a short job would find no place while all of it is reserved
-                    for one in held:
-                        room.give(one)
+                    self._give(room, held)
         finally:
             self._looking.release()
 
@@ -281,6 +283,16 @@ class Desk:
             self.note_left([queue])
             self.look_for_more(waits=True)
         return queue not in self._left
+
+    def _give(self, room: Room, held: Sequence[MessageProxy]) -> None:
+        """Give this thread's worker what was fetched for it. If it has been told to stop meanwhile, that is put back:
+        the worker puts back what it has, but it doesn't wait for a thread that isn't one of its own."""
+        with self._giving:
+            is_there = self.worker() is not None
+            for one in held if is_there else ():
+                room.give(one)
+        if held and not is_there:
+            room.consumer.requeue(held)
 
     def _room(self, queue: str, *, acks: bool = False, acked: bool = False) -> Room | None:
         """What place this thread's worker has for messages of a queue, if any. Its thread is about to be free, and its

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,12 +30,16 @@ from .desk import Desk
 from .outages import refuses_command
 from .scripts import script
 
-#: For how many seconds a worker waits for a token before it asks anew; and for how many more it waits for the server's
-#: answer to that.
-WAIT, MORE = 10, 5
+#: For how many seconds a worker waits for a token before it asks anew, perhaps for more queues; for how many as long as
+#: it has no place for messages of some queues; and for how many more it waits for the server's answer. A network may
+#: cut a connection on which nothing happens for longer.
+WAIT, SHORT, MORE = 4, 1, 5
 
-#: How many milliseconds a token stays that nobody takes.
-LINGERS = 1_000
+#: What threads are called here.
+NAME = "clutch-doorbell"
+
+#: How many milliseconds a token stays that nobody takes, because no worker has place for longer.
+LINGERS = 60_000
 
 #: How often a worker that has no place looks whether it has, in seconds; that asks the server nothing.
 BUSY = 0.05
@@ -84,9 +89,15 @@ class Doorbells:
         """Ring the doorbells of these queues, for what has been sent already. Raises nothing: if that can't be done,
         consumers find it."""
         try:
-            resp.send(self._broker.client, self.rings(queues))
+            self.heed(resp.send(self._broker.client, self.rings(queues)))
         except Exception as error:
             logger.debug("No worker could be woken: %r", error)
+
+    def heed(self, answers: Iterable[Any]) -> None:
+        """The server's answers to `rings`: it is told once if it doesn't allow them."""
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._is_barred(answer)
 
     def _key(self, queue: str) -> str:
         return f"{self._broker.namespace}:__doorbell__.{queue}"
@@ -97,29 +108,33 @@ class Doorbells:
         """Have a worker that boots wait for tokens."""
         listening = _Listening(resp.own_connection(self._broker.client, socket_timeout=WAIT + MORE))
         self._listening[id(worker)] = listening
-        threading.Thread(target=self._listen, args=(worker, listening), name="clutch-doorbell", daemon=True).start()
+        threading.Thread(target=self._listen, args=(worker, listening), name=NAME, daemon=True).start()
 
     def leave(self, worker: Worker) -> None:
         """It is told to stop: it takes no token any more."""
         listening = self._listening.pop(id(worker), None)
         if listening is not None:
             listening.stopping.set()
-            self.ring([listening.own])
+            # In a thread of its own, for a worker that stops mustn't wait for the server.
+            threading.Thread(target=self.ring, args=([listening.own],), name=NAME, daemon=True).start()
 
     def _listen(self, worker: Worker, listening: _Listening) -> None:
         pause = PAUSE
         try:
             while not listening.stopping.is_set():
-                queues = self._queues_with_place(worker)
-                if not queues:
+                queues = [queue for queue in list(worker.consumers) if q_name(queue) == queue]
+                places = [queue for queue in queues if self._desk.has_place(worker, queue)]
+                if not places:
                     listening.stopping.wait(BUSY)
                     continue
+                began, seconds = time.monotonic(), WAIT if places == queues else SHORT
                 try:
-                    queue = self._wait(listening.connection, [*queues, listening.own])
+                    queue = self._wait(listening.connection, [*places, listening.own], seconds)
                 except Exception as error:  # of whatever client the broker has
                     listening.connection.disconnect()
                     if self._is_barred(error):
                         return
+                    pause = PAUSE if time.monotonic() - began > PAUSE else pause  # it could wait for a while
                     listening.stopping.wait(pause)
                     pause = min(2 * pause, LONGEST)
                     continue
@@ -129,11 +144,11 @@ class Doorbells:
         finally:
             listening.connection.disconnect()
 
-    def _wait(self, connection: Any, queues: Sequence[str]) -> str | None:
+    def _wait(self, connection: Any, queues: Sequence[str], seconds: float) -> str | None:
         """Wait for a token at the doorbells of these queues. Returns the queue whose doorbell has rung, or None if none
-        has for so long. Raises what the client raises."""
+        has for so many seconds. Raises what the client raises."""
         by_key = {self._key(queue): queue for queue in queues}
-        connection.send_packed_command([resp.packed(("BLPOP", *by_key, WAIT))])
+        connection.send_packed_command([resp.packed(("BLPOP", *by_key, seconds))])
         found = connection.read_response()
         return None if found is None else by_key[found[0].decode()]
 
@@ -148,19 +163,14 @@ class Doorbells:
             listening.stopping.wait(PAUSE)
             return False
 
-    def _queues_with_place(self, worker: Worker) -> list[str]:
-        """The queues of a worker of which it may fetch something at present."""
-        queues = [queue for queue in list(worker.consumers) if q_name(queue) == queue]
-        return [queue for queue in queues if self._desk.has_place(worker, queue)]
-
     def _is_barred(self, error: Exception) -> bool:
-        """Whether the server doesn't allow it at all."""
-        logger.debug("A worker doesn't wait for tokens at present: %r", error)
+        """Whether the server doesn't allow it at all. That is told once."""
+        logger.debug("No token can be put or waited for at present: %r", error)
         if refuses_command(error) and not self._told:
             self._told = True
             logger.warning(
-                "Workers wait for what others send by looking, as Dramatiq's consumers do, which takes up to a second, "
-                "and not at %s: %s",
+                "Idle workers find what others send by looking, as Dramatiq's consumers do, which takes up to a "
+                "second, because %s can't be used: %s",
                 self._key("*"),
                 error,
             )

@@ -4,8 +4,6 @@
 -- `doorbell` is the list that idle workers wait at for a token. One that nobody takes stays for `lingers` milliseconds.
 -- returns how many tokens there were: 0 or 1
 local ringing = redis.call('LLEN', doorbell)
-if ringing == 0 then
-  redis.call('RPUSH', doorbell, '1')
-  redis.call('PEXPIRE', doorbell, lingers)
-end
+if ringing == 0 then redis.call('RPUSH', doorbell, '1') end
+redis.call('PEXPIRE', doorbell, lingers)
 return ringing
