@@ -501,6 +501,18 @@ def test_a_worker_whose_connection_is_cut_again_and_again_waits_each_time(
         wait_until("it has waited often", lambda: len(cut) > 15)
 
 
+def test_a_worker_whose_pool_makes_no_connections_here_looks_as_ever(
+    redis_broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(*_: Any, **__: Any) -> Any:
+        raise AttributeError("'StrangePool' object has no attribute 'connection_kwargs'")
+
+    monkeypatch.setattr(resp, "own_connection", strange)
+    jobs = Jobs(redis_broker)
+    with running_worker(redis_broker):
+        assert Clutch().then(jobs.job.message("one")).run().get_result(block=True) == "one"
+
+
 def test_who_may_not_ring_says_so_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with server.client() as admin:
         admin.acl_setuser("sender", enabled=True, nopass=True, keys=["*"], channels=["*"], categories=["+@all"])

@@ -105,8 +105,14 @@ class Doorbells:
     # Workers
 
     def attend(self, worker: Worker) -> None:
-        """Have a worker that boots wait for tokens."""
-        listening = _Listening(resp.own_connection(self._broker.client, socket_timeout=WAIT + MORE))
+        """Have a worker that boots wait for tokens, unless its client's pool isn't one of redis-py's, by which a
+        connection could be made here."""
+        try:
+            connection = resp.own_connection(self._broker.client, socket_timeout=WAIT + MORE)
+        except Exception as error:  # of whatever kind the pool is
+            logger.debug("A worker doesn't wait for tokens: %r", error)
+            return
+        listening = _Listening(connection)
         self._listening[id(worker)] = listening
         threading.Thread(target=self._listen, args=(worker, listening), name=NAME, daemon=True).start()
 
