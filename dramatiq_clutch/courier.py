@@ -120,8 +120,8 @@ class Courier:
         thread's job, if any was."""
 
     def look_for_more(self) -> None:
-        """A thread of a worker has nothing to do: it may fetch what was sent to its queues by this process. Raises what
-        the broker raises."""
+        """A thread of a worker has nothing to do: it may fetch what is known to be left in its queues. Raises what the
+        broker raises."""
 
     @property
     def is_behind(self) -> bool:

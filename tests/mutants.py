@@ -2088,8 +2088,8 @@ PYTHON = (
     python(
         "a worker without a thread takes tokens",
         "A worker that can't begin with anything leaves the tokens to others.",
-        "places = [queue for queue in queues if self._desk.has_place(worker, queue)]",
-        "places = queues",
+        "wanted = [queue for queue in queues if self._desk.has_place(worker, queue)]",
+        "wanted = queues",
         "tests/test_doorbells.py::test_a_worker_takes_no_more_than_it_may_prefetch",
     ),
     python(
@@ -2172,7 +2172,7 @@ PYTHON = (
     python(
         "each record that is deferred is made by itself",
         "Short jobs of a wide stage take fewer round trips than there are jobs.",
-        "len(self._deferred) >= enough",
+        "len(self._deferred) >= most_for(oldest.consumer)",
         "True",
         "tests/test_deferring.py::test_short_jobs_are_recorded_many_in_a_call",
     ),

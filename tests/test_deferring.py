@@ -21,7 +21,7 @@ from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, an
 from dramatiq_clutch import Clutch
 from dramatiq_clutch.backend import Caller, Record
 from dramatiq_clutch.backends import RedisBackend
-from dramatiq_clutch.backends.redis import deferring
+from dramatiq_clutch.backends.redis import bunches, deferring
 from dramatiq_clutch.backends.redis.astray import Astray, Missing
 from dramatiq_clutch.backends.redis.deferring import Deferring
 from dramatiq_clutch.backends.redis.finishing import Deferred
@@ -178,7 +178,7 @@ def test_short_jobs_are_recorded_many_in_a_call(
         stage.begin(worker)
         stage.assert_done()
     assert sum(calls) == PREFETCH - 1
-    assert len(calls) <= PREFETCH // deferring.ENOUGH + 1
+    assert len(calls) <= PREFETCH // bunches.MOST + 1
 
 
 def test_no_more_are_made_in_a_call_than_are_good_for_the_server(

@@ -417,6 +417,21 @@ def test_a_worker_without_place_for_some_queues_asks_again_soon(
         wait_until("it waits for both", lambda: (3, doorbells.WAIT) in asked_for)
 
 
+def test_a_worker_waits_for_tokens_of_a_queue_that_is_declared_later(
+    redis_broker: RedisBroker, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbells, "WAIT", 0.1)
+    Jobs(redis_broker)
+    with running_worker(redis_broker):
+        waits(redis_broker)
+
+        @dramatiq.actor(queue_name="late")
+        def late() -> str:
+            return "late"
+
+        assert Clutch().then(late).run().get_result(block=True) == "late"
+
+
 # Faults
 
 

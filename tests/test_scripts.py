@@ -202,12 +202,10 @@ def test_what_a_worker_calls_is_put_together_before_its_first_job(
     def job(number: int) -> int:
         return number
 
-    for known in (scripts.source, scripts.script):
+    for known in (scripts.source_of, scripts.script):
         known.cache_clear()
     monkeypatch.setattr(scripts, "text_of", noted)
     with running_worker(redis_broker):
-        run = (
-            Clutch().parallel(job.message(number) for number in range(600)).then(job.message(600)).then(job.message(1))
-        )
-        assert run.run().get_result(block=True) == 1
+        wide = Clutch().parallel(job.message(number) for number in range(600))
+        assert wide.then(job.message(600)).then(job.message(1)).run().get_result(block=True) == 1
     assert read == []

@@ -50,8 +50,7 @@ class Reply:
     to the run, for the log; nothing if an earlier call has done it, so that it is logged once. `by`: when a sweeper has
     to look at the run at the latest (UNIX milliseconds), because a deadline of it may be over then; 0 if it has none,
     or the index needn't be changed. `turn`: what the register has to know of the run, if that has changed, or may not
-    have been told. `deferred`: the record isn't made yet, and the answer is what it will most likely
-    come to.
+    have been told. `deferred`: the record isn't made yet, and the answer is what it will most likely come to.
     """
 
     word: str

@@ -164,6 +164,10 @@ class Gaps(Shape):
     name = "handover"
 
     @property
+    def method(self) -> str:
+        return type(self).__name__.lower()
+
+    @property
     @abstractmethod
     def follows(self) -> str:
         """What the jobs follow, for the head of a column."""
@@ -211,10 +215,6 @@ class Wide(Gaps):
         return f"the last of {self.members} side by side"
 
     @property
-    def method(self) -> str:
-        return "wide"
-
-    @property
     def jobs(self) -> int:
         return self.turns * (self.members + 1)
 
@@ -243,10 +243,6 @@ class First(Gaps):
     @property
     def follows(self) -> str:
         return f"the call that starts it, after {self.idle:g} s of nothing"
-
-    @property
-    def method(self) -> str:
-        return "first"
 
     @property
     def jobs(self) -> int:

@@ -157,5 +157,5 @@ FAULTS = (
 
 def _forget() -> None:
     """Have all scripts put together anew, from what their files have then."""
-    scripts.source.cache_clear()
+    scripts.source_of.cache_clear()
     scripts.script.cache_clear()

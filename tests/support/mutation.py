@@ -169,9 +169,9 @@ def composed_scripts() -> Mapping[str, Any]:
 def compose(module: Any, names: Iterable[str]) -> dict[str, Any]:
     """These scripts as the module puts them together now, whatever it has put together before."""
     fresh, found = module.script.__wrapped__, dict[str, Any]()
-    module.source.cache_clear()
+    module.source_of.cache_clear()
     for name in names:
         plain = name.removesuffix(ALONG)
         found[name] = fresh(plain) if plain == name else fresh(plain, QUIET)
-    module.source.cache_clear()
+    module.source_of.cache_clear()
     return found

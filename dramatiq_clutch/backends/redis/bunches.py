@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dramatiq import Worker
 
@@ -45,8 +45,13 @@ NOTHING: tuple[float, Sequence[str]] = (float("-inf"), ())
 TURN = "turn"
 
 
+def most_for(consumer: Any) -> int:
+    """How many messages a bunch for this consumer has at most."""
+    return min(max(int(consumer.prefetch * PART), 1), MOST)
+
+
 class Left:
-    """The queues in which messages are left that this process has sent, as far as it knows."""
+    """The queues in which messages are left, as far as this process knows: it has sent them, or was told of them."""
 
     def __init__(self) -> None:
         self._marks: dict[str, object] = {}
@@ -119,7 +124,7 @@ class Bunches:
         if place < max(consumer.prefetch // PORTION, 1):
             return None
         _, first = self._first.get(queue, NOTHING)
-        bunch = Bunch(queue, first[:place], min(max(int(consumer.prefetch * PART), 1), MOST))
+        bunch = Bunch(queue, first[:place], most_for(consumer))
         turn = FetchTurn(threading.get_ident(), bunch, Room(thread, consumer, 0, place), self._left.mark(queue))
         if self._turns.setdefault(TURN, turn) is not turn:
             return None

@@ -33,6 +33,7 @@ from dramatiq.logging import get_logger
 from ...backend import Caller, Record
 from ...errors import is_expected
 from ...forks import renew_in_children
+from .bunches import most_for
 from .desk import Desk
 from .dispatching import Dispatch
 from .finishing import Deferred, Finishing, has_started
@@ -55,10 +56,6 @@ SHORT = 10
 #: For how many seconds a record is deferred while no thread of the worker comes along to make it. That is looked at as
 #: often, so it may be twice that.
 DELAY = 0.005
-
-#: Records are made once there are so many, or as many as five eighths of the messages that the worker may prefetch,
-#: whichever is less: the next messages come with them, and should do so while the worker still has some.
-ENOUGH, PART = 32, 5 / 8
 
 #: At most how many records are made together.
 MOST = 64
@@ -191,12 +188,12 @@ class Deferring:
 
     def _is_time(self, worker: Worker | None, is_all: bool) -> bool:
         """Whether this thread should make records: because it wants all of them made, its worker has nothing else for
-        it, or there are enough."""
+        it, or there are as many as a bunch has messages. These come with the records, and should come while the worker
+        still has some."""
         oldest = _first(self._deferred)
         if oldest is None:
             return False
-        enough = min(max(int(oldest.consumer.prefetch * PART), 1), ENOUGH)
-        return is_all or _is_idle(worker) or len(self._deferred) >= enough
+        return is_all or _is_idle(worker) or len(self._deferred) >= most_for(oldest.consumer)
 
     def _could_be_noticed(self) -> bool:
         """Whether a middleware has hooks in which something could be noticed. More may be added at any time."""

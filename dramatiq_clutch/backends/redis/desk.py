@@ -240,8 +240,8 @@ class Desk:
         return worker is not None and worker.work_queue.empty()
 
     def look_for_more(self, *, waits: bool = False) -> None:
-        """Fetch what is left in a queue that this process has filled, if this thread's worker has nothing else to do:
-        its consumer may sleep. A prefetch of no more messages than there are threads is kept to exactly, and that only
+        """Fetch what is left in queues, as far as that is known, if this thread's worker has nothing else to do: its
+        consumer may sleep. A prefetch of no more messages than there are threads is kept to exactly, and that only
         the consumer can do. While another thread is at it, nothing is done, unless this one `waits` for its turn.
 
         Raises what the broker raises. What was fetched without a reply comes again when this process has ended, as it

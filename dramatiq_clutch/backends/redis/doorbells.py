@@ -82,7 +82,7 @@ class Doorbells:
 
     def rings(self, queues: Iterable[str]) -> list[resp.Command]:
         """The commands that ring the doorbells of these queues."""
-        text = script("ring").text  # it is shorter than what it would take to do without it, after a SCRIPT FLUSH
+        text = script("ring").text  # the whole of it, which is short: no SCRIPT FLUSH has to be thought of then
         return [("EVAL", text, 1, self._key(queue), LINGERS) for queue in queues]
 
     def ring(self, queues: Iterable[str]) -> None:
@@ -97,7 +97,7 @@ class Doorbells:
         """The server's answers to `rings`: it is told once if it doesn't allow them."""
         for answer in answers:
             if isinstance(answer, Exception):
-                self._is_barred(answer)
+                self._log(answer)
 
     def _key(self, queue: str) -> str:
         return f"{self._broker.namespace}:__doorbell__.{queue}"
@@ -129,16 +129,16 @@ class Doorbells:
         try:
             while not listening.stopping.is_set():
                 queues = [queue for queue in list(worker.consumers) if q_name(queue) == queue]
-                places = [queue for queue in queues if self._desk.has_place(worker, queue)]
-                if not places:
+                wanted = [queue for queue in queues if self._desk.has_place(worker, queue)]
+                if not wanted:
                     listening.stopping.wait(BUSY)
                     continue
-                began, seconds = time.monotonic(), WAIT if places == queues else SHORT
+                began, seconds = time.monotonic(), WAIT if wanted == queues else SHORT
                 try:
-                    queue = self._wait(listening.connection, [*places, listening.own], seconds)
+                    queue = self._wait(listening.connection, [*wanted, listening.own], seconds)
                 except Exception as error:  # of whatever client the broker has
                     listening.connection.disconnect()
-                    if self._is_barred(error):
+                    if self._log(error):
                         return
                     pause = PAUSE if time.monotonic() - began > PAUSE else pause  # it could wait for a while
                     listening.stopping.wait(pause)
@@ -169,8 +169,8 @@ class Doorbells:
             listening.stopping.wait(PAUSE)
             return False
 
-    def _is_barred(self, error: Exception) -> bool:
-        """Whether the server doesn't allow it at all. That is told once."""
+    def _log(self, error: Exception) -> bool:
+        """Log an error; once as a warning, if the server doesn't allow it at all. Returns whether that is so."""
         logger.debug("No token can be put or waited for at present: %r", error)
         if refuses_command(error) and not self._told:
             self._told = True

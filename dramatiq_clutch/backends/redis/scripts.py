@@ -77,7 +77,7 @@ class Source:
 
     @classmethod
     def read(cls, name: str) -> Source:
-        """This file. Use `source`, which reads a file only once, though many scripts use it."""
+        """This file. Use `source_of`, which reads a file only once, though many scripts use it."""
         text = text_of(name)
         header = text[: len(text) - len(re.sub(r"\A(--.*\n)*", "", text))]
         uses, keys, arguments = (
@@ -94,7 +94,7 @@ class Source:
         return cls(name, lines, numbered, uses, keys, arguments)
 
 
-source = cache(Source.read)
+source_of = cache(Source.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def script_names() -> list[str]:
 def script(name: str, dispatch: str = "") -> Script:
     """A script by its name. With `dispatch`, the text of a broker's own script, it can have the broker do something in
     the same step (see `lib/along.lua`)."""
-    main = source(f"{name}.lua")
+    main = source_of(f"{name}.lua")
     sources = [*_pieces_of(main, main.uses), main]
     keys = tuple(sorted(dict.fromkeys(key for source in sources for key in source.keys), key=_is_optional))
     slots = [slot for source in sources for slot in source.arguments]
@@ -187,7 +187,7 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
     wanted, found = set(uses), list[Source]()
     for name in reversed(PIECES):
         if name in wanted:
-            found.insert(0, source(f"lib/{name}.lua"))
+            found.insert(0, source_of(f"lib/{name}.lua"))
             late = [used for used in found[0].uses if used not in PIECES[: PIECES.index(name)]]
             if late:
                 raise ValueError(f"lib/{name}.lua uses {late}, which don't come before it")
