@@ -492,10 +492,17 @@ SCRIPTS = (
         "tests/test_desk.py::test_what_waits_in_the_queue_comes_first",
     ),
     Mutant(
+        "the next job of a series takes another's turn",
+        "A worker fetches what it sends with a record only if nothing else has waited in that queue for longer.",
+        "return true, is_first and dispatch_with",
+        "return true, fetches > 0 and dispatch_with",
+        detector="tests/test_step.py::test_the_next_job_is_fetched_only_if_it_is_the_first_in_its_queue",
+    ),
+    Mutant(
         "a message is acked whatever its end has caused",
         "A job's message is acked only when what its end causes is done.",
-        "if not gives_duties and reply[2] == '' then has_acked",
-        "if true then has_acked",
+        "in_words(has_gone, has_kept, asks_for_nothing and ack())",
+        "in_words(has_gone, has_kept, ack())",
         "tests/test_desk.py::test_a_message_is_not_acked_before_what_its_end_causes_is_done",
     ),
     Mutant(
@@ -662,7 +669,7 @@ SCRIPTS = (
         "A stage's wait isn't skipped where its job could be sent in the step that records the one before.",
         " or number_in(line, 'wait') > 0 then return {} end",
         " then return {} end",
-        file="lib/carry",
+        file="lib/ahead",
     ),
     # What is reported for the log
     Mutant(
@@ -693,9 +700,95 @@ SCRIPTS = (
     Mutant(
         "a message whose stage is over isn't acked along",
         "A message is acked in the step that records it if nothing is left to do for it, whatever that step has done.",
-        "local gives_duties = reply[3] and reply[3][1] ~= 'news'",
-        "local gives_duties = reply[3]",
+        "reply[2] == '' and (told or not reply[3])",
+        "reply[2] == '' and not reply[3]",
         detector="tests/test_desk.py",
+    ),
+    # The common step of a series
+    Mutant(
+        "a second record of a job releases the next one",
+        "A stage is released once, by the record that completes it.",
+        "if run.began and not recorded[2] then sent, kept",
+        "if run.began then sent, kept",
+        detector="tests/test_step.py",
+    ),
+    Mutant(
+        "a job whose stage is lost releases the next one",
+        "What was recorded of a stage that is gone isn't made up.",
+        "if run.began and not recorded[2] then sent, kept",
+        "if not recorded[2] then sent, kept",
+        detector="tests/test_step.py",
+    ),
+    Mutant(
+        "a next job that couldn't be sent is forgotten",
+        "A message that the broker doesn't take is owed.",
+        "  if sent then -- otherwise",
+        "  if run.began and not recorded[2] then -- otherwise",
+        detector="tests/test_step.py",
+    ),
+    Mutant(
+        "a run that keeps its results loses them in a common step",
+        "With keep_results the results of all stages stay as long as the run.",
+        "run.keeps or ",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "a common step doesn't note when it was at work",
+        "A run with timings keeps when each of its members was at work.",
+        "run.timed or ",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "a common step begins no deadline",
+        "A deadline of a stage counts from when that begins.",
+        "run.soonest or ",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "what a job has nested is forgotten in a common step",
+        "A job has succeeded when the runs that it has nested have.",
+        " and asked.nested == ''",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "a common step puts no expiry off",
+        "The keys of a run that is at work don't expire.",
+        "not (asked.of_run or asked.renew)",
+        "not asked.of_run",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "a common step forgets that the run was cancelled before",
+        "After a retry, what an attempt of before a cancel has come to doesn't count, unless it has succeeded.",
+        "    and run.taken_up == 0 and not (",
+        "    and not (",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "a common step leaves what a run owes",
+        "Whoever records a job's end is given what the run owes.",
+        "    and call('EXISTS', outbox) == 0\n",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
+    ),
+    Mutant(
+        "the log isn't told of a common step",
+        "Each stage that is released has its line in the log.",
+        "    add_news('released', 1, 0)\n",
+        "",
+        detector="tests/test_step.py",
+        file="lib/step",
     ),
     # What is said about a run
     Mutant(
@@ -1598,8 +1691,8 @@ PYTHON = (
     python(
         "a value that is to be given by name is appended",
         "A value comes as the keyword argument that `pipe` or `into` names.",
-        "if into else step.copy(",
-        "if False else step.copy(",
+        "if into else {",
+        "if False else {",
         "tests/test_nesting.py::test_pipe_gives_the_value_by_a_name_instead_of_appending_it",
     ),
     python(
@@ -1898,8 +1991,8 @@ PYTHON = (
     python(
         "a message leaves its queue's broker's hooks out",
         "Other middleware hears of every message that is sent.",
-        "[(one.message, one.delay) for one in ready if one.message is not None]",
-        "[]",
+        "((one.message, one.delay) for one in ready if one.message is not None)",
+        "()",
         "tests/test_onward.py::test_messages_are_the_same_as_where_runs_have_a_server_of_their_own",
     ),
     python(
@@ -1912,7 +2005,7 @@ PYTHON = (
     python(
         "a hook of the application isn't looked for",
         "Nothing is deferred if a hook of the application could notice.",
-        "            or self._could_be_noticed()\n",
+        "            or self._others\n",
         "",
         "tests/test_deferring.py::test_nothing_is_deferred_if_a_hook_of_the_application_could_notice",
     ),
@@ -1948,8 +2041,8 @@ PYTHON = (
     python(
         "messages that a hook would see are sent as they are written",
         "Other middleware hears of every message that is sent, however wide its stage.",
-        'hooks = ("before_enqueue", "after_enqueue")',
-        'hooks = ("before_enqueue",)',
+        "return self._enqueues_as_ever and not (self._before or self._after)",
+        "return self._enqueues_as_ever and not self._before",
         "tests/test_written.py::test_a_hook_sees_every_message",
     ),
     python(
@@ -1997,7 +2090,7 @@ PYTHON = (
     python(
         "the next job begins in the midst of what the one before has to do",
         "A message that is fetched with a job's record is given to the worker once the log has its line.",
-        "self._desk.hold(offer)",
+        "self._desk.hold(offer, self._as_it_comes(ready))",
         "self._desk.take(offer, 1)",
         "tests/test_desk.py::test_the_next_job_is_given_to_the_worker_once_the_log_has_its_line",
     ),
@@ -2156,10 +2249,24 @@ PYTHON = (
         "tests/test_doorbells.py::test_a_worker_that_stops_waits_no_more_and_leaves_what_came_to_others",
     ),
     python(
+        "a hook of a middleware that is added later isn't known",
+        "Other middleware hears of every message that is sent, whenever it was added.",
+        "if self._seen != self._broker.middleware:",
+        "if not self._seen:",
+        "tests/test_written.py::test_a_hook_of_a_middleware_that_is_added_later_sees_every_message",
+    ),
+    python(
+        "a job gets what a hook has put into its message as it was put in",
+        "A job's message is what its worker reads, however it comes there.",
+        "type(get_encoder()) is JSONEncoder and not (self._before or self._after)",
+        "True",
+        "tests/test_neighbours.py::test_a_job_in_series_gets_its_message_as_it_was_sent",
+    ),
+    python(
         "a fetched message has its own fields only",
         "A middleware may put another message into the proxy that it is given, as with Dramatiq's own.",
-        "return getattr(proxy._message, self._name)",
-        "return proxy.__dict__.setdefault(self._name, getattr(proxy._message, self._name))",
+        "vars(self).update(vars(message), _message=message)",
+        "vars(self).update({**vars(message), **vars(self)}, _message=message)",
         "tests/test_neighbours.py::test_a_fetched_message_is_as_dramatiqs_own",
     ),
     python(

@@ -597,9 +597,12 @@ def alone(redis_broker: RedisBroker) -> list[str]:
     return seen
 
 
-def test_the_message_of_a_job_is_acked_with_its_record(redis_broker: RedisBroker, alone: list[str]) -> None:
+@pytest.mark.parametrize("timings", [False, True], ids=["the common step", "the whole transition"])
+def test_the_message_of_a_job_is_acked_with_its_record(
+    redis_broker: RedisBroker, alone: list[str], timings: bool
+) -> None:
     jobs = Jobs(redis_broker)
-    clutch = Clutch().parallel(jobs.job.message(str(number)) for number in range(20))
+    clutch = Clutch(timings=timings).parallel(jobs.job.message(str(number)) for number in range(20))
     with running_worker(redis_broker, threads=4):
         run = clutch.then(*(jobs.job.message(name) for name in "abcdef")).run()
         assert run.get_result(block=True) == "f"

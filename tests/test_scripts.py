@@ -68,6 +68,7 @@ def test_every_slot_that_a_header_names_is_used_by_its_file(file: str) -> None:
     code = "\n".join(line for line in source.lines if not line.startswith("--"))
     slots = [key.removesuffix("?") for key in source.keys]
     slots += [slot.split()[0].removesuffix("...") for slot in source.arguments]
+    slots += [f"asked.{name}" for name in source.reads]
     by_table = set(re.findall(r"\{(before), (here), (after)\}", code))
     unused = [slot for slot in slots if not re.search(rf"\b{re.escape(slot)}\b", code)]
     assert [slot for slot in unused if not (by_table and "." in slot)] == []

@@ -91,6 +91,25 @@ class SendMembers(OfStage):
         known = f"{self.WORD}:{self.stage}:{self.start}:{self.end}"
         return f"{known}:{self.leaders}" if self.leaders else known
 
+    def before(self, ahead: SendMembers | None) -> SendMembers:
+        """This duty, with that one `ahead` of it. `dataclasses.replace` does it, too, but takes three times as long for
+        each job of a series."""
+        return SendMembers(
+            self.stage,
+            self.start,
+            self.end,
+            self.leaders,
+            line=self.line,
+            spec=self.spec,
+            rows=self.rows,
+            previous=self.previous,
+            ahead=ahead,
+            lease=self.lease,
+            cursor=self.cursor,
+            repeated=self.repeated,
+            generation=self.generation,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class OpenStage(OfStage):

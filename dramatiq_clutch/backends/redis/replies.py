@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any, cast
 
 from ...backend import Note, Reply
@@ -16,7 +15,9 @@ from .along import Along
 
 def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
     """A transition's answer. `along` is what the broker was asked to do in the same step; the answer says what of that
-    it has done."""
+    it has done. If it is one string, see `lib/along.lua`."""
+    if along is not None and along.duty is not None and isinstance(raw, bytes):
+        return _brief(raw, along.duty)
     word, note, *duties = raw if len(raw) > 1 else (*raw, b"")
     if word == b"foreign":
         return Reply("foreign", note=cast(Note, note.decode()))
@@ -24,8 +25,8 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
     if along is not None and duties:
         (did, ahead), *duties = duties
         if b"sent" in did and along.duty is not None:
-            sent = replace(along.duty, ahead=_ahead_from(along.duty, ahead))
-    news = tuple(map(news_from, duties.pop()[1:])) if duties and duties[-1][0] == b"news" else ()
+            sent = along.duty.before(_ahead_from(along.duty, ahead))
+    news = news_from(duties.pop()[1]) if duties and duties[-1][0] == b"news" else ()
     turn = turn_from(duties.pop(), generation) if duties and duties[-1][0] == b"turn" else None
     found = tuple(duty_from(duty, generation) for duty in duties)
     text, _, by = note.decode().partition(" ")
@@ -33,22 +34,22 @@ def reply_from(raw: Any, generation: str, along: Along | None = None) -> Reply:
     return Reply(word.decode(), found, sent, cast(Note, text), **more, news=news, by=int(by or 0), turn=turn)
 
 
-def news_from(raw: Any) -> News:
+def _brief(raw: bytes, duty: SendMembers) -> Reply:
+    words, line, news, row = raw.split(b"\n", 3)
+    word, *did = words.split()
+    sent = duty.before(_ahead_from(duty, (line, row) if line else ()))
+    return Reply(word.decode(), (), sent, "", b"kept" in did, b"acked" in did, news_from(news))
+
+
+def news_from(raw: bytes) -> tuple[News, ...]:
     """What `lib/news.lua` has reported. Whatever it has from the head may be damaged, and is told all the same."""
-    event, name, created, stages, stage, line, succeeded, dead, member, failure, released = raw
-    return News(
-        event.decode(),
-        name.decode(errors="replace"),
-        int(created) if created.isdigit() else 0,
-        stages,
-        stage,
-        line.decode(errors="replace"),
-        succeeded,
-        dead,
-        int(member) if member else None,
-        failure.decode(errors="replace"),
-        released.decode(errors="replace"),
-    )
+    return tuple(_one_of_news(*parts) for parts in json.loads(raw.decode(errors="replace")))
+
+
+def _one_of_news(event: str, name: str, created: str, *parts: Any) -> News:
+    stages, stage, line, succeeded, dead, member, failure, released = parts
+    began, whose = int(created) if created.isdecimal() else 0, None if member == "" else int(member)
+    return News(event, name, began, stages, stage, line, succeeded, dead, whose, failure, released)
 
 
 def turn_from(raw: Any, generation: str) -> Turn:
@@ -93,7 +94,7 @@ def duty_from(raw: Any, generation: str) -> Duty:
         **more,
     )
     if isinstance(duty, SendMembers) and ahead:
-        return replace(duty, ahead=_ahead_from(duty, ahead))
+        return duty.before(_ahead_from(duty, ahead))
     return duty
 
 

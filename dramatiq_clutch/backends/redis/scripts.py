@@ -31,14 +31,14 @@ from .constants import CONSTANTS
 
 #: The order in which pieces are put together. Each may use those before it.
 PIECES = (
-    *("run", "times", "timings", "turn", "line", "terms", "failures", "members", "listed", "nested", "snapshot"),
-    *("firings", "news", "carry", "outbox", "awaited", "timing", "along", "take", "release", "limit", "waiting"),
-    *("callbacks", "halt", "rest", "deadline", "completion", "parent", "life", "tombstone", "history", "expiry"),
-    *("revival", "entry", "called", "unsent", "atwork", "shown", "clocking", "bunch"),
+    *("run", "times", "line", "ahead", "news", "along", "step", "timings", "turn", "terms", "failures", "members"),
+    *("listed", "nested", "snapshot", "report", "firings", "carry", "outbox", "awaited", "timing", "onward", "take"),
+    *("release", "limit", "waiting", "callbacks", "halt", "rest", "deadline", "completion", "parent", "life"),
+    *("tombstone", "history", "expiry", "revival", "entry", "called", "unsent", "atwork", "shown", "clocking", "bunch"),
 )
 
 #: The first of them, which most others use: the others are made inside a function (see `_inside`).
-OUTER = 6
+OUTER = 10
 
 #: The name in Lua of the function that is made of the broker's own script, so that it does something in the same step.
 DISPATCH = "dispatch"
@@ -66,7 +66,7 @@ class Line(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file of Lua: its header, and its lines. `code` has those that aren't comments, in which the numbers that both
-    languages know stand in place of their names."""
+    languages know stand in place of their names. `reads` are the names of arguments that a file after it binds."""
 
     name: str
     lines: tuple[str, ...]
@@ -74,24 +74,25 @@ class Source:
     uses: tuple[str, ...]
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
+    reads: tuple[str, ...]
 
     @classmethod
     def read(cls, name: str) -> Source:
         """This file. Use `source_of`, which reads a file only once, though many scripts use it."""
         text = text_of(name)
         header = text[: len(text) - len(re.sub(r"\A(--.*\n)*", "", text))]
-        uses, keys, arguments = (
+        uses, keys, arguments, reads = (
             tuple(
                 word.strip()
                 for line in re.findall(rf"^-- {tag}  ?(.*)$", header, re.MULTILINE)
                 for word in line.split(",")
             )
-            for tag in ("USES", "KEYS", "ARGV")
+            for tag in ("USES", "KEYS", "ARGV", "READS")
         )
         lines = tuple(text.splitlines())
         code = [(at, line) for at, line in enumerate(lines, 1) if not re.match(r"\s*(--|$)", line)]
         numbered = tuple(Line(re.sub(r"\b[A-Z_]{3,}\b", _number, line), name, at) for at, line in code)
-        return cls(name, lines, numbered, uses, keys, arguments)
+        return cls(name, lines, numbered, uses, keys, arguments, reads)
 
 
 source_of = cache(Source.read)
@@ -199,13 +200,13 @@ def _pieces_of(main: Source, uses: Sequence[str]) -> list[Source]:
 
 def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: int) -> Iterator[Line]:
     """The code of a file of Lua. Before it come lines that bind the file's keys (unless they are `bound` already)
-    and arguments to local variables."""
+    and arguments to local variables; and what it reads to a table `asked`, since most names of arguments are those of
+    parameters, too, in the files between."""
     plain = {key.removesuffix("?"): places[key] for key in source.keys if "." not in key and key not in bound}
     bound.update(source.keys)
     for slot in source.arguments:
-        name, _, kind = slot.partition(" ")
         if not slot.endswith("..."):
-            plain[name] = READ[kind].format(places[slot])
+            plain[slot.split()[0]] = _read(slot, places[slot])
     if plain:
         yield Line(f"local {', '.join(plain)} = {', '.join(plain.values())}", source.name, 1)
     for slot in source.arguments:
@@ -213,7 +214,15 @@ def _lines(source: Source, places: Mapping[str, str], bound: set[str], rest_at: 
             name = slot.removesuffix("...")
             loop = f"for at = {rest_at}, #ARGV do {name}[#{name} + 1] = ARGV[at] end"
             yield Line(f"local {name} = {{}} {loop}", source.name, 1)
+    if source.reads:
+        read = {slot.split()[0]: _read(slot, place) for slot, place in places.items()}
+        yield Line(f"local asked = {{{', '.join(f'{name} = {read[name]}' for name in source.reads)}}}", source.name, 1)
     yield from source.code
+
+
+def _read(slot: str, place: str) -> str:
+    """How an argument, or a key, is read."""
+    return READ.get(slot.partition(" ")[2], "{}").format(place)
 
 
 def _number(found: re.Match[str]) -> str:

@@ -1,5 +1,5 @@
 -- Record how an attempt ended, or how a nested run stands.
--- USES take, along, life, times, tombstone, expiry, clocking, waiting
+-- USES step, take, onward, life, times, tombstone, expiry, clocking, waiting
 -- KEYS here.halted
 -- ARGV payload, renew flag, due number
 -- `clocking` has the others. `payload` is the result, or the failure's details. `renew`: renew the expiry of all keys

@@ -1,5 +1,5 @@
 -- Begin a new epoch in which all unsettled members are sent again, because their messages were lost.
--- USES take, news, expiry
+-- USES take, report, expiry
 -- returns {'resent' | 'nothing' | 'unknown', note, duty...}; or {'moved'} if `stage` isn't the present stage
 if not run.state then return {'unknown', ''} end
 if run.stage ~= stage then return {'moved'} end

@@ -1,17 +1,6 @@
 -- Collect what the holder of a duty to send a few members needs, so that it needn't read that itself.
--- USES line
+-- USES line, ahead
 -- KEYS plan, before.members, here.members
-
--- The line and the row of the stage that follows, if that is one job; {} otherwise. It is {} for the first stage, too,
--- because the process that sends that stage (the producer) seldom does its job; and where that stage waits before it
--- begins, because it is only known at its release until when.
-local function next_of(index)
-  local line = index > 0 and index + 1 < run.stages and line_of(index + 1) or ''
-  local offset, total = string.match(line, '^(%d+) (%d+) ')
-  if total ~= '1' or has_flag('m', line) or has_flag('r', line) or number_in(line, 'wait') > 0 then return {} end
-  local row = call('LRANGE', plan, offset, offset)[1]
-  return row and #row <= LITTLE and {line, row} or {}
-end
 
 -- For a `start` duty: the epoch. For a `send` duty: the spec, the members' rows, the line and the result of the stage
 -- before if that has one member, and the stage that follows. All are empty if the duty has too many members.

@@ -1,7 +1,7 @@
 -- Complete a stage, and release the next one.
--- USES rest, failures, deadline
+-- USES rest, failures, deadline, ahead
 -- KEYS before.members, before.standing, before.dead, before.attempts, before.nests, before.times
--- KEYS here.nests, here.items, here.due, after.members
+-- KEYS here.nests, here.items, here.due
 
 -- Skip the members of a stage that is complete without them, of which some may be nested runs. What jobs have nested
 -- stays until these are cancelled, because the duties to do that read it.
@@ -37,11 +37,8 @@ local function complete(succeeded, dead, skipped)
   -- A stage without members is complete at once, so the wait before it comes before the next one.
   local since = total_of(run.line) == 0 and number_in(run.line, 'from') or 0
   local line = begin_stage(stage + 1, math.max(now, since))
-  call('HSET', after.members, '', '')
-  call('PEXPIRE', after.members, lifetime())
   begin_deadlines(line)
   owe_stage(stage + 1, line)
-  call('HSET', head, 'stage', stage + 1, 'alarmed', '0', 'mourned', '0', 'retrying', '', 'era', 0, 'revival', 0,
-    't' .. stage, times(), 't' .. (stage + 1), now)
+  go_to_next()
   report('released', succeeded, dead)
 end

@@ -1,19 +1,11 @@
--- Collect what this call does to the run, for the log of its caller.
--- USES line, snapshot
+-- Collect what this call does to the run, for the log of its caller: it gets a list of lists, as JSON.
+-- USES line
 local news = {}
 
--- How many members of the present stage have succeeded, and how many are dead.
-local function how_many()
-  local found = counts()
-  return found.recorded - found.working - found.attempted - found.failing - found.dead, found.dead
-end
-
--- Report an event, and how many members of the present stage have succeeded and are dead; without these numbers they
--- are counted here. `member` and `failure` are given if the event concerns one member only; where the run fails of an
--- error of its own, that is the `failure`. Where the next stage is released, its line comes last, for it has that
--- stage's name.
-local function report(event, succeeded, dead, member, failure)
-  if not succeeded then succeeded, dead = how_many() end
+-- Add an event, and how many members of the present stage have succeeded and are dead. `member` and `failure` are given
+-- if the event concerns one member only; where the run fails of an error of its own, that is the `failure`. Where the
+-- next stage is released, its line comes last, for it has that stage's name.
+local function add_news(event, succeeded, dead, member, failure)
   failure = failure or event == 'failed' and run.error or ''
   local released = event == 'released' and line_of(stage + 1) or ''
   news[#news + 1] = {

@@ -1,5 +1,5 @@
 -- Bring the run to rest, or back to work.
--- USES callbacks, halt, news, turn, times
+-- USES callbacks, halt, report, turn, times
 -- KEYS bell
 local function stop(state)
   set('state', state)

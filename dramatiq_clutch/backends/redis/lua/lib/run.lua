@@ -39,7 +39,7 @@ end
 
 -- Note that something has happened to the run: so it isn't stalled.
 local function update()
-  call('HSET', head, 'updated', now)
+  if not run.is_updated then call('HSET', head, 'updated', now) end
   if run.stalled then
     run.stalled = false
     call('HDEL', head, 'stalled')

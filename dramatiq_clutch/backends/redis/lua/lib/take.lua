@@ -5,7 +5,7 @@
 -- shares for anybody that the caller wasn't given). A time may follow it, after a space: by when somebody has to look.
 -- A duty is {id, lease, cursor, repeated, line, snapshot}. A `start` duty also has the epoch, and a `send` duty (see
 -- `carry`) spec, {row...}, {line of the stage before, field of its only member} or {}, {line, row} of the next or {}.
--- Behind the duties come {'turn', ...} for the register (see `lib/turn`), and {'news', {event, ...}, ...} (`lib/news`).
+-- Behind the duties come {'turn', ...} for the register (see `lib/turn`), and {'news', JSON} (see `lib/news`).
 
 -- Give a duty to the caller, under the caller's lease.
 local function hand(id, duty)
@@ -55,6 +55,6 @@ local function answer(word, owing_word)
   table.insert(reply, 1, owing and owing_word or word)
   table.insert(reply, 2, noted(timed(note)))
   if turned then reply[#reply + 1] = told_turn() end
-  if #news > 0 then reply[#reply + 1] = {'news', unpack(news)} end
+  if #news > 0 then reply[#reply + 1] = {'news', cjson.encode(news)} end
   return reply
 end
