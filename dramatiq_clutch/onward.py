@@ -9,7 +9,6 @@ state is on another server than the broker, the record owes the duty, and the ha
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from dramatiq import Message
 from dramatiq.logging import get_logger
@@ -21,7 +20,6 @@ from .engine import Engine
 from .handover.members import Members
 from .handover.sending import remember
 from .stored.duties import SendMembers
-from .stored.formats import success
 
 logger: logging.Logger = get_logger(__name__)
 
@@ -56,7 +54,7 @@ def _next_of(engine: Engine, record: Record) -> tuple[SendMembers, Outgoing] | N
     ):
         return None
     try:
-        members = Members(engine, run_id, replace(duty, previous=(duty.previous[0], success(record.payload))))
+        members = Members(engine, run_id, duty, result=record.payload)
         (step,) = members.read(0, 1)
         assert isinstance(step, Message)
         outgoing = members.outgoing(0, step, 0, repeated=False)

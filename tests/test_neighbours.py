@@ -4,6 +4,7 @@ priorities, to who pauses, stops or joins it, and to other workers and brokers i
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import CurrentMessage
 from dramatiq.rate_limits import ConcurrentRateLimiter
 from dramatiq.rate_limits.backends import StubBackend as RateLimits
 from dramatiq.worker import _ConsumerThread  # as it is called in Dramatiq 1, and may be called in 2
@@ -252,7 +254,7 @@ class Opening(dramatiq.Middleware):
         if self.way == "a field":
             message.args = args
         else:
-            vars(message)["_message"] = message.copy(args=args)
+            message._message = message.copy(args=args)  # noqa: SLF001 (as `carrying` does)
 
 
 @pytest.mark.parametrize("way", ["a field", "the whole"])
@@ -280,13 +282,61 @@ def test_a_fetched_message_is_as_dramatiqs_own() -> None:
         assert getattr(ours, field.name) is getattr(dramatiqs, field.name)
     proxy: Any
     for proxy in (ours, dramatiqs):
-        vars(proxy)["_message"] = known.copy(args=(4,))
+        proxy._message = known.copy(args=(4,))  # noqa: SLF001
         assert proxy.args == (4,)
         proxy.args = (5,)
         assert proxy.args == (5,)
         assert proxy.copy().args == (4,)
         with pytest.raises(AttributeError, match="elsewhere"):
             _ = proxy.elsewhere
+
+
+@pytest.mark.parametrize("hook", ["before_enqueue", "after_enqueue", "none"])
+def test_a_job_in_series_gets_its_message_as_it_was_sent(redis_broker: RedisBroker, hook: str) -> None:
+    """It is the worker's that sends it, but what a hook has put into it comes as from the server; and what it does to
+    the message after that, doesn't come at all."""
+
+    class Adding(dramatiq.Middleware): ...
+
+    def add(_: Any, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
+        message.options[hook] = (1, 2)
+
+    if hook != "none":
+        setattr(Adding, hook, add)
+    redis_broker.add_middleware(Adding())
+    redis_broker.add_middleware(CurrentMessage())
+
+    @dramatiq.actor
+    def shown(*values: Any) -> Any:
+        message: Any = CurrentMessage.get_current_message()
+        return [type(message.args).__name__, values, message.options.get(hook), message.message_id]
+
+    run = Clutch().then(shown.message((3, 4))).then(*[shown.message((3, 4))] * 3, pipe=True).run()
+    with running_worker(redis_broker, threads=2):
+        found = run.get_result(block=True)
+    added = [1, 2] if hook == "before_enqueue" else None
+    for _ in range(3):
+        name, (given, before), got, message_id = found
+        assert (name, given, got) == ("tuple", [3, 4], added)
+        assert re.fullmatch("[-0-9a-f]{36}", message_id)
+        found = before
+    assert found[:3] == ["tuple", [[3, 4]], added]
+
+
+def test_what_a_job_does_to_its_message_stays_with_it(redis_broker: RedisBroker) -> None:
+    """Though the next one's carries the same, and is sent and fetched in one step."""
+    redis_broker.add_middleware(CurrentMessage())
+
+    @dramatiq.actor
+    def add(seen: list[Any], *_: Any) -> Any:
+        message: Any = CurrentMessage.get_current_message()
+        seen.append(list(message.options["trace"]))
+        message.options["trace"].append("b")
+        return seen
+
+    run = Clutch().then(add.message([])).then(*[add] * 3, pipe=True).run(carry={"trace": ["a"]})
+    with running_worker(redis_broker, threads=2):
+        assert run.get_result(block=True) == [["a"]] * 4
 
 
 # Consumers that fail

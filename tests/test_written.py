@@ -188,3 +188,20 @@ def test_what_is_known_of_a_row_is_its_names_and_its_bytes(job: Any) -> None:
     assert plain(to_row(job.message_with_options(args=(1,), max_retries=1))) is None
     assert plain(b"p" + row[1:]) is None
     assert plain(row[:-1]) is None
+
+
+def test_a_hook_of_a_middleware_that_is_added_later_sees_every_message(
+    redis_broker: RedisBroker, job: Any, written: list[int]
+) -> None:
+    seen = list[str]()
+
+    class Watching(Middleware):
+        def before_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
+            seen.append(message.message_id)
+
+    clutch = Clutch().parallel(of(job, number) for number in range(JOBS))
+    clutch.run()
+    assert (written, seen) == ([JOBS], [])
+    redis_broker.add_middleware(Watching())
+    clutch.run()
+    assert (written, len(seen)) == ([JOBS], JOBS)

@@ -32,9 +32,10 @@ LITTLE = 10_000
 
 
 class Members:
-    """The members of the stage that a duty concerns. What came along with the duty isn't read again."""
+    """The members of the stage that a duty concerns. What came along with the duty isn't read again. Nor is `result`,
+    the encoded result of the only member of the stage before, if it is given and what came along lacks it."""
 
-    def __init__(self, engine: Engine, run_id: str, duty: OfStage) -> None:
+    def __init__(self, engine: Engine, run_id: str, duty: OfStage, *, result: bytes | None = None) -> None:
         self.engine: Engine = engine
         self.run_id: str = run_id
         self.duty: OfStage = duty
@@ -43,6 +44,7 @@ class Members:
         self.line: StageLine = StageLine.parse(duty.line)
         self._read: tuple[int, int] = 0, 0  # from where to where the rows were read last, which are
         self._found: Sequence[bytes] = ()
+        self._result = result
 
     @cached_property
     def spec(self) -> Spec:
@@ -115,7 +117,7 @@ class Members:
     def _previous(self) -> tuple[bool, list[Any]]:
         if self.sent and self.sent.previous:
             line, field = self.sent.previous
-            result = result_in(field)
+            result = result_in(field) if self._result is None else self._result
             if result is not None:
                 return StageLine.parse(line).many, [self.engine.reader.decode(result)]
         return self.engine.reader.previous(self.run_id, self.stage, self.duty.generation)
@@ -216,7 +218,8 @@ class Members:
     def _fed(self, step: Message[Any] | Plan, value: Any) -> Message[Any] | Plan:
         if isinstance(step, Message):
             into = self.line.into
-            return step.copy(kwargs={**step.kwargs, into: value}) if into else step.copy(args=(*step.args, value))
+            into_it = {"kwargs": {**step.kwargs, into: value}} if into else {"args": (*step.args, value)}
+            return changed(step, **into_it)
         if self.line.piped:
             return step  # a nested run reads the value by itself (`Spec.inherits`)
         return replace(step, spec=replace(step.spec, item=self.engine.reader.encode(value)))

@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -111,25 +112,7 @@ class StageLine:
     @classmethod
     def parse(cls, line: str) -> StageLine:
         """The opposite of `str()`. Raises DamagedState for a line that `str()` didn't write."""
-        try:
-            offset, total, flags, *words = line.split(" ")
-            known: dict[str, Any] = {name: letter in flags for letter, name in _FLAGS.items()}
-            unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
-            limit = int(words[0]) or None if words else None
-            size = None if total == "?" else int(total)
-            said: dict[str, Any] = {}
-            rest = list[str]()
-            for word in words[1:]:
-                key, is_known, value = word.partition("=")
-                if is_known and key in _WORDS:
-                    name, read, _ = _WORDS[key]
-                    said[name] = read(value)
-                else:
-                    rest.append(word)
-            given = {**known, **said, "limit": limit}
-            return cls(int(offset), size, **given, unknown_flags=unknown, unknown_words=tuple(rest))
-        except ValueError:
-            raise DamagedState(f"the plan's stage {line!r} can't be read") from None
+        return _parsed(line)
 
 
 def _number(text: str) -> int | float:
@@ -148,6 +131,30 @@ _WORDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "from": ("start_at", int, str),
     "name": ("name", unquote, quote),
 }
+
+
+@lru_cache(maxsize=64)
+def _parsed(line: str) -> StageLine:
+    """It is cached, because the line of each stage of a series is read when its job is sent, and again for the next."""
+    try:
+        offset, total, flags, *words = line.split(" ")
+        known: dict[str, Any] = {name: letter in flags for letter, name in _FLAGS.items()}
+        unknown = "".join(letter for letter in flags if letter not in _FLAGS and letter != "-")
+        limit = int(words[0]) or None if words else None
+        size = None if total == "?" else int(total)
+        said: dict[str, Any] = {}
+        rest = list[str]()
+        for word in words[1:]:
+            key, is_known, value = word.partition("=")
+            if is_known and key in _WORDS:
+                name, read, _ = _WORDS[key]
+                said[name] = read(value)
+            else:
+                rest.append(word)
+        given = {**known, **said, "limit": limit}
+        return StageLine(int(offset), size, **given, unknown_flags=unknown, unknown_words=tuple(rest))
+    except ValueError:
+        raise DamagedState(f"the plan's stage {line!r} can't be read") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar, cast
 
 from ...errors import ClutchError, PayloadRefused, StateUnavailable
@@ -17,24 +17,28 @@ from .scripts import Script
 Answer = TypeVar("Answer")
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class _Translated(AbstractContextManager[None]):
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ClutchError):
+            return
+        if isinstance(error, UnicodeEncodeError):
+            raise PayloadRefused(f"what is to be stored is text that can't be encoded: {error}") from error
+        if refuses(error):
+            raise PayloadRefused(f"the state store refuses a payload ({LIMITS}): {in_words(error)}") from error
+        text = f"the state store can't be used for now ({way_out(error)}): {in_words(error)}"
+        raise StateUnavailable(text, is_known=is_outage(error)) from error
+
+
+_translated = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
     """Turn every error that isn't known to be final into StateUnavailable, because the caller waits for that.
 
     Two kinds of errors are final: this package's own, which are raised as they are; and a payload that the server
     refuses, or text that can't be encoded, which become PayloadRefused.
     """
-    try:
-        yield
-    except ClutchError:
-        raise
-    except UnicodeEncodeError as error:
-        raise PayloadRefused(f"what is to be stored is text that can't be encoded: {error}") from error
-    except Exception as error:
-        if refuses(error):
-            raise PayloadRefused(f"the state store refuses a payload ({LIMITS}): {in_words(error)}") from error
-        text = f"the state store can't be used for now ({way_out(error)}): {in_words(error)}"
-        raise StateUnavailable(text, is_known=is_outage(error)) from error
+    return _translated
 
 
 class Calls:

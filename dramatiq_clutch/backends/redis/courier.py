@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from dramatiq import Message, MessageProxy, Middleware, Worker
+from dramatiq import JSONEncoder, Message, MessageProxy, Worker, get_encoder
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
@@ -32,6 +32,7 @@ from .deferring import Deferring
 from .desk import Desk, Offer
 from .dispatching import Dispatch
 from .doorbells import Doorbells
+from .hooks import Hooks, awaits_enqueue
 from .outages import is_outage, way_out
 from .redelivery import Redelivery
 from .scripts import WITH_BROKER, Script, script
@@ -60,6 +61,8 @@ class RedisCourier(Courier):
 
     def __init__(self, broker: RedisBroker, store: ClutchBackend) -> None:
         super().__init__(broker)
+        self._before = Hooks(broker, ["before_enqueue"], awaits_enqueue)
+        self._after = Hooks(broker, ["after_enqueue"], awaits_enqueue)
         self._dispatch = Dispatch(broker)
         self._desk = Desk(broker, self._dispatch.fetch)
         self._doorbells = Doorbells(broker, self._desk)
@@ -92,8 +95,7 @@ class RedisCourier(Courier):
 
     @property
     def takes_written(self) -> bool:
-        hooks = ("before_enqueue", "after_enqueue")
-        return self._enqueues_as_ever and not any(map(self._is_awaited, hooks))
+        return self._enqueues_as_ever and not (self._before or self._after)
 
     def send_written(self, messages: Sequence[Written]) -> None:
         with self.translated():
@@ -126,7 +128,8 @@ class RedisCourier(Courier):
         if duty is not None and outgoing is not None:
             try:
                 ready = prepared(*outgoing)
-                self._announce("before", [ready])
+                if self._before:
+                    self.broker.emit_before("enqueue", *ready)
                 along, offer = self._onward(along, duty, ready)
             except Exception as error:
                 # The duty is then owed, and whoever does it meets the error, which fails the run.
@@ -135,20 +138,23 @@ class RedisCourier(Courier):
             return self._store.record(record, caller)
         if along.duty is None:
             return self._record_and_fetch(record, caller, along)
-        with self._desk.offering(offer):
+        try:
             reply = self._store.record(record, caller, along)
             if reply.acked:
                 self._desk.note_ack(along.ack[-1])
             if reply.sent is not None and offer is not None:
                 if reply.kept:
-                    self._desk.hold(offer)
+                    self._desk.hold(offer, self._as_it_comes(ready))
                 elif self._desk.take(offer, 0):
                     self._doorbells.ring([offer.queue])
+        except BaseException:
+            self._desk.note_unknown(offer)
+            raise
         if reply.sent is not None and ready is not None:
             if offer is None:
                 self._desk.note_left([ready[0].queue_name])
                 self._doorbells.ring([ready[0].queue_name])
-            self._announce("after", [ready])
+            self._announce_sent([ready])
         return reply
 
     def _record_and_fetch(self, record: Record, caller: Caller, along: Along) -> Reply:
@@ -183,13 +189,10 @@ class RedisCourier(Courier):
         arguments = self._enqueue(message)
         sent = (message.queue_name, message.options["redis_message_id"], arguments[-1])
         offer = next(iter(self._desk.offers([sent], acks=along is not None)), None)
-        return (along or Along(self._dispatch.text, self.broker.namespace))._replace(
-            duty=duty,
-            enqueue=arguments,
-            fetch=self._dispatch.arguments("fetch", message.queue_name, 1) if offer is not None else (),
-            queue=f"{self.broker.namespace}:{message.queue_name}",
-            in_queue=message.options["redis_message_id"],
-        ), offer
+        fetch = self._dispatch.arguments("fetch", message.queue_name, 1, maintains=0) if offer is not None else ()
+        queue, in_queue = f"{self.broker.namespace}:{message.queue_name}", message.options["redis_message_id"]
+        known = along or Along(self._dispatch.text, self.broker.namespace)
+        return Along(known.script, known.key, known.ack, known.acked_in, duty, arguments, fetch, queue, in_queue), offer
 
     # The workers of this process
 
@@ -263,10 +266,9 @@ class RedisCourier(Courier):
 
     def _ready(self, outgoing: Sequence[Outgoing]) -> Iterator[Ready]:
         """The messages, ready to be sent. Calls the hook `before_enqueue`."""
-        is_awaited = self._is_awaited("before_enqueue")
         for message, delay in outgoing:
             one = prepared(message, delay)
-            if is_awaited:
+            if self._before:
                 self.broker.emit_before("enqueue", *one)
             yield Ready.of(*one)
 
@@ -278,14 +280,17 @@ class RedisCourier(Courier):
         offers = self._desk.offers(at_once)
         left = Counter(queue for queue, _, _ in at_once) - Counter({one.queue: len(one.ids) for one in offers})
         behind = [*along, *map(self._keep, offers), *self._doorbells.rings(left)]
-        with self._desk.offering(*offers):
+        try:
             answers = self._enqueue_all(ready, behind)
             self._desk.note_left(left)
             self._doorbells.heed(answers[len(along) + len(offers) :])
             kept = zip(offers, answers[len(along) :], strict=False)
             if others := {offer.queue for offer, count in kept if self._take(offer, count)} - left.keys():
                 self._doorbells.ring(others)
-        self._announce("after", [(one.message, one.delay) for one in ready if one.message is not None])
+        except BaseException:
+            self._desk.note_unknown(*offers)
+            raise
+        self._announce_sent((one.message, one.delay) for one in ready if one.message is not None)
         return answers[: len(along)]
 
     def _enqueue_all(self, ready: Sequence[Ready], behind: Sequence[resp.Command]) -> list[Any]:
@@ -332,14 +337,13 @@ class RedisCourier(Courier):
         in_queue = message.options["redis_message_id"]
         return self._dispatch.arguments("enqueue", message.queue_name, in_queue, encoded(message))
 
-    def _announce(self, when: Literal["before", "after"], messages: Sequence[Outgoing]) -> None:
-        emit = self.broker.emit_before if when == "before" else self.broker.emit_after
-        if self._is_awaited(f"{when}_enqueue"):
+    def _announce_sent(self, messages: Iterable[Outgoing]) -> None:
+        if self._after:
             for message, delay in messages:
-                emit("enqueue", message, delay)
+                self.broker.emit_after("enqueue", message, delay)
 
-    def _is_awaited(self, hook: str) -> bool:
-        """Whether any middleware implements this hook. It is asked because calling ten empty methods for a message
-        costs more than sending it."""
-        hooks = [getattr(type(known), hook) for known in self.broker.middleware]
-        return any(known is not getattr(Middleware, hook) and not hasattr(known, "of_others") for known in hooks)
+    def _as_it_comes(self, ready: Outgoing | None) -> Message[Any] | None:
+        """The message that was sent just now, if decoding it would make one just like it: it has been JSON before, and
+        nobody else has any of it, or changes it."""
+        is_so = type(get_encoder()) is JSONEncoder and not (self._before or self._after)
+        return ready[0] if is_so and ready is not None and type(ready[0]) is Message else None

@@ -37,6 +37,7 @@ from .bunches import most_for
 from .desk import Desk
 from .dispatching import Dispatch
 from .finishing import Deferred, Finishing, has_started
+from .hooks import Hooks
 from .lazily import redis
 from .rooms import consumer_of
 from .store import RedisBackend
@@ -92,7 +93,7 @@ class Deferring:
 
     def __init__(self, desk: Desk, store: RedisBackend, dispatch: Dispatch) -> None:
         self._desk, self._store, self._dispatch = desk, store, dispatch
-        self._hooks = 0, False  # of so many middlewares, and whether one of them could notice
+        self._others = Hooks(dispatch.broker, HOOKS, lambda hook: not str(hook.__module__).startswith(OWN))
         self._finishing = Finishing(desk)
         self.renew()
         renew_in_children(self)
@@ -141,7 +142,7 @@ class Deferring:
             or caller.touch
             or len(record.payload) > SMALL
             or not self._desk.acks_along
-            or self._could_be_noticed()
+            or self._others
         ):
             return False
         found = consumer_of(worker, queue)
@@ -194,14 +195,6 @@ class Deferring:
         if oldest is None:
             return False
         return is_all or _is_idle(worker) or len(self._deferred) >= most_for(oldest.consumer)
-
-    def _could_be_noticed(self) -> bool:
-        """Whether a middleware has hooks in which something could be noticed. More may be added at any time."""
-        middleware = self._dispatch.broker.middleware
-        if self._hooks[0] != len(middleware):
-            hooks = [getattr(type(known), hook) for known in middleware for hook in HOOKS]
-            self._hooks = len(middleware), any(not str(hook.__module__).startswith(OWN) for hook in hooks)
-        return self._hooks[1]
 
     def _make(self) -> None:
         """Make some records, as this thread, which has the turn. In the same step their messages are acked, and the

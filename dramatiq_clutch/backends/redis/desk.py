@@ -201,14 +201,9 @@ class Desk:
             if any(queue in worker.consumers for worker in self._workers):
                 self._left.add(queue)
 
-    @contextmanager
-    def offering(self, *offers: Offer | None) -> Iterator[None]:
-        """While messages are offered: if it isn't known afterwards whether they were fetched, they may be astray."""
-        try:
-            yield
-        except BaseException:
-            self._astray.add({one.in_queue: one for offer in offers if offer for one in offer.missing()})
-            raise
+    def note_unknown(self, *offers: Offer | None) -> None:
+        """It isn't known whether what was offered was fetched: these messages may be astray."""
+        self._astray.add({one.in_queue: one for offer in offers if offer for one in offer.missing()})
 
     def take(self, offer: Offer, count: int) -> bool:
         """So many of these messages have been fetched for the worker. Of a queue in which others stood before them,
@@ -220,11 +215,12 @@ class Desk:
             self._left.add(offer.queue)
         return is_left
 
-    def hold(self, offer: Offer) -> None:
+    def hold(self, offer: Offer, message: Message[Any] | None = None) -> None:
         """The only message of this offer has been fetched for the worker of this thread, which has something to do
         before it is free. It is given the message then (`give_held`). Otherwise another thread would take it, and the
-        two would be in each other's way: that made the job begin later, and not sooner."""
-        self._here.held = offer.room, offer.room.hold(offer.messages[0])
+        two would be in each other's way: that made the job begin later, and not sooner. If the decoded `message` is
+        given, it needn't be decoded."""
+        self._here.held = offer.room, offer.room.hold(message or Message.decode(offer.messages[0]))
 
     def give_held(self) -> None:
         """Give this thread's worker the message that is held for it, if there is one."""
@@ -261,7 +257,7 @@ class Desk:
                         if len(found) < room.ahead:
                             self._left.discard(queue, mark)
                         for message in found:
-                            held.append(room.hold(message))
+                            held.append(room.hold(Message.decode(message)))
                 finally:  # and not before: what follows a short job would find no place while all of it is reserved
                     self._give(room, held)
         finally:
@@ -307,8 +303,10 @@ class Desk:
         if found is None:
             return None
         thread, consumer = found
-        consumers = [getattr(worker.consumers.get(name), "consumer", None) for name in self._broker.queues]
-        busy = sum(known.outstanding_message_count for known in consumers if known is not None)
+        busy = 0
+        for name in self._broker.queues:
+            known = getattr(worker.consumers.get(name), "consumer", None)
+            busy += 0 if known is None else known.outstanding_message_count
         unfinished = worker.work_queue.unfinished_tasks - self._occupied.count(worker)
         busy = max(busy, unfinished - (acked and not self._here.is_extra))
         ahead = consumer.prefetch - consumer.outstanding_message_count

@@ -73,7 +73,7 @@ def send(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
 def ask(client: redis.Redis, command: Command, *, alone: bool = False) -> Any:
     """Send one command, and return its answer. With `alone` it doesn't wait for, or travel with, other threads'
     commands. Raises what `send` raises, and an error that the server answers."""
-    (answer,) = _send_apart(client, [command], [packed(command)]) if alone else send(client, [command])
+    (answer,) = _send_alone(client, command, packed(command)) if alone else send(client, [command])
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -162,6 +162,10 @@ def _refused(size: int, error: Exception) -> PayloadRefused:
     closed = f"the connection was closed {len(PAUSES) + 1} times, while a small call worked; "
     how = "" if isinstance(error, redis.ResponseError) else closed
     return PayloadRefused(f"the server refuses a payload of {size:,} bytes ({LIMITS}): {how}{in_words(error)}")
+
+
+def _send_alone(client: redis.Redis, command: Command, ready: Packed) -> list[Any]:
+    return [_send_large(client, command, ready)] if len(ready) >= LARGE else _send(client, [ready])
 
 
 def _send_apart(client: redis.Redis, commands: Sequence[Command], ready: Sequence[Packed]) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from dramatiq import Message, MessageProxy, Worker
@@ -13,23 +12,17 @@ from dramatiq import Message, MessageProxy, Worker
 class Fetched(MessageProxy):
     """A message that was fetched for a worker. A plain `MessageProxy` asks its message for a field only after it has
     looked for an attribute of its own, and has made an error because there is none: 35 times for each job. This one has
-    the fields of its message as attributes."""
+    the fields of its message as attributes of its own. As with a plain one, they can be assigned."""
 
+    @property
+    def _message(self) -> Message[Any]:
+        message: Message[Any] = vars(self)["_message"]
+        return message
 
-class _Field:
-    """A field of a `Fetched` message. As with any `MessageProxy`, it can be assigned, and is then the proxy's own."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, proxy: MessageProxy, _: object = None) -> Any:
-        return getattr(proxy._message, self._name)
-
-
-for _field in fields(Message):
-    setattr(Fetched, _field.name, _Field(_field.name))
+    @_message.setter
+    def _message(self, message: Message[Any]) -> None:
+        """A middleware may put another message in the place of the first."""
+        vars(self).update(vars(message), _message=message)
 
 
 class Room(NamedTuple):
@@ -51,16 +44,15 @@ class Room(NamedTuple):
         finally:
             self.consumer.queued_message_ids.difference_update(places)
 
-    def hold(self, message: bytes) -> MessageProxy:
+    def hold(self, message: Message[Any]) -> MessageProxy:
         """Count a message that has been fetched for the worker as prefetched."""
-        found: Message[Any] = Message.decode(message)
-        self.consumer.queued_message_ids.add(found.message_id)
+        self.consumer.queued_message_ids.add(message.message_id)
         self.consumer.misses = 0  # as if it had found the message itself: so it looks again soon
-        return Fetched(found)
+        return Fetched(message)
 
     def put(self, message: bytes) -> None:
         """Give the worker a message that has been fetched for it."""
-        self.give(self.hold(message))
+        self.give(self.hold(Message.decode(message)))
 
     def give(self, held: MessageProxy) -> None:
         """Give the worker a message that is held for it."""
