@@ -6,6 +6,7 @@ A script in the folder `lua` begins with a comment that says what the script tak
     -- USES take, life              pieces of `lua/lib` that are put before it, with all pieces that these use
     -- KEYS head, here.members      its keys; names with a dot are fields of a table
     -- ARGV member, epoch number, renew flag, results...
+    -- READS ending                 arguments that a later piece has, as fields of a table `asked`
 
 Each piece has such a header of its own. Keys and arguments are bound to local variables of these names, so that no
 place is counted, in Lua or in Python. The last key may have a question mark: then a call may leave it out. An argument
@@ -13,8 +14,9 @@ is a string, unless the header says that it is a `number`, or a `flag` (which is
 with three dots is the list of all arguments that are left.
 
 The server runs the whole script for each call, so it makes all of its functions each time. That was a third of what the
-server did for a job, and is made cheaper in three ways: a script has only the functions of its pieces that it uses; the
-numbers of `constants` stand in the text itself; and most functions are made inside another one (see `_inside`).
+server did for a job, and is made cheaper in four ways: a script has only the functions of its pieces that it uses; the
+numbers of `constants` stand in the text itself; most functions are made inside another one (see `_inside`); and the
+common step of a series is done before those are made (see `lib/step.lua`).
 """
 
 from __future__ import annotations

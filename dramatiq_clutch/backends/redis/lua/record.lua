@@ -5,8 +5,8 @@
 -- `clocking` has the others. `payload` is the result, or the failure's details. `renew`: renew the expiry of all keys
 -- of the run (those that this call makes get one in any case). `due`: when the next attempt is due (UNIX ms), or 0.
 -- returns {'counts' | 'duplicate' | 'stale' | 'refused' | 'unknown', note, duty...}; with the broker's script, what
---         `along_with` adds stands before the duties. Or {'over'}: it doesn't count, so call `owed`, which gets the
---         keys of the present stage, for what the run may owe
+--         `along_with` adds stands before the duties, or all is one string (see `lib/along`). Or {'over'}: it doesn't
+--         count, so call `owed`, which gets the keys of the present stage, for what the run may owe
 local KINDS = {working = WORKING, attempted = ATTEMPTED, failing = FAILING, dead = DEAD}
 if not run.state then return {is_over() and 'over' or 'unknown', ''} end
 if run.timed then note_end() end
