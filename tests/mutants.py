@@ -2005,7 +2005,7 @@ PYTHON = (
     python(
         "a hook of the application isn't looked for",
         "Nothing is deferred if a hook of the application could notice.",
-        "            or self._others\n",
+        "            or self._noticing\n",
         "",
         "tests/test_deferring.py::test_nothing_is_deferred_if_a_hook_of_the_application_could_notice",
     ),

@@ -317,6 +317,8 @@ DIFFERENCES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any
     "the stage is lost": ([{}, {}], {}, {}, [Op("lose")]),
     "the broker refuses": ([{}, {}], {}, {}, [Op("refuse")]),
 }
+
+#: Or it is the last record itself that isn't a common one.
 LAST: dict[str, Op] = {
     "an expiry is due": Op("record", touch=True),
     "a nested run tells": Op("record", of_run=True),

@@ -93,7 +93,7 @@ class Deferring:
 
     def __init__(self, desk: Desk, store: RedisBackend, dispatch: Dispatch) -> None:
         self._desk, self._store, self._dispatch = desk, store, dispatch
-        self._others = Hooks(dispatch.broker, HOOKS, lambda hook: not str(hook.__module__).startswith(OWN))
+        self._noticing = Hooks(dispatch.broker, HOOKS, lambda hook: not str(hook.__module__).startswith(OWN))
         self._finishing = Finishing(desk)
         self.renew()
         renew_in_children(self)
@@ -142,7 +142,7 @@ class Deferring:
             or caller.touch
             or len(record.payload) > SMALL
             or not self._desk.acks_along
-            or self._others
+            or self._noticing
         ):
             return False
         found = consumer_of(worker, queue)

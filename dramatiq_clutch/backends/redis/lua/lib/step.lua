@@ -11,7 +11,8 @@ local function is_one_job(line)
   return string.find(line, '^%d+ 1 [-pi]+$') or string.find(line, '^%d+ 1 [-pi]+ 0 name=%S+$')
 end
 
--- Whether everything that could make a difference is as in most steps of most runs.
+-- Whether everything that could make a difference is as in most steps of most runs. A nested run has nothing to tell
+-- its parent, if that knows that it works; and of any other run the turn is counted already.
 local function is_common()
   return dispatch and run.state == 'running' and run.stage == stage
     and asked.onward_duty == 'send:' .. (stage + 1) .. ':0:1'
